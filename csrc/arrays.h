@@ -1,0 +1,90 @@
+// NumPy arrays <-> the plain pointers of core. Only the bindings include it. Every check that a user can trip over is
+// made with a better message in python/fusedrnn/_validate.py; these only keep a wrong caller from reading wild memory.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <memory>
+#include <stdexcept>
+#include <string>
+
+#include "core/layer.h"
+
+namespace fusedrnn::python {
+
+namespace py = pybind11;
+
+inline void require(bool condition, const char* message) {
+  if (!condition) throw std::invalid_argument(message);
+}
+
+template <class T>
+bool is_native(const py::array& a) {
+  return a.dtype().num() == py::dtype::num_of<T>() && a.dtype().byteorder() != '>';
+}
+
+template <class T>
+bool is_aligned(const py::array& a) {
+  if (a.size() == 0) return true;
+  if (reinterpret_cast<std::uintptr_t>(a.data()) % alignof(T)) return false;
+  for (py::ssize_t d = 0; d < a.ndim(); ++d)
+    if (a.shape(d) > 1 && a.strides(d) % static_cast<py::ssize_t>(alignof(T))) return false;
+  return true;
+}
+
+// (time, batch, feature) with any strides.
+template <class T>
+Strided strided(const py::array& a, Index T_, Index B, Index features, bool write, const char* name) {
+  if (!(is_native<T>(a) && a.ndim() == 3 && a.shape(0) == T_ && a.shape(1) == B && a.shape(2) == features))
+    throw std::invalid_argument(std::string(name) + ": wrong dtype or shape");
+  if (write && !a.writeable()) throw std::invalid_argument(std::string(name) + ": read-only");
+  return {static_cast<char*>(const_cast<void*>(a.data())), a.strides(0), a.strides(1), a.strides(2)};
+}
+
+// The same with a contiguous, aligned last axis.
+template <class T>
+Strided rows_of(const py::array& a, Index T_, Index B, Index features, bool write, const char* name) {
+  const Strided s = strided<T>(a, T_, B, features, write, name);
+  if (!is_aligned<T>(a) || (a.size() > 0 && features > 1 && s.feature != static_cast<Index>(sizeof(T))))
+    throw std::invalid_argument(std::string(name) + ": the last axis is not contiguous");
+  return s;
+}
+
+template <class T>
+T* matrix(const py::array& a, Index rows, Index columns, Index* stride, bool write, const char* name) {
+  if (!(is_native<T>(a) && is_aligned<T>(a) && a.ndim() == 2 && a.shape(0) == rows && a.shape(1) == columns &&
+        (columns <= 1 || rows == 0 || a.strides(1) == static_cast<py::ssize_t>(sizeof(T)))))
+    throw std::invalid_argument(std::string(name) + ": wrong dtype, shape or layout");
+  if (write && !a.writeable()) throw std::invalid_argument(std::string(name) + ": read-only");
+  if (stride) *stride = a.strides(0) / static_cast<Index>(sizeof(T));
+  else require(a.flags() & py::array::c_style, name);
+  return static_cast<T*>(const_cast<void*>(a.data()));
+}
+
+template <class T>
+T* vector(const py::object& o, Index n, bool write, const char* name) {
+  if (o.is_none()) return nullptr;
+  const auto a = py::cast<py::array>(o);
+  if (!(is_native<T>(a) && is_aligned<T>(a) && a.ndim() == 1 && a.shape(0) == n && (a.flags() & py::array::c_style)))
+    throw std::invalid_argument(std::string(name) + ": wrong dtype, shape or layout");
+  if (write && !a.writeable()) throw std::invalid_argument(std::string(name) + ": read-only");
+  return static_cast<T*>(const_cast<void*>(a.data()));
+}
+
+// Looks for signals while a kernel runs without the GIL: at most every 50 ms, and only on the main thread, where alone
+// Python handles them. What it finds is raised by finish().
+class SignalWatch {
+ public:
+  SignalWatch();
+  Interrupt interrupt() { return {main_ ? &SignalWatch::look : nullptr, this}; }
+
+ private:
+  static bool look(void* self);
+  bool main_;
+  long long next_;
+};
+
+void add_stream(py::module_& module);
+
+}  // namespace fusedrnn::python

@@ -1,0 +1,29 @@
+// What a cell is. A cell file holds gate maths and nothing else; kernels/sequence.h turns it into layers.
+//
+// Shapes: T time, B batch, I input, H hidden, G gates. `a` are pre-activations (input part + recurrent part + biases),
+// `s` the states before the step, `s_new` after it; s[0] is always h. V is a vector of hidden units; every function is
+// element-wise in them. Names follow the literature: i f g o, r z n; a gradient is `d` + name.
+//
+// Traits
+//   gates     matrices of each weight (rows of weight_hh / H)
+//   states    1 (h) or 2 (h, c)
+//   phases    1, or 2 when a second matrix product depends on gates of the first
+//   split     1 when the first gate needs its recurrent part apart from its input part (GRU, reset after); forward then
+//             gets one more pre-activation, the recurrent part of that gate, as its last
+//   saved     values per unit that forward keeps for backward, in place of the pre-activations (0: s_new is enough);
+//             otherwise gates + split
+//   carries_h backward hands part of dh to the step before without a matrix product
+//   order[]   the gate's row block in torch's weights, for each gate in the order of `a`; with two phases the gates of
+//             the first come first
+//   first     gates of the first phase (= gates when phases == 1)
+//
+// Functions, one phase
+//   forward (a, s, s_new, save)
+//   backward(save, s, s_new, ds_new, da, ds)   ds_new: total gradient of the new states. da[gates + split] and ds, the
+//                                              gradient of the old states that needs no matrix product.
+// Functions, two phases
+//   gate    (a, s, operand, save)              first phase: gates, and what the second product is taken of
+//   forward (a, s, save, s_new, save_last)     second phase; save holds the first phase's gates
+//   backward     (save, s, ds_new, da_last, ds)           gradient of the last gate's pre-activation
+//   backward_gate(save, s, ds_new, doperand, da, ds)      ds is added to
+#pragma once

@@ -1,0 +1,176 @@
+// What kernels and core agree on: plain structs of pointers and sizes. Standard C headers only, because the kernels
+// include it with their own ISA's flags. Kernels never allocate, throw, print or touch Python.
+//
+// Names: T time, B batch, I input, H hidden, G gates, N = sum of lengths ("rows"), Hp = H rounded up to whole vectors.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+namespace fusedrnn {
+
+using Index = ptrdiff_t;
+
+// Functions shared by core and kernels are always inlined: a copy compiled with one ISA's flags must never be the one
+// the linker keeps for everybody. The `objects` check of CMakeLists.txt looks for leaks.
+#define FUSEDRNN_INLINE inline __attribute__((always_inline))
+
+enum CellId { kRNNTanh, kRNNRelu, kGRUAfter, kGRUBefore, kLSTM, kCellCount };
+
+inline constexpr int kMaxStates = 2, kMaxPhases = 2;
+
+// The rows of a batch by step. Rows are sorted by falling length inside, so those active at step t are the first
+// active(t); row b of step t is row offset(t) + b of every buffer over time.
+struct Rows {
+  Index T = 0, B = 0;               // T: steps with at least one active row
+  const Index* active_at = nullptr; // (T,), offset_at (T + 1,); null when every length is T
+  const Index* offset_at = nullptr;
+  const Index* order = nullptr;     // (B,) sorted row -> the caller's; null: the same
+  const Index* length = nullptr;    // (B,) of sorted rows; null: T
+
+  FUSEDRNN_INLINE Index active(Index t) const { return t >= T ? 0 : active_at ? active_at[t] : B; }
+  FUSEDRNN_INLINE Index offset(Index t) const { return offset_at ? offset_at[t] : t * B; }
+  FUSEDRNN_INLINE Index caller_row(Index b) const { return order ? order[b] : b; }
+  FUSEDRNN_INLINE Index length_of(Index b) const { return length ? length[b] : T; }
+  FUSEDRNN_INLINE Index caller_time(Index t, Index b, bool reverse) const {
+    return reverse ? length_of(b) - 1 - t : t;
+  }
+};
+
+// Packed weights. Columns of a gate row are ordered [panel][gate][unit block of the panel][lane]: see kernels/layout.h.
+template <class T>
+struct Packed {
+  Index I = 0, H = 0;
+  T* W_x = nullptr;     // per phase: panels of (I, gates * units)
+  T* W_h = nullptr;     // per phase: panels of (H, gates * units)
+  T* b_x = nullptr;     // initial value of the input part
+  T* b_h = nullptr;     // split cells: initial value of the recurrent part of the first gate, (Hp,)
+  T* W_x_back = nullptr; // panels of input columns: (gates * Hp, columns); null when not packed for training
+  T* W_h_back = nullptr; // panels of hidden columns, the same
+};
+
+template <class T>
+struct RawWeights {
+  const T *W_ih, *W_hh, *b_ih, *b_hh;  // torch's layout; biases may be null
+};
+
+// A caller's (time, batch, feature) array; strides in bytes, so that any NumPy view fits.
+struct Strided {
+  char* data = nullptr;
+  Index time = 0, batch = 0, feature = 0;
+};
+
+// A team of `size` threads is a grid: `row_groups` groups of rows, each split over size / row_groups threads by hidden
+// units. How they keep in step: kernels/parallel.h.
+struct alignas(64) Flag {
+  Index at = 0;
+};
+
+struct Team {
+  Index size = 1, row_groups = 1;
+  Flag* flags = nullptr;      // one per thread: steps done, watched by the thread's row group
+  Flag* barriers = nullptr;   // one per thread: barriers passed, watched by everybody
+  int stop = 0;               // set by rank 0 when a signal arrived: everybody returns at once
+  bool (*interrupted)(void*) = nullptr;
+  void* interrupted_argument = nullptr;
+};
+
+struct Member {
+  Team* team;
+  Index rank;
+  Index steps = 0, meetings = 0;
+  double work = 0;  // floating-point operations since the last look for signals
+};
+
+// [begin, end) of part `index` of `parts` nearly equal parts of n things.
+struct Range {
+  Index begin, end;
+};
+FUSEDRNN_INLINE Range part_of(Index n, Index index, Index parts) {
+  const Index small = n / parts, extra = n % parts;
+  const Index begin = index * small + (index < extra ? index : extra);
+  return {begin, begin + small + (index < extra ? 1 : 0)};
+}
+
+template <class T>
+struct Forward {
+  const Packed<T>* weights;
+  Rows rows;
+  bool reverse, keep;     // keep: save gates for backward
+  bool history;           // states of every step are kept (training), else two slots alternate
+  Strided x;              // or
+  const int64_t* tokens;  // (T, B), C order, caller's order
+  Index tokens_time;      // its row stride
+  bool x_direct;          // x rows are aligned and contiguous: read in place; else gathered
+  T* gather;              // (threads, kGatherRows, I), when not x_direct
+  Strided y;              // feature contiguous; data may be null
+  Index y_T;              // steps of y, for the zeros past a row's end
+  T* gates;               // gate rows: N (keep) or chunk_rows of them
+  Index gate_rows;
+  Index chunk_rows;
+  T* states[kMaxStates];  // (B + N or 2 * B, Hp); the first B rows hold the initial state
+  Index slot;             // 0 or 1: which of the two slots holds it, when there is no history
+  T* operand;             // two phases: second operand, (N or B, Hp)
+  T* states_n[kMaxStates]; // final states, caller's order; null: left in the slots
+  Index states_n_stride[kMaxStates];
+};
+
+template <class T>
+struct Backward {
+  const Packed<T>* weights;
+  Rows rows;
+  bool reverse;
+  const T* x;              // (N, I) in row order, or
+  const int64_t* tokens;   // (N,)
+  const T* gates;          // N gate rows
+  const T* states[kMaxStates];
+  const T* operand;        // (N, Hp)
+  Strided dy;              // feature contiguous; data may be null
+  Strided dx;              // feature contiguous; data null: not wanted
+  bool accumulate;         // add to dx
+  Index dx_T;
+  Index chunk_rows;
+  T* dgates;               // chunk_rows gate rows
+  T* dstates[kMaxStates];  // (B, Hp), sorted rows; in: gradient of the final states, out: of the initial ones
+  T* doperand;             // two phases: (B, Hp)
+  const T** row_pointers;  // (threads, 2, chunk_rows)
+  T *dW_x, *dW_h, *db;     // sums in panel layout, and their final place:
+  T *dW_ih, *dW_hh, *db_ih, *db_hh;
+};
+
+// One cell of one ISA: its traits (cells/cell.h) and its entry points.
+template <class T>
+struct CellKernels {
+  int gates, states, phases, split, saved;
+  void (*pack)(const RawWeights<T>&, const Packed<T>&, Member&);
+  void (*forward)(const Forward<T>&, Member&);
+  void (*backward)(const Backward<T>&, Member&);
+};
+
+template <class T>
+struct KernelTable {
+  int lanes;
+  CellKernels<T> cells[kCellCount];
+  void (*exp)(const T*, T*, Index);
+  void (*sigmoid)(const T*, T*, Index);
+  void (*tanh)(const T*, T*, Index);
+};
+
+struct Kernels {
+  const char* name;
+  KernelTable<float> f32;
+  KernelTable<double> f64;
+};
+
+inline constexpr Index kProjectionRows = 192;  // rows projected at once: their gates stay in L2 until their step
+inline constexpr Index kGatherRows = 192;      // rows of x a thread addresses (or gathers) at once
+inline constexpr Index kBackwardRows = 768;    // rows per chunk of backward: dW is read and written once per chunk
+
+// The end of the chunk of steps that starts at t: as many whole steps as fit in `rows`, at least one.
+FUSEDRNN_INLINE Index chunk_end(const Rows& r, Index t, Index rows) {
+  Index end = t + 1;
+  while (end < r.T && r.offset(end + 1) - r.offset(t) <= rows) ++end;
+  return end;
+}
+
+}  // namespace fusedrnn

@@ -1,0 +1,117 @@
+#include "buffer.h"
+
+#include <pthread.h>
+
+#include <cstdint>
+#include <cstdlib>
+#include <map>
+#include <mutex>
+#include <new>
+#include <vector>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+namespace fusedrnn {
+namespace {
+
+constexpr std::size_t kHugePage = std::size_t{2} << 20;
+constexpr std::size_t kKeep = std::size_t{512} << 20;  // unused bytes the pool keeps at most
+
+// Size classes an eighth of a power of two apart: at most 12.5 % is wasted, and shapes that vary a little share.
+std::size_t size_class(std::size_t bytes) {
+  if (bytes <= 4096) return 4096;
+  std::size_t step = 512;
+  while (step * 16 < bytes) {
+    if (step > (std::size_t{1} << 58)) throw std::bad_alloc();
+    step *= 2;
+  }
+  return (bytes + step - 1) / step * step;
+}
+
+class Pool {
+ public:
+  void* take(std::size_t bytes) {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      const auto found = free_.find(bytes);
+      if (found != free_.end() && !found->second.empty()) {
+        void* data = found->second.back();
+        found->second.pop_back();
+        kept_ -= bytes;
+        return data;
+      }
+    }
+    const bool huge = bytes >= kHugePage;
+    void* data = nullptr;
+    if (posix_memalign(&data, huge ? kHugePage : 64, bytes) != 0) {
+      trim();
+      if (posix_memalign(&data, huge ? kHugePage : 64, bytes) != 0) throw std::bad_alloc();
+    }
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+    if (huge) madvise(data, bytes, MADV_HUGEPAGE);
+#endif
+    return data;
+  }
+
+  void give(void* data, std::size_t bytes) noexcept {
+    try {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      if (kept_ + bytes <= kKeep) {
+        free_[bytes].push_back(data);
+        kept_ += bytes;
+        return;
+      }
+    } catch (...) {  // no memory for the list itself: free the block
+    }
+    std::free(data);
+  }
+
+  std::size_t trim() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (auto& [bytes, blocks] : free_)
+      for (void* data : blocks) std::free(data);
+    free_.clear();
+    return std::exchange(kept_, 0);
+  }
+
+  std::mutex mutex_;
+
+ private:
+  std::map<std::size_t, std::vector<void*>> free_;
+  std::size_t kept_ = 0;
+};
+
+// Never destroyed: arrays may outlive every static destructor. A fork must not catch the lock held by another thread.
+Pool& pool() {
+  static Pool* const instance = [] {
+    auto* p = new Pool;
+    pthread_atfork([] { pool().mutex_.lock(); }, [] { pool().mutex_.unlock(); }, [] { pool().mutex_.unlock(); });
+    return p;
+  }();
+  return *instance;
+}
+
+}  // namespace
+
+std::size_t product(std::size_t a, std::size_t b) {
+  std::size_t result;
+  if (__builtin_mul_overflow(a, b, &result) || result > PTRDIFF_MAX) throw std::bad_alloc();
+  return result;
+}
+
+std::size_t sum(std::size_t a, std::size_t b) {
+  std::size_t result;
+  if (__builtin_add_overflow(a, b, &result) || result > PTRDIFF_MAX) throw std::bad_alloc();
+  return result;
+}
+
+Buffer::Buffer(std::size_t bytes) : bytes_(size_class(bytes)) { data_ = pool().take(bytes_); }
+Buffer::~Buffer() {
+  if (data_) pool().give(data_, bytes_);
+}
+
+std::size_t trim_pool() { return pool().trim(); }
+
+}  // namespace fusedrnn

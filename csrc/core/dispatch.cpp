@@ -1,0 +1,66 @@
+#include "dispatch.h"
+
+#include <atomic>
+#include <cstdlib>
+
+#include "cpu.h"
+
+namespace fusedrnn {
+
+// isas.inc is written by CMakeLists.txt: FUSEDRNN_LEVEL(name) for each level built, the fastest first.
+#define FUSEDRNN_LEVEL(isa)     \
+  namespace isa {               \
+  extern const Kernels kernels; \
+  }
+#include "isas.inc"
+#undef FUSEDRNN_LEVEL
+
+namespace {
+
+bool runs_here(const std::string& name) {
+  if (name == "avx512") return cpu_has_avx512();
+  if (name == "avx2") return cpu_has_avx2();
+  return true;  // sse2 and neon are their architectures' base
+}
+
+struct Dispatch {
+  std::vector<const Kernels*> available;
+  std::atomic<const Kernels*> current{nullptr};
+  std::string complaint;
+
+  Dispatch() {
+#define FUSEDRNN_LEVEL(isa) \
+  if (runs_here(isa::kernels.name)) available.push_back(&isa::kernels);
+#include "isas.inc"
+#undef FUSEDRNN_LEVEL
+    current = available.front();
+    const char* wanted = std::getenv("FUSEDRNN_ISA");
+    if (wanted && *wanted && !select(wanted)) {
+      complaint = std::string("FUSEDRNN_ISA is '") + wanted + "'; this build and CPU offer";
+      for (const Kernels* k : available) complaint += std::string(" '") + k->name + "'";
+    }
+  }
+
+  bool select(const std::string& name) {
+    for (const Kernels* k : available)
+      if (name == k->name) {
+        current = k;
+        return true;
+      }
+    return false;
+  }
+};
+
+Dispatch& dispatch() {
+  static Dispatch instance;
+  return instance;
+}
+
+}  // namespace
+
+const std::vector<const Kernels*>& available_kernels() { return dispatch().available; }
+const Kernels& current_kernels() { return *dispatch().current.load(); }
+bool use_kernels(const std::string& name) { return dispatch().select(name); }
+const std::string& dispatch_complaint() { return dispatch().complaint; }
+
+}  // namespace fusedrnn

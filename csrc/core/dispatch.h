@@ -1,0 +1,24 @@
+// Which ISA? The list of implementations this build holds and this CPU can run, and the one in use.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "api.h"
+
+namespace fusedrnn {
+
+const std::vector<const Kernels*>& available_kernels();  // the fastest first
+const Kernels& current_kernels();
+bool use_kernels(const std::string& name);  // false: not available here
+
+// An empty string, or why FUSEDRNN_ISA could not be honoured.
+const std::string& dispatch_complaint();
+
+template <class T>
+const KernelTable<T>& table_of(const Kernels& k) {
+  if constexpr (sizeof(T) == 4) return k.f32;
+  else return k.f64;
+}
+
+}  // namespace fusedrnn

@@ -1,0 +1,363 @@
+#include "layer.h"
+
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+#include <stdexcept>
+
+#include "dispatch.h"
+
+namespace fusedrnn {
+
+// ---- names ------------------------------------------------------------------------------------------------------------
+
+static constexpr const char* kCellNames[kCellCount] = {"rnn_tanh", "rnn_relu", "gru_after", "gru_before", "lstm"};
+
+CellId cell_named(const std::string& name) {
+  for (int c = 0; c < kCellCount; ++c)
+    if (name == kCellNames[c]) return static_cast<CellId>(c);
+  throw std::invalid_argument("unknown cell '" + name + "'");
+}
+const char* name_of(CellId cell) { return kCellNames[cell]; }
+
+// ---- schedule ---------------------------------------------------------------------------------------------------------
+
+Schedule::Schedule(Index T, Index B, const std::int64_t* lengths) : T_(T) {
+  rows_.B = B;
+  if (T < 0 || B < 0) throw std::invalid_argument("negative size");
+  product(product(static_cast<std::size_t>(T), static_cast<std::size_t>(B)), sizeof(double));
+  if (!lengths || B == 0) {
+    rows_.T = B == 0 ? 0 : T;
+    return;
+  }
+  for (Index b = 0; b < B; ++b)
+    if (lengths[b] < 0 || lengths[b] > T) throw std::invalid_argument("length outside [0, T]");
+  order_.resize(static_cast<std::size_t>(B));
+  std::iota(order_.begin(), order_.end(), Index{0});
+  std::stable_sort(order_.begin(), order_.end(), [&](Index a, Index b) { return lengths[a] > lengths[b]; });
+  length_.resize(static_cast<std::size_t>(B));
+  for (Index b = 0; b < B; ++b) length_[b] = lengths[order_[b]];
+  rows_.T = length_[0];
+  rows_.order = order_.data();
+  rows_.length = length_.data();
+  active_.resize(static_cast<std::size_t>(rows_.T));
+  offset_.resize(static_cast<std::size_t>(rows_.T) + 1);
+  Index active = B;
+  for (Index t = 0; t < rows_.T; ++t) {
+    while (length_[active - 1] <= t) --active;
+    active_[t] = active;
+    offset_[t + 1] = offset_[t] + active;
+  }
+  rows_.active_at = active_.data();
+  rows_.offset_at = offset_.data();
+}
+
+// ---- how many threads -------------------------------------------------------------------------------------------------
+
+namespace {
+
+struct TeamShape {
+  Index size = 1, row_groups = 1;
+};
+
+// A second thread pays when a step is long against the 0.2-0.4 us at which threads meet, and a region when the call is
+// long against starting it. The rates are this side of what the kernels reach; only the order of magnitude matters.
+TeamShape choose_team(double flops, Index steps, double weight_bytes, int lanes, Index unit_panels, Index rows) {
+  const Index most = num_threads();
+  if (most <= 1 || steps == 0 || flops <= 0) return {};
+  const double compute = flops / (7e9 * lanes), memory = static_cast<double>(steps) * weight_bytes / 80e9;
+  const double seconds = std::max(compute, memory), step = seconds / static_cast<double>(steps);
+  if (seconds < 15e-6) return {};
+  TeamShape shape;
+  shape.size = std::min<Index>(most, static_cast<Index>(step / 0.5e-6));
+  if (shape.size <= 1) return {};
+  const Index units = std::min(shape.size, unit_panels);
+  // Threads beyond the panels take other rows; fewer than eight rows each would starve the tiles.
+  shape.row_groups = std::clamp<Index>(shape.size / units, 1, std::max<Index>(rows / 8, 1));
+  shape.size = units * shape.row_groups;
+  return shape;
+}
+
+template <class T>
+void copy_rows(T* to, Index to_stride, const T* from, Index from_stride, Index rows, Index width, const Rows& order,
+               bool sorted_to) {
+  for (Index b = 0; b < rows; ++b) {
+    const Index other = order.caller_row(b);
+    T* target = to + (sorted_to ? b : other) * to_stride;
+    if (from) std::memcpy(target, from + (sorted_to ? other : b) * from_stride, static_cast<std::size_t>(width) * sizeof(T));
+    else std::memset(target, 0, static_cast<std::size_t>(width) * sizeof(T));
+    if (sorted_to)  // padded lanes start from zero and stay there
+      std::memset(target + width, 0, static_cast<std::size_t>(to_stride - width) * sizeof(T));
+  }
+}
+
+std::size_t size(Index n) { return static_cast<std::size_t>(n); }
+
+}  // namespace
+
+// ---- weights ----------------------------------------------------------------------------------------------------------
+
+template <class T>
+const CellKernels<T>& Weights<T>::kernel() const {
+  return table_of<T>(*kernels).cells[cell];
+}
+
+template <class T>
+Index Weights<T>::padded() const {
+  const Index lanes = table_of<T>(*kernels).lanes;
+  return (H + lanes - 1) / lanes * lanes;
+}
+
+template <class T>
+Weights<T>::Weights(CellId cell_, Index I_, Index H_, const RawWeights<T>& raw, bool training_) {
+  kernels = &current_kernels();
+  cell = cell_, I = I_, H = H_, training = training_;
+  is_double = sizeof(T) == 8;
+  const Index lanes = table_of<T>(*kernels).lanes;
+  const std::size_t wide = size(padded()), wide_I = size((I + lanes - 1) / lanes * lanes), G = size(kernel().gates);
+  Arena arena;
+  const std::size_t W_x = arena.add(product(G * wide, size(I)), sizeof(T)), W_h = arena.add(product(G * wide, size(H)), sizeof(T));
+  const std::size_t b_x = arena.add(G * wide, sizeof(T)), b_h = arena.add(wide, sizeof(T));
+  const std::size_t W_x_back = training ? arena.add(product(G * wide, wide_I), sizeof(T)) : 0;
+  const std::size_t W_h_back = training ? arena.add(product(G * wide, wide), sizeof(T)) : 0;
+  memory_ = arena.allocate();
+  nbytes = arena.size();
+  char* base = memory_.as<char>();
+  const auto at = [&](std::size_t offset) { return reinterpret_cast<T*>(base + offset); };
+  packed.I = I, packed.H = H;
+  packed.W_x = at(W_x), packed.W_h = at(W_h), packed.b_x = at(b_x), packed.b_h = at(b_h);
+  if (training) packed.W_x_back = at(W_x_back), packed.W_h_back = at(W_h_back);
+
+  // Packing moves a word per cycle or so; below some 64 KiB a second thread's start costs more.
+  const Index threads = nbytes < (std::size_t{1} << 17) ? 1 : std::min<Index>(num_threads(), static_cast<Index>(nbytes >> 16));
+  run_team(threads, 1, [&](Member& m) { kernel().pack(raw, packed, m); });
+}
+
+// ---- forward ----------------------------------------------------------------------------------------------------------
+
+template <class T>
+std::unique_ptr<Tape<T>> run_forward(std::shared_ptr<const Weights<T>> weights, std::shared_ptr<const Schedule> schedule,
+                                     const ForwardArrays<T>& arrays, bool reverse, bool training, Interrupt interrupt) {
+  const CellKernels<T>& kernel = weights->kernel();
+  const Rows& rows = schedule->rows();
+  const Index I = weights->I, H = weights->H, B = rows.B, N = schedule->row_count(), wide = weights->padded();
+  const bool keep = training && kernel.saved > 0;
+
+  Forward<T> f{};
+  f.weights = &weights->packed;
+  f.rows = rows;
+  f.reverse = reverse;
+  f.keep = keep;
+  f.history = training;
+  f.x = arrays.x;
+  f.x_direct = arrays.x_direct;
+  f.tokens = arrays.tokens;
+  f.tokens_time = B;
+  f.y = arrays.y;
+  f.y_T = schedule->T();
+  for (Index t = 0; t < rows.T;) {
+    const Index end = chunk_end(rows, t, kProjectionRows);
+    f.chunk_rows = std::max(f.chunk_rows, rows.offset(end) - rows.offset(t));
+    t = end;
+    if (!rows.offset_at) break;  // all chunks are alike
+  }
+  f.gate_rows = keep ? N : f.chunk_rows;
+
+  const int lanes = table_of<T>(*weights->kernels).lanes;
+  const double gate_columns = static_cast<double>(kernel.gates * wide);
+  const Index most_blocks = std::max(1, 4 / kernel.gates);
+  const TeamShape shape =
+      choose_team(2.0 * static_cast<double>(N) * gate_columns * static_cast<double>(H + (arrays.tokens ? 1 : I)), rows.T,
+                  gate_columns * static_cast<double>(H) * sizeof(T), lanes, (wide / lanes + most_blocks - 1) / most_blocks, B);
+
+  // One allocation: the tape's, and what only this call needs.
+  auto tape = training ? std::make_unique<Tape<T>>() : nullptr;
+  Arena kept, scratch;
+  Arena& lasting = training ? kept : scratch;
+  const std::size_t columns = size(kernel.gates + kernel.split) * size(wide);
+  const std::size_t gates = (keep ? kept : scratch).add(product(columns, size(f.gate_rows)), sizeof(T));
+  const std::size_t state_rows = training ? sum(size(B), size(N)) : 2 * size(B);
+  std::size_t states[kMaxStates] = {};
+  for (int s = 0; s < kernel.states; ++s) states[s] = lasting.add(product(state_rows, size(wide)), sizeof(T));
+  const std::size_t operand =
+      kernel.phases == 2 ? lasting.add(product(training ? size(N) : size(B), size(wide)), sizeof(T)) : 0;
+  const std::size_t x = training && !arrays.tokens ? kept.add(product(size(N), size(I)), sizeof(T)) : 0;
+  const std::size_t tokens = training && arrays.tokens ? kept.add(size(N), sizeof(std::int64_t)) : 0;
+  const std::size_t gather = arrays.tokens || arrays.x_direct ? 0 : scratch.add(product(size(shape.size * kGatherRows), size(I)), sizeof(T));
+  const Buffer temporary = scratch.allocate();
+  const auto place = [](const Buffer& b, std::size_t offset) { return reinterpret_cast<T*>(b.as<char>() + offset); };
+  if (training) tape->memory = kept.allocate();
+  const Buffer& long_lived = training ? tape->memory : temporary;
+  f.gates = place(keep ? long_lived : temporary, gates);
+  for (int s = 0; s < kernel.states; ++s) {
+    f.states[s] = place(long_lived, states[s]);
+    f.states_n[s] = arrays.state_n[s];
+    f.states_n_stride[s] = arrays.state_n_stride[s];
+    copy_rows(f.states[s], wide, arrays.state[s], arrays.state_stride[s], B, H, rows, true);
+  }
+  if (kernel.phases == 2) f.operand = place(long_lived, operand);
+  if (!arrays.tokens && !arrays.x_direct) f.gather = place(temporary, gather);
+
+  if (training) {
+    tape->weights = weights;
+    tape->schedule = schedule;
+    tape->reverse = reverse;
+    tape->nbytes = kept.size();
+    tape->gates = f.gates;
+    for (int s = 0; s < kernel.states; ++s) tape->states[s] = f.states[s];
+    tape->operand = f.operand;
+    if (arrays.tokens) tape->tokens = reinterpret_cast<std::int64_t*>(place(tape->memory, tokens));
+    else tape->x = place(tape->memory, x);
+  }
+
+  const bool finished = run_team(
+      shape.size, shape.row_groups,
+      [&](Member& m) {
+        if (training) {
+          // The caller may change x before backward: the tape has its own, in the order of rows.
+          const Range steps = part_of(rows.T, m.rank, m.team->size);
+          for (Index t = steps.begin; t < steps.end; ++t)
+            for (Index b = 0; b < rows.active(t); ++b) {
+              const Index time = rows.caller_time(t, b, reverse), row = rows.caller_row(b), to = rows.offset(t) + b;
+              if (arrays.tokens) {
+                tape->tokens[to] = arrays.tokens[time * B + row];
+                continue;
+              }
+              const char* from = arrays.x.data + time * arrays.x.time + row * arrays.x.batch;
+              if (arrays.x_direct) std::memcpy(tape->x + to * I, from, size(I) * sizeof(T));
+              else
+                for (Index k = 0; k < I; ++k) std::memcpy(tape->x + to * I + k, from + k * arrays.x.feature, sizeof(T));
+            }
+        }
+        kernel.forward(f, m);
+      },
+      interrupt.check, interrupt.argument);
+  if (!finished) throw Interrupted();
+  return tape;
+}
+
+// ---- backward ---------------------------------------------------------------------------------------------------------
+
+template <class T>
+void run_backward(const Tape<T>& tape, const BackwardArrays<T>& arrays, Interrupt interrupt) {
+  const Weights<T>& weights = *tape.weights;
+  const CellKernels<T>& kernel = weights.kernel();
+  const Rows& rows = tape.schedule->rows();
+  const Index I = weights.I, H = weights.H, B = rows.B, N = tape.schedule->row_count(), wide = weights.padded();
+
+  Backward<T> f{};
+  f.weights = &weights.packed;
+  f.rows = rows;
+  f.reverse = tape.reverse;
+  f.x = tape.x;
+  f.tokens = tape.tokens;
+  f.gates = tape.gates;
+  for (int s = 0; s < kernel.states; ++s) f.states[s] = tape.states[s];
+  f.operand = tape.operand;
+  f.dy = arrays.dy;
+  f.dx = arrays.dx;
+  f.accumulate = arrays.accumulate;
+  f.dx_T = tape.schedule->T();
+  f.chunk_rows = std::max<Index>(std::min(N, kBackwardRows), rows.active(0));
+  f.dW_ih = arrays.dW_ih, f.dW_hh = arrays.dW_hh, f.db_ih = arrays.db_ih, f.db_hh = arrays.db_hh;
+
+  const int lanes = table_of<T>(*weights.kernels).lanes;
+  const double gate_columns = static_cast<double>(kernel.gates * wide);
+  const Index blocks = wide / lanes, h_panels = (blocks + 3) / 4 + (blocks > 4 && (blocks + 3) / 4 % 2);
+  const TeamShape shape = choose_team(4.0 * static_cast<double>(N) * gate_columns * static_cast<double>(H + (arrays.dx.data ? I : 1)),
+                                      rows.T, gate_columns * static_cast<double>(H) * sizeof(T), lanes, h_panels, B);
+
+  Arena arena;
+  const std::size_t columns = size(kernel.gates + kernel.split) * size(wide), gates = size(kernel.gates) * size(wide);
+  const std::size_t dgates = arena.add(product(columns, size(f.chunk_rows)), sizeof(T));
+  std::size_t dstates[kMaxStates] = {};
+  for (int s = 0; s < kernel.states; ++s) dstates[s] = arena.add(product(size(B), size(wide)), sizeof(T));
+  const std::size_t doperand = kernel.phases == 2 ? arena.add(product(size(B), size(wide)), sizeof(T)) : 0;
+  const std::size_t pointers = arena.add(product(size(2 * shape.size), size(f.chunk_rows)), sizeof(T*));
+  const std::size_t dW_x = arena.add(product(gates, size(I)), sizeof(T)), dW_h = arena.add(product(gates, size(H)), sizeof(T));
+  const std::size_t db = arena.add(columns, sizeof(T));
+  const Buffer memory = arena.allocate();
+  const auto place = [&](std::size_t offset) { return reinterpret_cast<T*>(memory.as<char>() + offset); };
+  f.dgates = place(dgates);
+  for (int s = 0; s < kernel.states; ++s) {
+    f.dstates[s] = place(dstates[s]);
+    copy_rows(f.dstates[s], wide, arrays.dstate_n[s], arrays.dstate_n_stride[s], B, H, rows, true);
+  }
+  if (kernel.phases == 2) f.doperand = place(doperand);
+  f.row_pointers = reinterpret_cast<const T**>(memory.as<char>() + pointers);
+  f.dW_x = place(dW_x), f.dW_h = place(dW_h), f.db = place(db);
+  if (N == 0) std::memset(f.dW_x, 0, arena.size() - dW_x);  // nothing will be summed
+
+  const bool finished = run_team(shape.size, shape.row_groups, [&](Member& m) { kernel.backward(f, m); }, interrupt.check,
+                                 interrupt.argument);
+  if (!finished) throw Interrupted();
+  for (int s = 0; s < kernel.states; ++s)
+    copy_rows(arrays.dstate[s], arrays.dstate_stride[s], f.dstates[s], wide, B, H, rows, false);
+}
+
+// ---- one step ---------------------------------------------------------------------------------------------------------
+
+template <class T>
+StepRunner<T>::StepRunner(std::vector<std::shared_ptr<const Weights<T>>> layers, Index B) : B_(B) {
+  for (auto& weights : layers) {
+    const CellKernels<T>& kernel = weights->kernel();
+    const std::size_t wide = size(weights->padded()), rows = size(B);
+    Arena arena;
+    const std::size_t gates = arena.add(product(size(kernel.gates + kernel.split) * wide, rows), sizeof(T));
+    std::size_t states[kMaxStates] = {};
+    for (int s = 0; s < kernel.states; ++s) states[s] = arena.add(product(2 * rows, wide), sizeof(T));
+    const std::size_t operand = arena.add(product(rows, wide), sizeof(T));
+    Layer layer{weights, arena.allocate(), {}};
+    std::memset(layer.memory.template as<char>(), 0, arena.size());
+    const auto place = [&](std::size_t offset) { return reinterpret_cast<T*>(layer.memory.template as<char>() + offset); };
+    Forward<T>& f = layer.forward;
+    f.weights = &weights->packed;
+    f.rows.T = B > 0 ? 1 : 0, f.rows.B = B;
+    f.x_direct = true;
+    f.tokens_time = B;
+    f.gates = place(gates);
+    f.gate_rows = f.chunk_rows = B;
+    for (int s = 0; s < kernel.states; ++s) f.states[s] = place(states[s]);
+    f.operand = place(operand);
+    f.y_T = f.rows.T;
+    flops_ += 2.0 * static_cast<double>(kernel.gates * B * weights->H * (weights->H + weights->I));
+    layers_.push_back(std::move(layer));
+  }
+}
+
+template <class T>
+void StepRunner<T>::step(const T* x, const std::int64_t* tokens, T* y) {
+  Team team;
+  Index stride = layers_.front().weights->I;
+  for (std::size_t l = 0; l < layers_.size(); ++l) {
+    Layer& layer = layers_[l];
+    Forward<T>& f = layer.forward;
+    f.x = {reinterpret_cast<char*>(const_cast<T*>(x)), 0, stride * static_cast<Index>(sizeof(T)), sizeof(T)};
+    f.tokens = l == 0 ? tokens : nullptr;
+    if (l + 1 == layers_.size())
+      f.y = {reinterpret_cast<char*>(y), 0, layer.weights->H * static_cast<Index>(sizeof(T)), sizeof(T)};
+    Member member{&team, 0};
+    layer.weights->kernel().forward(f, member);
+    f.slot ^= 1;
+    x = state(l, 0), stride = layer.weights->padded();
+  }
+}
+
+template <class T>
+T* StepRunner<T>::state(std::size_t layer, int which) {
+  const Forward<T>& f = layers_[layer].forward;
+  return f.states[which] + f.slot * B_ * padded(layer);
+}
+
+template class StepRunner<float>;
+template class StepRunner<double>;
+template class Weights<float>;
+template class Weights<double>;
+template std::unique_ptr<Tape<float>> run_forward(std::shared_ptr<const Weights<float>>, std::shared_ptr<const Schedule>,
+                                                  const ForwardArrays<float>&, bool, bool, Interrupt);
+template std::unique_ptr<Tape<double>> run_forward(std::shared_ptr<const Weights<double>>, std::shared_ptr<const Schedule>,
+                                                   const ForwardArrays<double>&, bool, bool, Interrupt);
+template void run_backward(const Tape<float>&, const BackwardArrays<float>&, Interrupt);
+template void run_backward(const Tape<double>&, const BackwardArrays<double>&, Interrupt);
+
+}  // namespace fusedrnn

@@ -1,0 +1,139 @@
+// One layer in one direction: packed weights, schedule, tape, and the calls that run a kernel over them. Allocates
+// everything a kernel needs, chooses how many threads take part, and owns what outlives the call.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "api.h"
+#include "buffer.h"
+#include "team.h"
+
+namespace fusedrnn {
+
+CellId cell_named(const std::string& name);  // throws std::invalid_argument
+const char* name_of(CellId cell);
+
+// Rows by step. With lengths (each in [0, T]) the rows are sorted by falling length, stably.
+class Schedule {
+ public:
+  Schedule(Index T, Index B, const std::int64_t* lengths);
+  Index T() const { return T_; }  // of the caller's arrays
+  Index B() const { return rows_.B; }
+  Index row_count() const { return rows_.offset(rows_.T); }
+  const Rows& rows() const { return rows_; }
+
+ private:
+  Index T_;
+  Rows rows_;
+  std::vector<Index> active_, offset_, order_, length_;
+};
+
+struct Interrupt {
+  InterruptCheck check = nullptr;
+  void* argument = nullptr;
+};
+
+struct Interrupted {};  // thrown when a signal ended a call
+
+class WeightsBase {
+ public:
+  virtual ~WeightsBase() = default;
+  const Kernels* kernels;
+  CellId cell;
+  Index I, H;
+  bool training;
+  std::size_t nbytes;
+  bool is_double;
+};
+
+template <class T>
+class Weights final : public WeightsBase {
+ public:
+  Weights(CellId cell, Index I, Index H, const RawWeights<T>& raw, bool training);
+  const CellKernels<T>& kernel() const;
+  Index padded() const;  // hidden units rounded up to whole vectors
+
+  Packed<T> packed;
+
+ private:
+  Buffer memory_;
+};
+
+// A step's worth of what a caller passes in and out.
+template <class T>
+struct ForwardArrays {
+  Strided x;
+  bool x_direct = true;
+  const std::int64_t* tokens = nullptr;
+  Strided y;
+  const T* state[kMaxStates] = {};
+  Index state_stride[kMaxStates] = {};
+  T* state_n[kMaxStates] = {};
+  Index state_n_stride[kMaxStates] = {};
+};
+
+template <class T>
+struct BackwardArrays {
+  Strided dy, dx;
+  bool accumulate = false;
+  const T* dstate_n[kMaxStates] = {};  // null: zeros
+  Index dstate_n_stride[kMaxStates] = {};
+  T* dstate[kMaxStates] = {};
+  Index dstate_stride[kMaxStates] = {};
+  T *dW_ih = nullptr, *dW_hh = nullptr, *db_ih = nullptr, *db_hh = nullptr;
+};
+
+class TapeBase {
+ public:
+  virtual ~TapeBase() = default;
+  std::size_t nbytes = 0;
+};
+
+// What forward keeps for backward; nothing in it belongs to the caller.
+template <class T>
+class Tape final : public TapeBase {
+ public:
+  std::shared_ptr<const Weights<T>> weights;
+  std::shared_ptr<const Schedule> schedule;
+  bool reverse;
+  Buffer memory;
+  T *gates = nullptr, *states[kMaxStates] = {}, *operand = nullptr, *x = nullptr;
+  std::int64_t* tokens = nullptr;
+};
+
+template <class T>
+std::unique_ptr<Tape<T>> run_forward(std::shared_ptr<const Weights<T>> weights, std::shared_ptr<const Schedule> schedule,
+                                     const ForwardArrays<T>& arrays, bool reverse, bool training, Interrupt interrupt);
+
+template <class T>
+void run_backward(const Tape<T>& tape, const BackwardArrays<T>& arrays, Interrupt interrupt);
+
+// Stacked one-way layers, one step at a time, on the calling thread. Owns the states; a step allocates nothing.
+template <class T>
+class StepRunner {
+ public:
+  StepRunner(std::vector<std::shared_ptr<const Weights<T>>> layers, Index B);
+  // x: rows of (B, I), or tokens (B,); y: (B, H), rows contiguous.
+  void step(const T* x, const std::int64_t* tokens, T* y);
+  T* state(std::size_t layer, int which);  // (B, padded), as of now
+  Index padded(std::size_t layer) const { return layers_[layer].weights->padded(); }
+  int states() const { return layers_.front().weights->kernel().states; }
+  std::size_t layers() const { return layers_.size(); }
+  const Weights<T>& weights(std::size_t layer) const { return *layers_[layer].weights; }
+  Index B() const { return B_; }
+  double flops() const { return flops_; }
+
+ private:
+  struct Layer {
+    std::shared_ptr<const Weights<T>> weights;
+    Buffer memory;
+    Forward<T> forward;
+  };
+  Index B_;
+  std::vector<Layer> layers_;
+  double flops_ = 0;
+};
+
+}  // namespace fusedrnn

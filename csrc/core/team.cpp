@@ -1,0 +1,119 @@
+#include "team.h"
+
+#include <pthread.h>
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
+
+namespace fusedrnn {
+namespace {
+
+std::atomic<int> process_threads{0};  // 0: whatever OpenMP says
+thread_local int local_threads = 0;
+
+// GNU OpenMP keeps its sleeping workers in the thread that started them. After a fork that thread goes on without the
+// workers, and its next region would wait for them for ever. A thread born after the fork starts with none, so there a
+// region works: the surviving thread hands its regions to a fresh one. docs/decisions/0003-fork.md
+thread_local bool forked = false;
+struct RegisterForkHandler {
+  RegisterForkHandler() { pthread_atfork(nullptr, nullptr, [] { forked = true; }); }
+} register_fork_handler;
+
+void run_region(Team& team, const std::function<void(Member&)>& work) {
+#if defined(_OPENMP)
+  const int asked = static_cast<int>(team.size);
+#pragma omp parallel num_threads(asked)
+  {
+    // A nested or limited region may get fewer threads than asked for: then rank 0 alone does everything.
+    const bool complete = omp_get_num_threads() == asked;
+#pragma omp single
+    if (!complete) team.size = 1, team.row_groups = 1;
+    if (complete || omp_get_thread_num() == 0) {
+      Member member{&team, static_cast<Index>(omp_get_thread_num())};
+      work(member);
+    }
+  }
+#else
+  team.size = 1, team.row_groups = 1;
+  Member member{&team, 0};
+  work(member);
+#endif
+}
+
+void run_on_fresh_thread(Team& team, const std::function<void(Member&)>& work) {
+  const InterruptCheck check = std::exchange(team.interrupted, nullptr);
+  std::mutex mutex;
+  std::condition_variable finished;
+  bool done = false;
+  std::thread fresh([&] {
+    run_region(team, work);
+    const std::lock_guard<std::mutex> lock(mutex);
+    done = true;
+    finished.notify_one();
+  });
+  std::unique_lock<std::mutex> lock(mutex);
+  while (!finished.wait_for(lock, std::chrono::milliseconds(20), [&] { return done; })) {
+    lock.unlock();
+    if (check && check(team.interrupted_argument)) __atomic_store_n(&team.stop, 1, __ATOMIC_RELAXED);
+    lock.lock();
+  }
+  lock.unlock();
+  fresh.join();
+}
+
+}  // namespace
+
+int num_threads() {
+  if (local_threads > 0) return local_threads;
+  if (const int n = process_threads.load(); n > 0) return n;
+#if defined(_OPENMP)
+  const int wanted = omp_get_max_threads(), cores = omp_get_num_procs();  // the environment's, and the affinity mask's
+  return wanted < cores ? wanted : cores;
+#else
+  return 1;
+#endif
+}
+void set_num_threads(int n) { process_threads = n; }
+void set_local_num_threads(int n) { local_threads = n; }
+int local_num_threads() { return local_threads; }
+
+const char* parallel_runtime() {
+#if !defined(_OPENMP)
+  return "none: built without OpenMP, everything runs on one thread";
+#elif defined(__clang__)
+  return "LLVM OpenMP";
+#else
+  return "GNU OpenMP";
+#endif
+}
+
+bool run_team(Index size, Index row_groups, const std::function<void(Member&)>& work, InterruptCheck check,
+              void* check_argument) {
+  Team team;
+  team.size = size;
+  team.row_groups = row_groups;
+  team.interrupted = check;
+  team.interrupted_argument = check_argument;
+  if (size <= 1) {
+    Member member{&team, 0};
+    work(member);
+  } else {
+    std::vector<Flag> flags(static_cast<std::size_t>(2 * size));
+    team.flags = flags.data();
+    team.barriers = flags.data() + size;
+    if (forked) run_on_fresh_thread(team, work);
+    else run_region(team, work);
+  }
+  return team.stop == 0;
+}
+
+}  // namespace fusedrnn

@@ -1,0 +1,399 @@
+// One layer in one direction over a whole sequence, backward through time.
+//
+//   for a chunk of steps, last to first:
+//     for each step:  dgates = cell(dh + dy); dh = what the cell hands back + dgates W_h
+//     dW += [x, h]^T dgates, db += dgates, dx = dgates W_x        large products over the chunk's rows
+//
+// The gradient of the pre-activations lives for one chunk only; the tape is never written. The sums over rows run in
+// the order of the chunks, and inside a chunk in the order of rows, whatever the number of threads.
+#pragma once
+
+#include "gemm.h"
+#include "pack.h"
+#include "parallel.h"
+
+namespace fusedrnn::FUSEDRNN_ISA {
+
+inline constexpr Index kBackwardK = 256;  // gate columns of dh taken at once: a 64 KiB piece of a panel stays in L2
+
+template <class T>
+inline const T* zeros() {
+  alignas(64) static const T none[kMaxVectors * kLanes<T>] = {};
+  return none;
+}
+
+template <class T, class Cell>
+class BackwardPass {
+ public:
+  BackwardPass(const Backward<T>& backward, Member& member)
+      : f(backward), m(member), rows(backward.rows), N(rows.offset(rows.T)), I(backward.weights->I),
+        H(backward.weights->H), first(H), last(H), x_panels(blocks_of<T>(I), kMaxBackVectors),
+        h_panels(blocks_of<T>(H), kMaxBackVectors), padded(first.padded),
+        mine(part_of(rows.B, row_rank(member), member.team->row_groups)),
+        my_panels(part_of(h_panels.count, unit_rank(member), units_in_group(member))) {}
+
+  void run() {
+    zero_past_the_end();
+    for (Index end = rows.T; end > 0;) {
+      Index begin = end - 1;
+      while (begin > 0 && rows.offset(end) - rows.offset(begin - 1) <= f.chunk_rows) --begin;
+      chunk_from = rows.offset(begin);
+      chunk_count = rows.offset(end) - chunk_from;
+      for (Index t = end - 1; t >= begin; --t)
+        if (!step(t)) return;
+      if (!barrier(m)) return;
+      const bool add = end < rows.T;
+      point_at_rows(begin, end);
+      weight_gradients<0>(add);
+      if constexpr (Cell::phases == 2) weight_gradients<1>(add);
+      if (f.dx.data) input_gradients(begin);
+      if (!barrier(m)) return;
+      end = begin;
+    }
+    unpack<0>();
+    if constexpr (Cell::phases == 2) unpack<1>();
+  }
+
+ private:
+  static constexpr Index W = kLanes<T>;
+  static constexpr int kValues = Cell::gates + Cell::split;
+  using First = Phase<T, Cell, 0>;
+  using Last = Phase<T, Cell, Cell::phases - 1>;
+
+  const Backward<T>& f;
+  Member& m;
+  const Rows& rows;
+  const Index N, I, H;
+  const First first;
+  const Last last;
+  const Panels x_panels, h_panels;  // of the columns of the weights packed for backward
+  const Index padded;
+  const Range mine, my_panels;      // batch rows and hidden panels of this thread
+  Index chunk_from = 0, chunk_count = 0;
+
+  template <int P>
+  const auto& phase() const {
+    if constexpr (P == 0) return first;
+    else return last;
+  }
+  Range my_rows(Index t) const {
+    const Index active = rows.active(t);
+    return {mine.begin < active ? mine.begin : active, mine.end < active ? mine.end : active};
+  }
+  Index old_row(Index t) const { return t == 0 ? 0 : rows.B + rows.offset(t - 1); }
+
+  template <class P>
+  T* dgate_row(const P& p, Index panel, Index row) const {
+    return f.dgates + p.gate_offset(panel, f.chunk_rows) + (row - chunk_from) * p.row_width(panel);
+  }
+
+  void zero_past_the_end() {
+    if (!f.dx.data || f.accumulate) return;
+    for (Index b = m.rank; b < rows.B; b += m.team->size) {
+      char* row = f.dx.data + rows.caller_row(b) * f.dx.batch;
+      for (Index t = rows.length_of(b); t < f.dx_T; ++t) zero(reinterpret_cast<T*>(row + t * f.dx.time), I);
+    }
+  }
+
+  // ---- one step ---------------------------------------------------------------------------------------------------
+
+  bool step(Index t) {
+    const Range r = my_rows(t);
+    for (Index q = my_panels.begin; q < my_panels.end; ++q)
+      for (Index j = 0; j < h_panels.width(q); ++j) differentiate_cell(t, r, h_panels.start(q) + j);
+    if (!sync(m)) return false;
+    if constexpr (Cell::phases == 2) {
+      hidden_gradients<1>(t, r, f.doperand, true);
+      for (Index q = my_panels.begin; q < my_panels.end; ++q)
+        for (Index j = 0; j < h_panels.width(q); ++j) differentiate_gate(t, r, h_panels.start(q) + j);
+      if (!sync(m)) return false;
+    }
+    hidden_gradients<0>(t, r, f.dstates[0], !Cell::carries_h);
+    return true;
+  }
+
+  template <class P>
+  const T* saved_row(const P& p, Index block, Index row) const {
+    const Index panel = p.panels.holding(block);
+    return f.gates + p.gate_offset(panel, N) + row * p.row_width(panel) + (block - p.panels.start(panel)) * W;
+  }
+  template <class P>
+  T* dgate_block(const P& p, Index block, Index row) const {
+    const Index panel = p.panels.holding(block);
+    return dgate_row(p, panel, row) + (block - p.panels.start(panel)) * W;
+  }
+  template <class P>
+  Index column_step(const P& p, Index block) const {
+    return p.panels.width(p.panels.holding(block)) * W;
+  }
+  void load_saved(Index block, Index row, Vec<T>* save) const {
+    if constexpr (Cell::saved > 0) {
+      const T* from = saved_row(first, block, row);
+      for (int c = 0; c < First::columns; ++c) save[c] = load(from + c * column_step(first, block));
+    }
+    if constexpr (Cell::phases == 2) save[Cell::first] = load(saved_row(last, block, row));
+  }
+
+  // dh and dc of one block of units at step t, dy included.
+  void load_gradients(Index t, Index b, Index unit, Vec<T>* ds_new) const {
+    for (int i = 0; i < Cell::states; ++i) ds_new[i] = load(f.dstates[i] + b * padded + unit);
+    if (f.dy.data) {
+      const char* dy = f.dy.data + rows.caller_time(t, b, f.reverse) * f.dy.time + rows.caller_row(b) * f.dy.batch;
+      ds_new[0] += load_partial(reinterpret_cast<const T*>(dy) + unit, H - unit);
+    }
+  }
+
+  [[gnu::noinline]] void differentiate_cell(Index t, Range r, Index block) const {
+    const Index unit = block * W;
+    for (Index b = r.begin; b < r.end; ++b) {
+      const Index row = rows.offset(t) + b;
+      Vec<T> save[kValues], s[Cell::states], s_new[Cell::states], ds_new[Cell::states], da[kValues], ds[Cell::states];
+      load_saved(block, row, save);
+      load_gradients(t, b, unit, ds_new);
+      for (int i = 0; i < Cell::states; ++i) {
+        s[i] = load(f.states[i] + (old_row(t) + b) * padded + unit);
+        s_new[i] = load(f.states[i] + (rows.B + row) * padded + unit);
+      }
+      if constexpr (Cell::phases == 2) {
+        Cell::backward(save, s, ds_new, da, ds);
+        store(dgate_block(last, block, row), da[0]);
+        // dh itself is needed once more when the operand's gradient is known: the first phase's slot keeps it.
+        store(dgate_block(first, block, row), ds_new[0]);
+      } else {
+        Cell::backward(save, s, s_new, ds_new, da, ds);
+        T* to = dgate_block(first, block, row);
+        for (int c = 0; c < First::columns; ++c) store(to + c * column_step(first, block), da[c]);
+      }
+      for (int i = Cell::carries_h ? 0 : 1; i < Cell::states; ++i) store(f.dstates[i] + b * padded + unit, ds[i]);
+    }
+  }
+
+  void differentiate_gate(Index t, Range r, Index block) const {
+    if constexpr (Cell::phases == 2) {
+      const Index unit = block * W;
+      for (Index b = r.begin; b < r.end; ++b) {
+        const Index row = rows.offset(t) + b;
+        T* to = dgate_block(first, block, row);
+        Vec<T> save[kValues], s[1], ds_new[1], doperand[1], da[Cell::first], ds[1];
+        load_saved(block, row, save);
+        s[0] = load(f.states[0] + (old_row(t) + b) * padded + unit);
+        ds_new[0] = load(to);
+        doperand[0] = load(f.doperand + b * padded + unit);
+        ds[0] = load(f.dstates[0] + b * padded + unit);
+        Cell::backward_gate(save, s, ds_new, doperand, da, ds);
+        for (int c = 0; c < Cell::first; ++c) store(to + c * column_step(first, block), da[c]);
+        store(f.dstates[0] + b * padded + unit, ds[0]);
+      }
+    }
+  }
+
+  // The products with weights packed for backward: rows of `to` (+)= gate gradients W, for one panel of columns.
+  // Panels of gate columns come in at most two widths; each kind is one run of equally long segments.
+  template <int P, class Visit>
+  void for_each_segment_run(bool recurrent, Index most_k, Visit visit) const {
+    using ThisPhase = Phase<T, Cell, P>;
+    const ThisPhase& ph = phase<P>();
+    for (Index p = 0; p < ph.panels.count;) {
+      const Index width = ph.panels.width(p) * W, k = ThisPhase::gates * width;
+      const Index kind_end = p < ph.panels.extra ? ph.panels.extra : ph.panels.count;
+      Index segments = most_k / k > 0 ? most_k / k : 1;
+      if (segments > kind_end - p) segments = kind_end - p;
+      visit(p, k, segments, recurrent ? ThisPhase::split * width : 0);
+      p += segments;
+    }
+  }
+
+  template <int P>
+  void hidden_gradients(Index t, Range r, T* to, bool from_zero) {
+    using ThisPhase = Phase<T, Cell, P>;
+    const ThisPhase& ph = phase<P>();
+    if (r.begin == r.end) return;
+    const bool one = r.end - r.begin == 1;
+    for (Index q = my_panels.begin; q < my_panels.end;) {
+      const Index width = h_panels.width(q) * W, unit = h_panels.start(q) * W;
+      const int panels = one && q + 1 < my_panels.end && h_panels.width(q + 1) * W == width ? 2 : 1;
+      const int vectors = static_cast<int>(width / W);
+      const T* w = f.weights->W_h_back + ph.gates_before() * padded * padded + unit * ThisPhase::gates * padded;
+      const TileRows tiles(r, vectors);
+      for_each_segment_run<P>(true, kBackwardK, [&](Index p, Index k, Index segments, Index skip) {
+        Tile<T> tile;
+        tile.k = k, tile.segments = segments, tile.a_step = f.chunk_rows * ph.row_width(p);
+        tile.w = w + ThisPhase::gates * ph.panels.start(p) * W * width;
+        tile.w_panel = ThisPhase::gates * padded * width;
+        tile.out_row = padded, tile.out_panel = width;
+        for (Index i = 0; i < tiles.tiles; ++i) {
+          const Range part = tiles.tile(i);
+          for (Index b = part.begin; b < part.end; ++b)
+            tile.a[b - part.begin] = dgate_row(ph, p, rows.offset(t) + b) + skip;
+          tile.out = to + part.begin * padded + unit;
+          if (from_zero && p == 0) init_all(tile, vectors, zeros<T>(), 0, 0);
+          else init_all<T>(tile, vectors, tile.out, padded, width);
+          fusedrnn::FUSEDRNN_ISA::run(tile, static_cast<int>(part.end - part.begin), vectors, panels);
+        }
+      });
+      did(m, 2.0 * static_cast<double>((r.end - r.begin) * ThisPhase::gates * padded * width) * panels);
+      q += panels;
+    }
+  }
+
+  // ---- sums over the chunk ----------------------------------------------------------------------------------------
+
+  // Row pointers of the chunk's x and h (or second operand) for the weight gradients.
+  void point_at_rows(Index begin, Index end) {
+    const T** x = f.row_pointers + m.rank * 2 * f.chunk_rows;
+    const T** h = x + f.chunk_rows;
+    Index i = 0;
+    for (Index t = begin; t < end; ++t)
+      for (Index b = 0; b < rows.active(t); ++b, ++i) {
+        x[i] = f.tokens ? nullptr : f.x + (rows.offset(t) + b) * I;
+        h[i] = f.states[0] + (old_row(t) + b) * padded;
+      }
+  }
+
+  // Each thread takes its share of (panel, input) pairs; a panel of gate gradients stays in L2 while it is used.
+  template <int P>
+  void weight_gradients(bool add) {
+    using ThisPhase = Phase<T, Cell, P>;
+    const ThisPhase& ph = phase<P>();
+    const T* const* x = f.row_pointers + m.rank * 2 * f.chunk_rows;
+    const T* const* h = x + f.chunk_rows;
+    const Index inputs = f.tokens ? 1 : I, each = inputs + H;
+    const Range share = part_of(ph.panels.count * each, m.rank, m.team->size);
+    for (Index p = share.begin / each; p < ph.panels.count && p * each < share.end; ++p) {
+      const Index from = share.begin > p * each ? share.begin - p * each : 0;
+      const Index to = share.end < (p + 1) * each ? share.end - p * each : each;
+      const T* da = dgate_row(ph, p, chunk_from);
+      T* dW_x = f.dW_x + ph.weight_offset(p, I);
+      T* dW_h = f.dW_h + ph.weight_offset(p, H);
+      if (from == 0) {
+        sum_columns(ph, p, da, add);
+        if (f.tokens) scatter(ph, p, da, dW_x, add);
+      }
+      if (!f.tokens && from < inputs) outer_products(ph, p, x, {from, to < inputs ? to : inputs}, da, dW_x, add);
+      const Index h_from = from > inputs ? from - inputs : 0;
+      if (to > inputs) {
+        const T* recurrent = da + ThisPhase::split * ph.panels.width(p) * W;
+        if constexpr (P == 1) {
+          const T** operand = f.row_pointers + m.rank * 2 * f.chunk_rows + f.chunk_rows;
+          for (Index i = 0; i < chunk_count; ++i) operand[i] = f.operand + (chunk_from + i) * padded;
+        }
+        outer_products(ph, p, h, {h_from, to - inputs}, recurrent, dW_h, add);
+      }
+      if (stopped(m)) return;
+    }
+  }
+
+  template <class P>
+  void outer_products(const P& ph, Index p, const T* const* a, Range inputs, const T* da, T* dw, bool add) {
+    const Index width = ph.w_width(p);
+    const int vectors = static_cast<int>(width / W);
+    OuterTile<T> tile;
+    tile.a = a, tile.n = chunk_count, tile.w = da, tile.w_row = ph.row_width(p), tile.add = add;
+    const TileRows tiles(inputs, vectors);
+    for (Index i = 0; i < tiles.tiles; ++i) {
+      const Range r = tiles.tile(i);
+      tile.first = r.begin, tile.out = dw + r.begin * width;
+      fusedrnn::FUSEDRNN_ISA::run(tile, static_cast<int>(r.end - r.begin), vectors);
+      did(m, 2.0 * static_cast<double>((r.end - r.begin) * width * chunk_count));
+    }
+  }
+
+  template <class P>
+  void sum_columns(const P& ph, Index p, const T* da, bool add) const {
+    const Index width = ph.row_width(p);
+    T* db = f.db + ph.gate_offset(p, 1);
+    for (Index v = 0; v < width; v += W) {
+      Vec<T> sum = add ? load(db + v) : Vec<T>{};
+      for (Index i = 0; i < chunk_count; ++i) sum += load(da + i * width + v);
+      store(db + v, sum);
+    }
+  }
+
+  // Tokens: the gradient of one-hot input adds a gate row to the token's column, in row order.
+  template <class P>
+  void scatter(const P& ph, Index p, const T* da, T* dw, bool add) const {
+    const Index width = ph.w_width(p), row_width = ph.row_width(p);
+    if (!add) zero(dw, I * width);
+    for (Index i = 0; i < chunk_count; ++i) {
+      T* row = dw + f.tokens[chunk_from + i] * width;
+      for (Index v = 0; v < width; v += W) store(row + v, load(row + v) + load(da + i * row_width + v));
+    }
+  }
+
+  void input_gradients(Index t) {
+    const Range share = part_of(chunk_count, m.rank, m.team->size);
+    if (share.begin == share.end) return;
+    Index b = share.begin;
+    while (b >= rows.active(t)) b -= rows.active(t), ++t;
+
+    alignas(64) T scratch[kMaxTileVectors * W];
+    for (Index q = 0; q < x_panels.count; ++q) {
+      const Index width = x_panels.width(q) * W, column = x_panels.start(q) * W;
+      const int vectors = static_cast<int>(width / W);
+      const Index real = I - column < width ? I - column : width;
+      const TileRows tiles(share, vectors);
+      Index row_t = t, row_b = b;
+      for (Index i = 0; i < tiles.tiles; ++i) {
+        const Range part = tiles.tile(i);
+        Tile<T> tile;
+        tile.out = scratch, tile.out_row = width;
+        init_all(tile, vectors, zeros<T>(), 0, 0);
+        input_tile<0>(tile, part, vectors, width, column);
+        if constexpr (Cell::phases == 2) input_tile<1>(tile, part, vectors, width, column);
+        for (Index row = part.begin; row < part.end; ++row) {
+          T* dx = reinterpret_cast<T*>(f.dx.data + rows.caller_time(row_t, row_b, f.reverse) * f.dx.time +
+                                       rows.caller_row(row_b) * f.dx.batch) + column;
+          const T* from = scratch + (row - part.begin) * width;
+          if (f.accumulate)
+            for (Index k = 0; k < real; ++k) dx[k] += from[k];
+          else
+            __builtin_memcpy(dx, from, static_cast<size_t>(real) * sizeof(T));
+          if (++row_b == rows.active(row_t)) ++row_t, row_b = 0;
+        }
+      }
+      did(m, 2.0 * static_cast<double>((share.end - share.begin) * Cell::gates * padded * width));
+      if (stopped(m)) return;
+    }
+  }
+
+  template <int P>
+  void input_tile(Tile<T>& tile, Range part, int vectors, Index width, Index column) const {
+    using ThisPhase = Phase<T, Cell, P>;
+    const ThisPhase& ph = phase<P>();
+    const T* w = f.weights->W_x_back + ph.gates_before() * padded * x_panels.blocks * W + column * ThisPhase::gates * padded;
+    for_each_segment_run<P>(false, ThisPhase::gates * padded, [&](Index p, Index k, Index segments, Index) {
+      tile.k = k, tile.segments = segments, tile.a_step = f.chunk_rows * ph.row_width(p);
+      tile.w = w + ThisPhase::gates * ph.panels.start(p) * W * width;
+      for (Index row = part.begin; row < part.end; ++row)
+        tile.a[row - part.begin] = dgate_row(ph, p, chunk_from + row);
+      fusedrnn::FUSEDRNN_ISA::run(tile, static_cast<int>(part.end - part.begin), vectors, 1);
+      init_all<T>(tile, vectors, tile.out, width, 0);
+    });
+  }
+
+  // ---- sums to torch's layout -------------------------------------------------------------------------------------
+
+  template <int P>
+  void unpack() {
+    using ThisPhase = Phase<T, Cell, P>;
+    const ThisPhase& ph = phase<P>();
+    const Range panels = part_of(ph.panels.count, m.rank, m.team->size);
+    for (Index p = panels.begin; p < panels.end; ++p) {
+      unpack_panel<T>(ph, p, H, gate_of_x<ThisPhase>, f.dW_x + ph.weight_offset(p, I), I, f.dW_ih);
+      unpack_panel<T>(ph, p, H, gate_of_h<ThisPhase>, f.dW_h + ph.weight_offset(p, H), H, f.dW_hh);
+      const T* db = f.db + ph.gate_offset(p, 1);
+      if (f.db_ih) for_each_column<T>(ph, p, H, gate_of_x<ThisPhase>, [&](Index row, Index c) { f.db_ih[row] = db[c]; });
+      if (f.db_hh)
+        for_each_column<T>(ph, p, H, gate_of_h<ThisPhase>,
+                           [&](Index row, Index c) { f.db_hh[row] = db[ThisPhase::split * ph.panels.width(p) * W + c]; });
+    }
+  }
+};
+
+template <class T, class Cell>
+void backward(const Backward<T>& f, Member& m) {
+  const FloatingPointState state;
+  BackwardPass<T, Cell>(f, m).run();
+}
+
+}  // namespace fusedrnn::FUSEDRNN_ISA

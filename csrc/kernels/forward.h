@@ -1,0 +1,279 @@
+// One layer in one direction over a whole sequence, forward. Knows no gate: what a cell is stands in cells/cell.h.
+//
+//   for a chunk of steps: gates = b + x W_x          many steps in one product, each thread its own panels, no waiting
+//     for each step:      gates + h W_h -> cell      tile by tile, the cell applied while the tile is in L1
+//
+// Buffers: gate rows live for a chunk (inference) or as long as the tape (they become the saved gates, in place).
+// States: two slots that alternate, or all of them (training); the first B rows are the initial state. The second
+// phase's operand: one slot, or all.
+#pragma once
+
+#include "gemm.h"
+#include "pack.h"
+#include "parallel.h"
+
+namespace fusedrnn::FUSEDRNN_ISA {
+
+template <class T, class Cell>
+class ForwardPass {
+ public:
+  ForwardPass(const Forward<T>& forward, Member& member)
+      : f(forward), m(member), rows(forward.rows), I(forward.weights->I), H(forward.weights->H), first(H), last(H),
+        padded(first.padded), mine(part_of(rows.B, row_rank(member), member.team->row_groups)) {}
+
+  void run() {
+    zero_past_the_end();
+    finish(old_row(0), rows.active(0), rows.B);
+    for (Index t = 0; t < rows.T;) {
+      const Index end = chunk_end(rows, t, kProjectionRows);
+      if (!f.keep) gates_from = rows.offset(t);
+      project(t, end);
+      for (; t < end; ++t) {
+        step<0>(t);
+        if constexpr (Cell::phases == 2) {
+          if (!sync(m)) return;
+          step<1>(t);
+        }
+        finish(new_row(t), rows.active(t + 1), rows.active(t));
+        if (!sync(m)) return;
+      }
+    }
+  }
+
+ private:
+  static constexpr Index W = kLanes<T>;
+  using First = Phase<T, Cell, 0>;
+  using Last = Phase<T, Cell, Cell::phases - 1>;
+
+  const Forward<T>& f;
+  Member& m;
+  const Rows& rows;
+  const Index I, H;
+  const First first;
+  const Last last;
+  const Index padded;
+  const Range mine;      // batch rows of this thread's group
+  Index gates_from = 0;  // the row of the sequence that is row 0 of the gate buffer
+
+  template <int P>
+  const auto& phase() const {
+    if constexpr (P == 0) return first;
+    else return last;
+  }
+  template <class P>
+  Range my_panels(const P& p) const {
+    return part_of(p.panels.count, unit_rank(m), units_in_group(m));
+  }
+  Range my_rows(Index t) const {
+    const Index active = rows.active(t);
+    return {mine.begin < active ? mine.begin : active, mine.end < active ? mine.end : active};
+  }
+
+  // First rows of step t in the state buffers, before and after it, and in the operand's.
+  Index old_row(Index t) const { return !f.history ? slot(t) * rows.B : t == 0 ? 0 : rows.B + rows.offset(t - 1); }
+  Index new_row(Index t) const { return !f.history ? slot(t + 1) * rows.B : rows.B + rows.offset(t); }
+  Index slot(Index t) const { return (t + f.slot) & 1; }
+  Index operand_row(Index t) const { return f.history ? rows.offset(t) : 0; }
+
+  template <class P>
+  T* gate_row(const P& p, Index panel, Index row) const {
+    return f.gates + p.gate_offset(panel, f.gate_rows) + (row - gates_from) * p.row_width(panel);
+  }
+
+  void zero_past_the_end() {
+    if (!f.y.data) return;
+    for (Index b = m.rank; b < rows.B; b += m.team->size) {
+      char* row = f.y.data + rows.caller_row(b) * f.y.batch;
+      for (Index t = rows.length_of(b); t < f.y_T; ++t) zero(reinterpret_cast<T*>(row + t * f.y.time), H);
+    }
+  }
+
+  // Rows [begin, end) have seen their last step: their states, from `at`, are final.
+  void finish(Index at, Index begin, Index end) {
+    if (!f.states_n[0]) return;
+    const Range panels = my_panels(last);
+    const Index unit = last.panels.start(panels.begin) * W;
+    Index count = last.panels.start(panels.end) * W - unit;
+    if (unit + count > H) count = H - unit;
+    if (begin < mine.begin) begin = mine.begin;
+    if (end > mine.end) end = mine.end;
+    if (count <= 0) return;
+    for (Index b = begin; b < end; ++b)
+      for (int s = 0; s < Cell::states; ++s)
+        __builtin_memcpy(f.states_n[s] + rows.caller_row(b) * f.states_n_stride[s] + unit,
+                         f.states[s] + (at + b) * padded + unit, static_cast<size_t>(count) * sizeof(T));
+  }
+
+  // ---- input part -------------------------------------------------------------------------------------------------
+
+  void project(Index t, Index end) {
+    if (m.team->row_groups == 1) return project_run(t, 0, rows.offset(end) - rows.offset(t));
+    for (; t < end; ++t) {
+      const Range r = my_rows(t);
+      project_run(t, r.begin, r.end - r.begin);
+    }
+  }
+
+  // `count` rows from row b of step t on, running over into the next steps.
+  void project_run(Index t, Index b, Index count) {
+    const T* x[kGatherRows];
+    int64_t tokens[kGatherRows];
+    for (Index row = rows.offset(t) + b; count > 0;) {
+      const Index n = count < kGatherRows ? count : kGatherRows;
+      for (Index i = 0; i < n; ++i) {
+        const Index time = rows.caller_time(t, b, f.reverse), at = rows.caller_row(b);
+        if (f.tokens) tokens[i] = f.tokens[time * f.tokens_time + at];
+        else x[i] = input_row(f.x.data + time * f.x.time + at * f.x.batch, i);
+        if (++b == rows.active(t)) ++t, b = 0;
+      }
+      project_rows<0>(row, n, x, tokens);
+      if constexpr (Cell::phases == 2) project_rows<1>(row, n, x, tokens);
+      if (stopped(m)) return;
+      row += n, count -= n;
+    }
+  }
+
+  const T* input_row(const char* source, Index i) {
+    if (f.x_direct) return reinterpret_cast<const T*>(source);
+    T* copy = f.gather + (m.rank * kGatherRows + i) * I;
+    for (Index k = 0; k < I; ++k) __builtin_memcpy(copy + k, source + k * f.x.feature, sizeof(T));
+    return copy;
+  }
+
+  template <int P>
+  void project_rows(Index row, Index n, const T* const* x, const int64_t* tokens) {
+    const auto& ph = phase<P>();
+    const Range panels = my_panels(ph);
+    for (Index p = panels.begin; p < panels.end; ++p) {
+      const Index width = ph.w_width(p), row_width = ph.row_width(p);
+      const T* w = f.weights->W_x + ph.weight_offset(p, I);
+      const T* bias = f.weights->b_x + ph.weight_offset(p, 1);
+      T* out = gate_row(ph, p, row);
+      if (f.tokens) {
+        for (Index i = 0; i < n; ++i)
+          for (Index v = 0; v < width; v += W)
+            store(out + i * row_width + v, load(bias + v) + load(w + tokens[i] * width + v));
+        did(m, static_cast<double>(n * width));
+        continue;
+      }
+      const int vectors = static_cast<int>(width / W);
+      Tile<T> tile;
+      tile.k = I, tile.segments = 1, tile.a_step = 0, tile.w = w;
+      init_all(tile, vectors, bias, 0, 0);
+      tile.out_row = row_width;
+      const TileRows tiles({0, n}, vectors);
+      for (Index i = 0; i < tiles.tiles; ++i) {
+        const Range r = tiles.tile(i);
+        for (Index j = r.begin; j < r.end; ++j) tile.a[j - r.begin] = x[j];
+        tile.out = out + r.begin * row_width;
+        fusedrnn::FUSEDRNN_ISA::run(tile, static_cast<int>(r.end - r.begin), vectors, 1);
+      }
+      did(m, 2.0 * static_cast<double>(n * I * width));
+    }
+  }
+
+  // ---- recurrent part ---------------------------------------------------------------------------------------------
+
+  // Odd steps walk the panels backwards: what the last step left in the cache is used first.
+  template <int P>
+  void step(Index t) {
+    const auto& ph = phase<P>();
+    const Range panels = my_panels(ph), r = my_rows(t);
+    if (r.begin == r.end) return;
+    const Index stride = r.end - r.begin == 1 ? 2 : 1;  // one row: two panels at once
+    const Index groups = divide_up(panels.end - panels.begin, stride);
+    for (Index i = 0; i < groups; ++i) {
+      Index p = panels.begin + stride * (slot(t) ? groups - 1 - i : i);
+      const Index end = p + stride < panels.end ? p + stride : panels.end;
+      while (p < end) {
+        const bool pair = p + 1 < end && ph.panels.width(p) == ph.panels.width(p + 1);
+        step_panel<P>(t, r, p, pair ? 2 : 1);
+        p += pair ? 2 : 1;
+      }
+    }
+  }
+
+  template <int P>
+  void step_panel(Index t, Range r, Index p, int panels) {
+    using ThisPhase = Phase<T, Cell, P>;
+    const ThisPhase& ph = phase<P>();
+    const Index width = ph.panels.width(p) * W, w_width = ph.w_width(p), row_width = ph.row_width(p);
+    const int vectors = static_cast<int>(w_width / W);
+    alignas(64) T scratch[kMaxTileVectors * W];
+
+    Tile<T> tile;
+    tile.k = H, tile.segments = 1, tile.a_step = 0;
+    tile.w = f.weights->W_h + ph.weight_offset(p, H), tile.w_panel = H * w_width;
+    tile.out = scratch, tile.out_row = w_width, tile.out_panel = w_width;
+
+    const TileRows tiles(r, vectors);
+    for (Index i = 0; i < tiles.tiles; ++i) {
+      const Range part = tiles.tile(i);
+      T* gates = gate_row(ph, p, rows.offset(t) + part.begin);
+      init_all<T>(tile, vectors, gates + ThisPhase::split * width, row_width, row_width * f.gate_rows);
+      if constexpr (ThisPhase::split)  // the recurrent part of the split gate starts from its own bias
+        tile.init[vectors - 1] = {f.weights->b_h + ph.panels.start(p) * W, 0, width};
+      const T* operand = P == 0 ? f.states[0] + old_row(t) * padded : f.operand + operand_row(t) * padded;
+      for (Index b = part.begin; b < part.end; ++b) tile.a[b - part.begin] = operand + b * padded;
+      fusedrnn::FUSEDRNN_ISA::run(tile, static_cast<int>(part.end - part.begin), vectors, panels);
+      for (int q = 0; q < panels; ++q) apply_cell<P>(t, part, p + q, scratch + q * w_width);
+    }
+    did(m, 2.0 * static_cast<double>((r.end - r.begin) * H * w_width) * panels);
+  }
+
+  // Out of line, so that every path (whole sequence, step by step, any tile) runs the very same instructions.
+  template <int P>
+  [[gnu::noinline]] void apply_cell(Index t, Range r, Index p, const T* scratch) {
+    using ThisPhase = Phase<T, Cell, P>;
+    const ThisPhase& ph = phase<P>();
+    const Index blocks = ph.panels.width(p), w_width = ph.w_width(p);
+    const bool keep = f.keep && Cell::saved > 0;
+    for (Index b = r.begin; b < r.end; ++b, scratch += w_width) {
+      T* gates = gate_row(ph, p, rows.offset(t) + b);
+      T* y = f.y.data ? reinterpret_cast<T*>(f.y.data + rows.caller_time(t, b, f.reverse) * f.y.time +
+                                             rows.caller_row(b) * f.y.batch)
+                      : nullptr;
+      for (Index j = 0; j < blocks; ++j) {
+        const Index block = ph.panels.start(p) + j, unit = block * W;
+        Vec<T> a[ThisPhase::columns], s[Cell::states], s_new[Cell::states], save[Cell::gates + Cell::split];
+        for (int c = 0; c < ThisPhase::split; ++c) a[c] = load(gates + (c * blocks + j) * W);
+        for (int g = 0; g < ThisPhase::gates; ++g) a[ThisPhase::split + g] = load(scratch + (g * blocks + j) * W);
+        for (int i = 0; i < Cell::states; ++i) s[i] = load(f.states[i] + (old_row(t) + b) * padded + unit);
+
+        if constexpr (Cell::phases == 2 && P == 0) {
+          Vec<T> operand[1];
+          Cell::gate(a, s, operand, save);
+          store(f.operand + (operand_row(t) + b) * padded + unit, operand[0]);
+          for (int c = 0; c < ThisPhase::columns; ++c) store(gates + (c * blocks + j) * W, save[c]);
+        } else {
+          if constexpr (Cell::phases == 2) {
+            load_first(block, rows.offset(t) + b, save);
+            Cell::forward(a, s, save, s_new, save + Cell::first);
+            if (keep) store(gates + j * W, save[Cell::first]);
+          } else {
+            Cell::forward(a, s, s_new, save);
+            if (keep)
+              for (int c = 0; c < ThisPhase::columns; ++c) store(gates + (c * blocks + j) * W, save[c]);
+          }
+          for (int i = 0; i < Cell::states; ++i) store(f.states[i] + (new_row(t) + b) * padded + unit, s_new[i]);
+          if (y) store_partial(y + unit, s_new[0], H - unit);
+        }
+      }
+    }
+  }
+
+  // The first phase's gates of one block and row.
+  void load_first(Index block, Index row, Vec<T>* save) const {
+    const Index p = first.panels.holding(block);
+    const T* gates = gate_row(first, p, row) + (block - first.panels.start(p)) * W;
+    for (int c = 0; c < First::columns; ++c) save[c] = load(gates + c * first.panels.width(p) * W);
+  }
+};
+
+template <class T, class Cell>
+void forward(const Forward<T>& f, Member& m) {
+  const FloatingPointState state;
+  ForwardPass<T, Cell>(f, m).run();
+}
+
+}  // namespace fusedrnn::FUSEDRNN_ISA

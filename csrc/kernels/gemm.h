@@ -1,0 +1,178 @@
+// Register tiles. Every sum runs over k in rising order into one accumulator, whatever the tile: so an element's bits
+// depend on its operands alone, never on batch size, tile shape or threads.
+#pragma once
+
+#include "../core/api.h"
+#include "layout.h"
+#include "simd.h"
+
+namespace fusedrnn::FUSEDRNN_ISA {
+
+// Most rows of a tile that is `vectors` wide: as many accumulators as registers allow beside the operands.
+// 32 registers: 6x4 and 8x3 were measured at 95-99 % of the FMA rate, wider-than-tall ones at 85-92 %.
+constexpr int tile_rows(int vectors) {
+  if (kRegisters == 32) return vectors == 4 ? 6 : vectors == 3 ? 8 : 12;
+  return vectors == 4 ? 3 : vectors == 3 ? 4 : vectors == 2 ? 6 : 8;
+}
+inline constexpr int kMaxTileRows = 12;
+inline constexpr int kMaxTileVectors = 24;  // of one tile, all rows
+
+// out[row][v] = init[v][row] + sum over segments s and k of a[row][s * a_step + k] * w[...][v]
+template <class T>
+struct Tile {
+  const T* a[kMaxTileRows];   // operand rows
+  Index k, segments, a_step;  // per segment: k elements; a row's next segment lies a_step further
+  const T* w;                 // (segments * k, vectors): one sequential stream
+  Index w_panel;              // distance of the second panel, when two are taken at once
+  struct {
+    const T* at;
+    Index row, panel;         // strides; row 0: the same for all rows (a bias)
+  } init[kMaxVectors];        // what each vector's sums start from
+  T* out;
+  Index out_row, out_panel;
+};
+
+// PANELS = 2 serves one row: eight chains of FMAs hide their latency, four do not.
+template <class T>
+inline void init_all(Tile<T>& t, int vectors, const T* at, Index row, Index panel) {
+  for (int v = 0; v < vectors; ++v) t.init[v] = {at + v * kLanes<T>, row, panel};
+}
+
+template <class T, int ROWS, int VECTORS, int PANELS>
+void run_tile(const Tile<T>& t) {
+  constexpr int W = kLanes<T>;
+  Vec<T> sum[PANELS][ROWS][VECTORS];
+#pragma GCC unroll 2
+  for (int p = 0; p < PANELS; ++p)
+#pragma GCC unroll 12
+    for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 4
+      for (int v = 0; v < VECTORS; ++v)
+        sum[p][r][v] = load(t.init[v].at + p * t.init[v].panel + r * t.init[v].row);
+
+  const T* a[ROWS];
+#pragma GCC unroll 12
+  for (int r = 0; r < ROWS; ++r) a[r] = t.a[r];
+  const T* w = t.w;
+  for (Index s = 0; s < t.segments; ++s) {
+    for (Index k = 0; k < t.k; ++k) {
+#pragma GCC unroll 2
+      for (int p = 0; p < PANELS; ++p) {
+        Vec<T> column[VECTORS];
+#pragma GCC unroll 4
+        for (int v = 0; v < VECTORS; ++v) column[v] = load(w + p * t.w_panel + v * W);
+#pragma GCC unroll 12
+        for (int r = 0; r < ROWS; ++r) {
+          const Vec<T> x = splat(a[r][k]);
+#pragma GCC unroll 4
+          for (int v = 0; v < VECTORS; ++v) sum[p][r][v] = column[v] * x + sum[p][r][v];
+        }
+      }
+      w += VECTORS * W;
+    }
+#pragma GCC unroll 12
+    for (int r = 0; r < ROWS; ++r) a[r] += t.a_step;
+  }
+
+#pragma GCC unroll 2
+  for (int p = 0; p < PANELS; ++p)
+#pragma GCC unroll 12
+    for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 4
+      for (int v = 0; v < VECTORS; ++v) store(t.out + p * t.out_panel + r * t.out_row + v * W, sum[p][r][v]);
+}
+
+// sum over n of outer products: out[m][v] (+)= a[n][m] * w[n][v], the weight gradient of one tile of inputs m.
+template <class T>
+struct OuterTile {
+  const T* const* a;  // row pointers, already at the first input of the tile
+  Index first;        // input offset added to each row pointer
+  Index n;
+  const T* w;
+  Index w_row;
+  T* out;             // (rows, vectors)
+  bool add;
+};
+
+template <class T, int ROWS, int VECTORS>
+void run_outer_tile(const OuterTile<T>& t) {
+  constexpr int W = kLanes<T>;
+  Vec<T> sum[ROWS][VECTORS];
+#pragma GCC unroll 12
+  for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < VECTORS; ++v)
+      sum[r][v] = t.add ? load(t.out + (r * VECTORS + v) * W) : Vec<T>{};
+  const T* w = t.w;
+  for (Index n = 0; n < t.n; ++n) {
+    const T* a = t.a[n] + t.first;
+    Vec<T> column[VECTORS];
+#pragma GCC unroll 4
+    for (int v = 0; v < VECTORS; ++v) column[v] = load(w + v * W);
+#pragma GCC unroll 12
+    for (int r = 0; r < ROWS; ++r) {
+      const Vec<T> x = splat(a[r]);
+#pragma GCC unroll 4
+      for (int v = 0; v < VECTORS; ++v) sum[r][v] = column[v] * x + sum[r][v];
+    }
+    w += t.w_row;
+  }
+#pragma GCC unroll 12
+  for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < VECTORS; ++v) store(t.out + (r * VECTORS + v) * W, sum[r][v]);
+}
+
+// Run-time shapes to compiled ones.
+template <class T, int VECTORS, int ROWS = tile_rows(VECTORS)>
+inline void run_rows(const Tile<T>& t, int rows) {
+  if (rows == ROWS) return run_tile<T, ROWS, VECTORS, 1>(t);
+  if constexpr (ROWS > 1) run_rows<T, VECTORS, ROWS - 1>(t, rows);
+}
+
+template <class T, int VECTORS, int ROWS = tile_rows(VECTORS)>
+inline void run_outer_rows(const OuterTile<T>& t, int rows) {
+  if (rows == ROWS) return run_outer_tile<T, ROWS, VECTORS>(t);
+  if constexpr (ROWS > 1) run_outer_rows<T, VECTORS, ROWS - 1>(t, rows);
+}
+
+template <class T>
+inline void run(const Tile<T>& t, int rows, int vectors, int panels) {
+  if (panels == 2) {
+    switch (vectors) {
+      case 1: return run_tile<T, 1, 1, 2>(t);
+      case 2: return run_tile<T, 1, 2, 2>(t);
+      case 3: return run_tile<T, 1, 3, 2>(t);
+      default: return run_tile<T, 1, 4, 2>(t);
+    }
+  }
+  switch (vectors) {
+    case 1: return run_rows<T, 1>(t, rows);
+    case 2: return run_rows<T, 2>(t, rows);
+    case 3: return run_rows<T, 3>(t, rows);
+    default: return run_rows<T, 4>(t, rows);
+  }
+}
+
+template <class T>
+inline void run(const OuterTile<T>& t, int rows, int vectors) {
+  switch (vectors) {
+    case 1: return run_outer_rows<T, 1>(t, rows);
+    case 2: return run_outer_rows<T, 2>(t, rows);
+    case 3: return run_outer_rows<T, 3>(t, rows);
+    default: return run_outer_rows<T, 4>(t, rows);
+  }
+}
+
+// Cuts [begin, end) into tiles of nearly equal height (32 rows are 6 5 5 5 5 6, not 5 x 6 + 2).
+struct TileRows {
+  Index begin, count, tiles;
+  inline TileRows(Range r, int vectors)
+      : begin(r.begin), count(r.end - r.begin), tiles(divide_up(r.end - r.begin, tile_rows(vectors))) {}
+  inline Range tile(Index i) const {
+    const Range r = part_of(count, i, tiles);
+    return {begin + r.begin, begin + r.end};
+  }
+};
+
+}  // namespace fusedrnn::FUSEDRNN_ISA

@@ -1,0 +1,124 @@
+// torch's row-major weights -> panels, and gradients in panels -> torch's layout. Units and inputs beyond the real ones
+// are zeros in the packed form, so padded lanes compute zeros and never reach a real one.
+#pragma once
+
+#include "layout.h"
+#include "parallel.h"
+
+namespace fusedrnn::FUSEDRNN_ISA {
+
+inline constexpr Index kTransposeStep = 16;
+
+// Both gate orders of a phase: the recurrent columns of a split phase start one gate later (see cells/gru.h).
+template <class P>
+inline Index gate_of_x(Index g) {
+  return P::order[g];
+}
+template <class P>
+inline Index gate_of_h(Index g) {
+  return P::order[(g + P::split) % P::gates];
+}
+
+template <class T>
+inline void zero(T* p, Index n) {
+  __builtin_memset(p, 0, static_cast<size_t>(n) * sizeof(T));
+}
+
+// Calls visit(row of torch's weights, column in the panel) for every real unit and gate of panel p.
+template <class T, class P, class Gate, class Visit>
+inline void for_each_column(const P& phase, Index p, Index H, Gate gate, Visit visit) {
+  constexpr Index W = kLanes<T>;
+  const Index width = phase.panels.width(p);
+  for (Index g = 0; g < P::gates; ++g)
+    for (Index j = 0; j < width; ++j)
+      for (Index l = 0; l < W; ++l) {
+        const Index unit = (phase.panels.start(p) + j) * W + l;
+        if (unit < H) visit(gate(g) * H + unit, (g * width + j) * W + l);
+      }
+}
+
+// panel[k][column] = w[row][k]; k in short steps, so that a cache line of the panel is filled while it is near.
+template <class T, class P, class Gate>
+inline void pack_panel(const P& phase, Index p, Index H, Gate gate, const T* w, Index K, T* panel) {
+  const Index row_width = phase.w_width(p);
+  if (phase.padded != H) zero(panel, K * row_width);
+  for (Index k0 = 0; k0 < K; k0 += kTransposeStep) {
+    const Index k1 = k0 + kTransposeStep < K ? k0 + kTransposeStep : K;
+    for_each_column<T>(phase, p, H, gate, [&](Index row, Index column) {
+      for (Index k = k0; k < k1; ++k) panel[k * row_width + column] = w[row * K + k];
+    });
+  }
+}
+
+template <class T, class P, class Gate>
+inline void unpack_panel(const P& phase, Index p, Index H, Gate gate, const T* panel, Index K, T* w) {
+  const Index row_width = phase.w_width(p);
+  for (Index k0 = 0; k0 < K; k0 += kTransposeStep) {
+    const Index k1 = k0 + kTransposeStep < K ? k0 + kTransposeStep : K;
+    for_each_column<T>(phase, p, H, gate, [&](Index row, Index column) {
+      for (Index k = k0; k < k1; ++k) w[row * K + k] = panel[k * row_width + column];
+    });
+  }
+}
+
+// The same weights for dx and dh: [panel of K columns][gate columns in the order of gate rows][K columns].
+template <class T, class P, class Gate>
+inline void pack_back(const P& phase, Index H, Gate gate, const T* w, Index K, T* packed, Range mine, const Panels& panels) {
+  constexpr Index W = kLanes<T>;
+  for (Index q = mine.begin; q < mine.end; ++q) {
+    const Index first = panels.start(q) * W, row_width = panels.width(q) * W;
+    const Index real = K - first < row_width ? K - first : row_width;
+    T* panel = packed + first * P::gates * phase.padded;
+    if (real != row_width || phase.padded != H) zero(panel, P::gates * phase.padded * row_width);
+    for (Index p = 0; p < phase.panels.count; ++p) {
+      T* rows = panel + P::gates * phase.panels.start(p) * W * row_width;
+      for_each_column<T>(phase, p, H, gate, [&](Index row, Index column) {
+        __builtin_memcpy(rows + column * row_width, w + row * K + first, static_cast<size_t>(real) * sizeof(T));
+      });
+    }
+  }
+}
+
+template <class T, class Cell, int P>
+void pack_phase(const RawWeights<T>& raw, const Packed<T>& packed, Member& m) {
+  using ThisPhase = Phase<T, Cell, P>;
+  constexpr Index W = kLanes<T>;
+  const Index I = packed.I, H = packed.H;
+  const ThisPhase phase(H);
+  const Range mine = part_of(phase.panels.count, m.rank, m.team->size);
+  for (Index p = mine.begin; p < mine.end; ++p) {
+    pack_panel<T>(phase, p, H, gate_of_x<ThisPhase>, raw.W_ih, I, packed.W_x + phase.weight_offset(p, I));
+    pack_panel<T>(phase, p, H, gate_of_h<ThisPhase>, raw.W_hh, H, packed.W_h + phase.weight_offset(p, H));
+    T* b_x = packed.b_x + phase.weight_offset(p, 1);
+    zero(b_x, phase.w_width(p));
+    for_each_column<T>(phase, p, H, gate_of_x<ThisPhase>, [&](Index row, Index column) {
+      // The split gate's recurrent bias stays inside its own product.
+      const bool apart = ThisPhase::split && column < phase.panels.width(p) * W;
+      b_x[column] = (raw.b_ih ? raw.b_ih[row] : T(0)) + (raw.b_hh && !apart ? raw.b_hh[row] : T(0));
+    });
+    if constexpr (ThisPhase::split) {
+      T* b_h = packed.b_h + phase.panels.start(p) * W;
+      zero(b_h, phase.panels.width(p) * W);
+      for (Index l = 0; l < phase.panels.width(p) * W; ++l) {
+        const Index unit = phase.panels.start(p) * W + l;
+        if (unit < H && raw.b_hh) b_h[l] = raw.b_hh[gate_of_x<ThisPhase>(0) * H + unit];
+      }
+    }
+  }
+  if (packed.W_x_back) {
+    const Index before = phase.gates_before() * phase.padded;
+    const Panels x_panels(blocks_of<T>(I), kMaxBackVectors), h_panels(blocks_of<T>(H), kMaxBackVectors);
+    pack_back<T>(phase, H, gate_of_x<ThisPhase>, raw.W_ih, I, packed.W_x_back + before * x_panels.blocks * W,
+                 part_of(x_panels.count, m.rank, m.team->size), x_panels);
+    pack_back<T>(phase, H, gate_of_h<ThisPhase>, raw.W_hh, H, packed.W_h_back + before * h_panels.blocks * W,
+                 part_of(h_panels.count, m.rank, m.team->size), h_panels);
+  }
+}
+
+template <class T, class Cell>
+void pack(const RawWeights<T>& raw, const Packed<T>& packed, Member& m) {
+  pack_phase<T, Cell, 0>(raw, packed, m);
+  if constexpr (Cell::phases == 2) pack_phase<T, Cell, 1>(raw, packed, m);
+}
+
+}  // namespace fusedrnn::FUSEDRNN_ISA

@@ -1,0 +1,54 @@
+// How the threads of one call keep in step. The threads themselves are started in core/team.cpp; results never depend
+// on how many there are, because no sum is ever split between them.
+#pragma once
+
+#include <sched.h>
+
+#include "../core/api.h"
+
+namespace fusedrnn::FUSEDRNN_ISA {
+
+inline bool stopped(const Member& m) { return __atomic_load_n(&m.team->stop, __ATOMIC_RELAXED) != 0; }
+
+// Every thread publishes its own counter and waits for the others': no cache line is written by two threads. After a
+// while of spinning it yields, so that more threads than cores still make progress.
+inline bool meet(const Member& m, Flag* flags, Index value, Index first, Index count) {
+  if (count > 1) {
+    __atomic_store_n(&flags[m.rank].at, value, __ATOMIC_RELEASE);
+    for (Index other = first; other < first + count; ++other) {
+      for (int spins = 0; __atomic_load_n(&flags[other].at, __ATOMIC_ACQUIRE) < value;) {
+        if (stopped(m)) return false;
+        if (++spins > 4000) {
+          sched_yield();
+        } else {
+#if defined(__x86_64__)
+          __builtin_ia32_pause();
+#endif
+        }
+      }
+    }
+  }
+  return !stopped(m);
+}
+
+inline Index units_in_group(const Member& m) { return m.team->size / m.team->row_groups; }
+inline Index unit_rank(const Member& m) { return m.rank % units_in_group(m); }
+inline Index row_rank(const Member& m) { return m.rank / units_in_group(m); }
+
+// After a step: the row group waits for its own. Both return false when the call is being abandoned; return at once.
+inline bool sync(Member& m) { return meet(m, m.team->flags, ++m.steps, m.rank - unit_rank(m), units_in_group(m)); }
+
+// Between the parts of a chunk: everybody waits for everybody.
+inline bool barrier(Member& m) { return meet(m, m.team->barriers, ++m.meetings, 0, m.team->size); }
+
+// Rank 0 runs on the thread that called us: only there can a signal be seen, and looking takes the GIL, so it looks
+// once per some milliseconds' worth of work.
+inline void did(Member& m, double flops) {
+  if (m.rank != 0 || !m.team->interrupted) return;
+  m.work += flops;
+  if (m.work < 1e7) return;
+  m.work = 0;
+  if (m.team->interrupted(m.team->interrupted_argument)) __atomic_store_n(&m.team->stop, 1, __ATOMIC_RELAXED);
+}
+
+}  // namespace fusedrnn::FUSEDRNN_ISA

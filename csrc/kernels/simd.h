@@ -1,0 +1,136 @@
+// The vector type of the ISA this file is compiled for: GNU vector extensions, so V reads like float and `a * b + c`
+// becomes an FMA where there is one. The only file in kernels/ with per-ISA conditionals. Includes no STL: an inline
+// standard function compiled here with AVX flags could be the copy the linker keeps for everybody.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__x86_64__) || defined(_M_X64)
+#include <immintrin.h>
+#define FUSEDRNN_X86 1
+#endif
+
+namespace fusedrnn::FUSEDRNN_ISA {
+
+#if defined(__AVX512F__)
+inline constexpr int kVectorBytes = 64;
+inline constexpr int kRegisters = 32;
+#elif defined(__AVX__)
+inline constexpr int kVectorBytes = 32;
+inline constexpr int kRegisters = 16;
+#elif defined(__aarch64__)
+inline constexpr int kVectorBytes = 16;
+inline constexpr int kRegisters = 32;
+#else
+inline constexpr int kVectorBytes = 16;
+inline constexpr int kRegisters = 16;
+#endif
+
+template <class T>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(kVectorBytes)));
+};
+template <class T>
+using Vec = typename VectorOf<T>::type;
+
+template <class T>
+inline constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));
+
+template <class T>
+inline Vec<T> load(const T* p) {
+  Vec<T> v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+
+template <class T>
+inline void store(T* p, Vec<T> v) {
+  __builtin_memcpy(p, &v, sizeof v);
+}
+
+template <class T>
+inline Vec<T> splat(T x) {
+  return x - Vec<T>{};  // broadcasts; x - 0 keeps the sign of a zero, which x + 0 would not
+}
+
+// A row's last block may hold fewer units than the vector has lanes: nothing beyond `count` is touched.
+template <class T>
+inline Vec<T> load_partial(const T* p, ptrdiff_t count) {
+  if (count >= kLanes<T>) return load(p);
+  T lanes[kLanes<T>] = {};
+  for (ptrdiff_t l = 0; l < count; ++l) lanes[l] = p[l];
+  return load(lanes);
+}
+
+template <class T>
+inline void store_partial(T* p, Vec<T> v, ptrdiff_t count) {
+  if (count >= kLanes<T>) return store(p, v);
+  T lanes[kLanes<T>];
+  store(lanes, v);
+  for (ptrdiff_t l = 0; l < count; ++l) p[l] = lanes[l];
+}
+
+// min and max return their second operand when either is NaN, so with the bound first a NaN in x survives clamping.
+// GCC 12 makes compare and blend of `a < b ? a : b`; hence the intrinsics.
+#if defined(__AVX512F__)
+// The maskz forms with a full mask are the plain instructions; GCC 12 warns of an undefined value inside the others.
+inline Vec<float> min(Vec<float> a, Vec<float> b) { return (Vec<float>)_mm512_maskz_min_ps(0xFFFF, (__m512)a, (__m512)b); }
+inline Vec<float> max(Vec<float> a, Vec<float> b) { return (Vec<float>)_mm512_maskz_max_ps(0xFFFF, (__m512)a, (__m512)b); }
+inline Vec<double> min(Vec<double> a, Vec<double> b) { return (Vec<double>)_mm512_maskz_min_pd(0xFF, (__m512d)a, (__m512d)b); }
+inline Vec<double> max(Vec<double> a, Vec<double> b) { return (Vec<double>)_mm512_maskz_max_pd(0xFF, (__m512d)a, (__m512d)b); }
+#elif defined(__AVX__)
+inline Vec<float> min(Vec<float> a, Vec<float> b) { return (Vec<float>)_mm256_min_ps((__m256)a, (__m256)b); }
+inline Vec<float> max(Vec<float> a, Vec<float> b) { return (Vec<float>)_mm256_max_ps((__m256)a, (__m256)b); }
+inline Vec<double> min(Vec<double> a, Vec<double> b) { return (Vec<double>)_mm256_min_pd((__m256d)a, (__m256d)b); }
+inline Vec<double> max(Vec<double> a, Vec<double> b) { return (Vec<double>)_mm256_max_pd((__m256d)a, (__m256d)b); }
+#elif defined(FUSEDRNN_X86)
+inline Vec<float> min(Vec<float> a, Vec<float> b) { return (Vec<float>)_mm_min_ps((__m128)a, (__m128)b); }
+inline Vec<float> max(Vec<float> a, Vec<float> b) { return (Vec<float>)_mm_max_ps((__m128)a, (__m128)b); }
+inline Vec<double> min(Vec<double> a, Vec<double> b) { return (Vec<double>)_mm_min_pd((__m128d)a, (__m128d)b); }
+inline Vec<double> max(Vec<double> a, Vec<double> b) { return (Vec<double>)_mm_max_pd((__m128d)a, (__m128d)b); }
+#else
+template <class V>
+inline V min(V a, V b) {
+  return a < b ? a : b;
+}
+template <class V>
+inline V max(V a, V b) {
+  return a > b ? a : b;
+}
+#endif
+
+// The integer vector of the same width; reinterpreting is free.
+template <class V>
+using Bits = decltype(V{} < V{});
+
+// Rounding to nearest, no traps, and denormals flushed while a kernel runs; the caller's state comes back afterwards.
+// Without the flush a decaying state or a vanishing gradient makes a layer 20 times slower.
+class FloatingPointState {
+ public:
+#if defined(FUSEDRNN_X86)
+  FloatingPointState() : saved_(_mm_getcsr()) { _mm_setcsr(0x9FC0); }  // all masked, nearest, FTZ and DAZ
+  ~FloatingPointState() { _mm_setcsr(saved_); }
+
+ private:
+  unsigned saved_;
+#elif defined(__aarch64__)
+  FloatingPointState() {
+    __asm__ volatile("mrs %0, fpcr" : "=r"(saved_));
+    __asm__ volatile("msr fpcr, %0" : : "r"(uint64_t{1} << 24));  // FZ, nearest
+  }
+  ~FloatingPointState() { __asm__ volatile("msr fpcr, %0" : : "r"(saved_)); }
+
+ private:
+  uint64_t saved_;
+#else
+  FloatingPointState() {}
+  ~FloatingPointState() {}
+
+ private:
+#endif
+  FloatingPointState(const FloatingPointState&);
+  void operator=(const FloatingPointState&);
+};
+
+}  // namespace fusedrnn::FUSEDRNN_ISA

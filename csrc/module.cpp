@@ -1,0 +1,245 @@
+// The Python module: arrays in, arrays out, GIL released; nothing else. Python's side is python/fusedrnn/_core.pyi.
+#include <pthread.h>
+
+#include <atomic>
+#include <chrono>
+
+#include "arrays.h"
+#include "core/dispatch.h"
+
+namespace fusedrnn::python {
+
+using namespace pybind11::literals;
+
+// ---- signals ----------------------------------------------------------------------------------------------------------
+
+static std::atomic<unsigned long> main_thread{0};
+
+static long long now_ms() {
+  using namespace std::chrono;
+  return duration_cast<milliseconds>(steady_clock::now().time_since_epoch()).count();
+}
+
+SignalWatch::SignalWatch() : main_(PyThread_get_thread_ident() == main_thread.load()), next_(now_ms() + 50) {}
+
+bool SignalWatch::look(void* self) {
+  auto* watch = static_cast<SignalWatch*>(self);
+  const long long now = now_ms();
+  if (now < watch->next_) return false;
+  const py::gil_scoped_acquire gil;
+  const bool raised = PyErr_CheckSignals() != 0;
+  watch->next_ = now_ms() + 50;
+  return raised;
+}
+
+// Runs `call` without the GIL; a signal's exception comes out as itself.
+template <class Call>
+static auto without_gil(Call call) {
+  SignalWatch watch;
+  try {
+    const py::gil_scoped_release release;
+    return call(watch.interrupt());
+  } catch (const Interrupted&) {
+    throw py::error_already_set();
+  }
+}
+
+// ---- arrays -----------------------------------------------------------------------------------------------------------
+
+static py::array empty(const py::tuple& shape, const py::dtype& dtype) {
+  std::vector<py::ssize_t> sizes;
+  std::size_t bytes = static_cast<std::size_t>(dtype.itemsize());
+  for (const py::handle& n : shape) {
+    sizes.push_back(py::cast<py::ssize_t>(n));
+    require(sizes.back() >= 0, "empty: negative size");
+    bytes = product(bytes, static_cast<std::size_t>(sizes.back()));
+  }
+  if (bytes < 4096) return py::array(dtype, sizes);
+  auto buffer = std::make_unique<Buffer>(bytes);
+  void* data = buffer->as<void>();
+  const py::capsule owner(buffer.release(), [](void* b) { delete static_cast<Buffer*>(b); });
+  return py::array(dtype, sizes, {}, data, owner);
+}
+
+// ---- weights ----------------------------------------------------------------------------------------------------------
+
+template <class T>
+static std::shared_ptr<WeightsBase> make_weights(CellId cell, const py::array& W_ih, const py::array& W_hh,
+                                                 const py::object& b_ih, const py::object& b_hh, bool training) {
+  require(W_ih.ndim() == 2 && W_hh.ndim() == 2, "Weights: W_ih and W_hh have two axes");
+  const Index G = table_of<T>(current_kernels()).cells[cell].gates;
+  const Index H = W_hh.shape(1), I = W_ih.shape(1), rows = static_cast<Index>(product(static_cast<std::size_t>(G), static_cast<std::size_t>(H)));
+  require(H >= 1 && I >= 1, "Weights: empty");
+  const RawWeights<T> raw{matrix<T>(W_ih, rows, I, nullptr, false, "W_ih"), matrix<T>(W_hh, rows, H, nullptr, false, "W_hh"),
+                          vector<T>(b_ih, rows, false, "b_ih"), vector<T>(b_hh, rows, false, "b_hh")};
+  const py::gil_scoped_release release;
+  return std::make_shared<Weights<T>>(cell, I, H, raw, training);
+}
+
+// ---- forward and backward ---------------------------------------------------------------------------------------------
+
+template <class T>
+static std::unique_ptr<TapeBase> forward_typed(const std::shared_ptr<WeightsBase>& base, const py::array& x,
+                                               const py::tuple& state, const py::array& y, const py::tuple& state_n,
+                                               const std::shared_ptr<Schedule>& schedule, bool reverse, bool training) {
+  const auto weights = std::static_pointer_cast<const Weights<T>>(base);
+  const Index steps = schedule->T(), B = schedule->B(), I = weights->I, H = weights->H;
+  const std::size_t states = static_cast<std::size_t>(weights->kernel().states);
+  require(!training || weights->training, "forward: these weights were not packed for training");
+  require(state.size() == states && state_n.size() == states, "forward: wrong number of states");
+  ForwardArrays<T> arrays;
+  if (x.ndim() == 2 && is_native<std::int64_t>(x)) {
+    require(x.shape(0) == steps && x.shape(1) == B && (x.flags() & py::array::c_style) && is_aligned<std::int64_t>(x),
+            "forward: tokens are not a contiguous (T, B) array");
+    arrays.tokens = static_cast<const std::int64_t*>(x.data());
+    if (!schedule->rows().length)  // with lengths, what lies past a row's end is never read
+      for (Index i = 0; i < steps * B; ++i)
+        require(arrays.tokens[i] >= 0 && arrays.tokens[i] < I, "forward: token out of range");
+  } else {
+    arrays.x = strided<T>(x, steps, B, I, false, "x");
+    arrays.x_direct = is_aligned<T>(x) && (I == 1 || arrays.x.feature == static_cast<Index>(sizeof(T)));
+  }
+  arrays.y = rows_of<T>(y, steps, B, H, true, "y");
+  for (std::size_t s = 0; s < states; ++s) {
+    arrays.state[s] = matrix<T>(py::cast<py::array>(state[s]), B, H, &arrays.state_stride[s], false, "state");
+    arrays.state_n[s] = matrix<T>(py::cast<py::array>(state_n[s]), B, H, &arrays.state_n_stride[s], true, "state_n");
+  }
+  return without_gil([&](Interrupt interrupt) -> std::unique_ptr<TapeBase> {
+    return run_forward<T>(weights, schedule, arrays, reverse, training, interrupt);
+  });
+}
+
+template <class T>
+static void backward_typed(const Tape<T>& tape, const py::object& dy, const py::tuple& dstate_n, const py::object& dx,
+                           bool accumulate, const py::tuple& dstate, const py::array& dW_ih, const py::array& dW_hh,
+                           const py::object& db_ih, const py::object& db_hh) {
+  const Weights<T>& weights = *tape.weights;
+  const Index steps = tape.schedule->T(), B = tape.schedule->B(), I = weights.I, H = weights.H;
+  const Index G = weights.kernel().gates;
+  const std::size_t states = static_cast<std::size_t>(weights.kernel().states);
+  require(dstate_n.size() == states && dstate.size() == states, "backward: wrong number of states");
+  BackwardArrays<T> arrays;
+  arrays.accumulate = accumulate;
+  if (!dy.is_none()) arrays.dy = rows_of<T>(py::cast<py::array>(dy), steps, B, H, false, "dy");
+  if (!dx.is_none()) {
+    require(!tape.tokens, "backward: tokens have no gradient");
+    arrays.dx = rows_of<T>(py::cast<py::array>(dx), steps, B, I, true, "dx");
+  }
+  for (std::size_t s = 0; s < states; ++s) {
+    if (!dstate_n[s].is_none())
+      arrays.dstate_n[s] = matrix<T>(py::cast<py::array>(dstate_n[s]), B, H, &arrays.dstate_n_stride[s], false, "dstate_n");
+    arrays.dstate[s] = matrix<T>(py::cast<py::array>(dstate[s]), B, H, &arrays.dstate_stride[s], true, "dstate");
+  }
+  arrays.dW_ih = matrix<T>(dW_ih, G * H, I, nullptr, true, "dW_ih");
+  arrays.dW_hh = matrix<T>(dW_hh, G * H, H, nullptr, true, "dW_hh");
+  arrays.db_ih = vector<T>(db_ih, G * H, true, "db_ih");
+  arrays.db_hh = vector<T>(db_hh, G * H, true, "db_hh");
+  without_gil([&](Interrupt interrupt) { run_backward<T>(tape, arrays, interrupt); });
+}
+
+static void backward(const TapeBase& tape, const py::object& dy, const py::tuple& dstate_n, const py::object& dx,
+                     bool accumulate, const py::tuple& dstate, const py::array& dW_ih, const py::array& dW_hh,
+                     const py::object& db_ih, const py::object& db_hh) {
+  if (const auto* f32 = dynamic_cast<const Tape<float>*>(&tape))
+    backward_typed(*f32, dy, dstate_n, dx, accumulate, dstate, dW_ih, dW_hh, db_ih, db_hh);
+  else
+    backward_typed(dynamic_cast<const Tape<double>&>(tape), dy, dstate_n, dx, accumulate, dstate, dW_ih, dW_hh, db_ih, db_hh);
+}
+
+// ---- activations, for accuracy tests ----------------------------------------------------------------------------------
+
+template <class T>
+static py::array apply_typed(const std::string& function, const py::array& x) {
+  const KernelTable<T>& table = table_of<T>(current_kernels());
+  void (*apply)(const T*, T*, Index) = function == "exp"       ? table.exp
+                                       : function == "sigmoid" ? table.sigmoid
+                                       : function == "tanh"    ? table.tanh
+                                                               : nullptr;
+  require(apply, "apply: the function is exp, sigmoid or tanh");
+  require(x.flags() & py::array::c_style, "apply: x is not contiguous");
+  py::array y(x.dtype(), std::vector<py::ssize_t>(x.shape(), x.shape() + x.ndim()));
+  const auto* from = static_cast<const T*>(x.data());
+  auto* to = static_cast<T*>(y.mutable_data());
+  {
+    const py::gil_scoped_release release;
+    apply(from, to, x.size());
+  }
+  return y;
+}
+
+// ---- the module -------------------------------------------------------------------------------------------------------
+
+PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
+  m.doc() = "fusedrnn's compiled kernels; see _core.pyi";
+  main_thread = py::cast<unsigned long>(py::module_::import("threading").attr("main_thread")().attr("ident"));
+  pthread_atfork(nullptr, nullptr, [] { main_thread = PyThread_get_thread_ident(); });
+  if (!dispatch_complaint().empty()) throw py::import_error(dispatch_complaint());
+
+  m.def("available_isas", [] {
+    py::list list;
+    for (const Kernels* k : available_kernels()) list.append(k->name);
+    return list;
+  });
+  m.def("current_isa", [] { return current_kernels().name; });
+  m.def("set_isa", [](const std::string& name) { require(use_kernels(name), "set_isa: not available"); }, "name"_a);
+  m.def("get_num_threads", &num_threads);
+  m.def("set_num_threads", [](int n) { require(n >= 1, "set_num_threads: at least 1"), set_num_threads(n); }, "n"_a);
+  m.def("get_local_num_threads", &local_num_threads);
+  m.def("set_local_num_threads", [](int n) { require(n >= 0, "set_local_num_threads: at least 0"), set_local_num_threads(n); },
+        "n"_a);
+  m.def("build_info", [] {
+    return py::dict("compiler"_a = __VERSION__, "openmp"_a = parallel_runtime(), "assertions"_a =
+#if defined(NDEBUG)
+                        "off"
+#else
+                        "on"
+#endif
+    );
+  });
+  m.def("empty", [](const py::tuple& shape, const py::object& dtype) { return empty(shape, py::dtype::from_args(dtype)); },
+        "shape"_a, "dtype"_a);
+  m.def("trim_pool", &trim_pool);
+  m.def("apply", [](const std::string& function, const py::array& x) {
+    if (is_native<float>(x)) return apply_typed<float>(function, x);
+    require(is_native<double>(x), "apply: x is float32 or float64");
+    return apply_typed<double>(function, x);
+  }, "function"_a, "x"_a);
+
+  py::class_<Schedule, std::shared_ptr<Schedule>>(m, "Schedule", py::is_final())
+      .def(py::init([](Index T, Index B, const py::object& lengths) {
+             return std::make_shared<Schedule>(T, B, vector<std::int64_t>(lengths, B, false, "lengths"));
+           }),
+           "T"_a, "B"_a, "lengths"_a = py::none())
+      .def_property_readonly("T", &Schedule::T)
+      .def_property_readonly("B", &Schedule::B)
+      .def_property_readonly("rows", &Schedule::row_count);
+
+  py::class_<WeightsBase, std::shared_ptr<WeightsBase>>(m, "Weights", py::is_final())
+      .def(py::init([](const std::string& cell, const py::array& W_ih, const py::array& W_hh, const py::object& b_ih,
+                       const py::object& b_hh, bool training) {
+             return is_native<float>(W_ih) ? make_weights<float>(cell_named(cell), W_ih, W_hh, b_ih, b_hh, training)
+                                           : make_weights<double>(cell_named(cell), W_ih, W_hh, b_ih, b_hh, training);
+           }),
+           "cell"_a, "W_ih"_a, "W_hh"_a, "b_ih"_a, "b_hh"_a, "training"_a)
+      .def_property_readonly("nbytes", [](const WeightsBase& w) { return w.nbytes; })
+      .def_property_readonly("isa", [](const WeightsBase& w) { return w.kernels->name; })
+      .def_property_readonly("cell", [](const WeightsBase& w) { return name_of(w.cell); })
+      .def_property_readonly("dtype", [](const WeightsBase& w) { return w.is_double ? py::dtype::of<double>() : py::dtype::of<float>(); })
+      .def_property_readonly("input_size", [](const WeightsBase& w) { return w.I; })
+      .def_property_readonly("hidden_size", [](const WeightsBase& w) { return w.H; });
+
+  py::class_<TapeBase>(m, "Tape", py::is_final()).def_property_readonly("nbytes", [](const TapeBase& t) { return t.nbytes; });
+
+  m.def("forward",
+        [](const std::shared_ptr<WeightsBase>& weights, const py::array& x, const py::tuple& state, const py::array& y,
+           const py::tuple& state_n, const std::shared_ptr<Schedule>& schedule, bool reverse, bool training) {
+          return weights->is_double ? forward_typed<double>(weights, x, state, y, state_n, schedule, reverse, training)
+                                    : forward_typed<float>(weights, x, state, y, state_n, schedule, reverse, training);
+        },
+        "weights"_a, "x"_a, "state"_a, "y"_a, "state_n"_a, "schedule"_a, "reverse"_a, "training"_a);
+  m.def("backward", &backward, "tape"_a, "dy"_a, "dstate_n"_a, "dx"_a, "accumulate"_a, "dstate"_a, "dW_ih"_a, "dW_hh"_a,
+        "db_ih"_a, "db_hh"_a);
+  add_stream(m);
+}
+
+}  // namespace fusedrnn::python

@@ -1,0 +1,329 @@
+// The streaming step, bound by hand: pybind11 costs 350-470 ns per array argument, several times the step of a small
+// layer. `step` is a METH_FASTCALL method that takes exact, contiguous arrays as they are; anything else goes once
+// through the subclass's `_as_input`, which converts or raises, and comes back.
+#include <atomic>
+#include <new>
+
+#include "arrays.h"
+
+namespace fusedrnn::python {
+namespace {
+
+// Above this a step lets other Python threads run; below, giving the GIL away costs more than the step.
+constexpr double kReleaseFlops = 1e6;
+
+struct Engine {
+  std::unique_ptr<StepRunner<float>> f32;
+  std::unique_ptr<StepRunner<double>> f64;
+  Index B = 0, I = 0, H = 0, L = 0;
+  bool release = false;
+  std::atomic<bool> busy{false};
+  PyObject* real = nullptr;   // descriptors, compared by address: NumPy has one per built-in type
+  PyObject* token = nullptr;
+};
+
+struct StreamObject {
+  PyObject_HEAD
+  Engine* engine;
+};
+
+Engine* engine_of(PyObject* self) {
+  Engine* engine = reinterpret_cast<StreamObject*>(self)->engine;
+  if (!engine) throw std::runtime_error("Stream: __init__ was not called");
+  return engine;
+}
+
+// A stream is for one thread at a time: two would mix their states.
+class Turn {
+ public:
+  explicit Turn(Engine& engine) : engine_(engine) {
+    if (engine_.busy.exchange(true)) throw std::runtime_error("Stream: already in use by another thread");
+  }
+  ~Turn() { engine_.busy = false; }
+
+ private:
+  Engine& engine_;
+};
+
+using ArrayStruct = py::detail::PyArray_Proxy;
+constexpr int kContiguous = py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_, kAligned = py::detail::npy_api::NPY_ARRAY_ALIGNED_,
+              kWriteable = py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
+
+PyTypeObject* array_type() {
+  static PyTypeObject* const type = py::detail::npy_api::get().PyArray_Type_;
+  return type;
+}
+
+// An exact, contiguous, aligned ndarray of this descriptor and shape?
+const ArrayStruct* plain(PyObject* o, PyObject* descriptor, Index rows, Index columns, int flags) {
+  if (Py_TYPE(o) != array_type()) return nullptr;
+  const auto* a = reinterpret_cast<const ArrayStruct*>(o);
+  if (a->descr != descriptor || (a->flags & flags) != flags) return nullptr;
+  const int nd = columns < 0 ? 1 : 2;
+  if (a->nd != nd || a->dimensions[0] != rows || (nd == 2 && a->dimensions[1] != columns)) return nullptr;
+  return a;
+}
+
+bool overlap(const void* a, std::size_t a_bytes, const void* b, std::size_t b_bytes) {
+  const auto p = reinterpret_cast<std::uintptr_t>(a), q = reinterpret_cast<std::uintptr_t>(b);
+  return p < q + b_bytes && q < p + a_bytes;
+}
+
+void run(Engine& e, const void* x, bool tokens, void* y) {
+  const auto* ids = tokens ? static_cast<const std::int64_t*>(x) : nullptr;
+  if (e.f32) e.f32->step(tokens ? nullptr : static_cast<const float*>(x), ids, static_cast<float*>(y));
+  else e.f64->step(tokens ? nullptr : static_cast<const double*>(x), ids, static_cast<double*>(y));
+}
+
+std::string described(const py::object& o) {
+  if (!py::isinstance<py::array>(o)) return std::string("is a ") + Py_TYPE(o.ptr())->tp_name;
+  const auto a = py::reinterpret_borrow<py::array>(o);
+  std::string text = "has shape " + py::cast<std::string>(py::str(a.attr("shape"))) + " and dtype " +
+                     py::cast<std::string>(py::str(a.dtype()));
+  if (!(a.flags() & py::array::c_style)) text += ", not contiguous";
+  if (!a.writeable()) text += ", read-only";
+  return text;
+}
+
+py::object step(PyObject* self, PyObject* x, PyObject* out) {
+  Engine& e = *engine_of(self);
+  const Turn turn(e);
+  py::object converted;
+  const ArrayStruct* input = plain(x, e.real, e.B, e.I, kContiguous | kAligned);
+  bool tokens = false;
+  if (!input) {
+    // Floats of another kind, other strides, or tokens: the Python side checks and converts, ids included.
+    converted = py::handle(self).attr("_as_input")(py::handle(x));
+    input = plain(converted.ptr(), e.real, e.B, e.I, kContiguous | kAligned);
+    if (!input) {
+      input = plain(converted.ptr(), e.token, e.B, -1, kContiguous | kAligned);
+      tokens = true;
+    }
+    require(input, "Stream: _as_input returned an array that does not fit");
+  }
+  py::object result;
+  const ArrayStruct* output;
+  if (out && out != Py_None) {
+    output = plain(out, e.real, e.B, e.H, kContiguous | kAligned | kWriteable);
+    if (!output)
+      throw std::invalid_argument("Stream: out " + described(py::reinterpret_borrow<py::object>(out)) +
+                                  "; expected a contiguous, writable array of shape (batch_size, hidden_size) = (" +
+                                  std::to_string(e.B) + ", " + std::to_string(e.H) + ") and dtype " + (e.f32 ? "float32" : "float64"));
+    const std::size_t item = e.f32 ? sizeof(float) : sizeof(double);
+    if (overlap(input->data, static_cast<std::size_t>(e.B * (tokens ? 1 : e.I)) * (tokens ? sizeof(std::int64_t) : item),
+                output->data, static_cast<std::size_t>(e.B * e.H) * item))
+      throw std::invalid_argument("Stream: out overlaps x; give an array of its own");
+    result = py::reinterpret_borrow<py::object>(out);
+  } else {
+    result = py::array(py::reinterpret_borrow<py::dtype>(e.real), {e.B, e.H});
+    output = reinterpret_cast<const ArrayStruct*>(result.ptr());
+  }
+  if (e.release) {
+    const py::gil_scoped_release release;
+    run(e, input->data, tokens, output->data);
+  } else {
+    run(e, input->data, tokens, output->data);
+  }
+  return result;
+}
+
+// ---- states -------------------------------------------------------------------------------------------------------------
+
+template <class T>
+py::tuple get_state_typed(StepRunner<T>& runner, const Engine& e) {
+  py::tuple parts(static_cast<std::size_t>(runner.states()));
+  for (int s = 0; s < runner.states(); ++s) {
+    py::array_t<T> part({e.L, e.B, e.H});
+    T* to = part.mutable_data();
+    for (Index l = 0; l < e.L; ++l) {
+      const T* from = runner.state(static_cast<std::size_t>(l), s);
+      const Index wide = runner.padded(static_cast<std::size_t>(l));
+      for (Index b = 0; b < e.B; ++b, to += e.H) std::copy_n(from + b * wide, e.H, to);
+    }
+    parts[static_cast<std::size_t>(s)] = part;
+  }
+  return parts;
+}
+
+template <class T>
+void set_state_typed(StepRunner<T>& runner, const Engine& e, const py::tuple& parts) {
+  require(parts.size() == static_cast<std::size_t>(runner.states()), "set_state: wrong number of states");
+  for (int s = 0; s < runner.states(); ++s) {
+    const auto part = py::cast<py::array>(parts[static_cast<std::size_t>(s)]);
+    require(is_native<T>(part) && part.ndim() == 3 && part.shape(0) == e.L && part.shape(1) == e.B && part.shape(2) == e.H &&
+                (part.flags() & py::array::c_style) && is_aligned<T>(part),
+            "set_state: wrong dtype, shape or layout");
+    const T* from = static_cast<const T*>(part.data());
+    for (Index l = 0; l < e.L; ++l) {
+      T* to = runner.state(static_cast<std::size_t>(l), s);
+      const Index wide = runner.padded(static_cast<std::size_t>(l));
+      for (Index b = 0; b < e.B; ++b, from += e.H) std::copy_n(from, e.H, to + b * wide);
+    }
+  }
+}
+
+template <class T>
+void reset_typed(StepRunner<T>& runner, const Engine& e, const bool* rows) {
+  for (int s = 0; s < runner.states(); ++s)
+    for (Index l = 0; l < e.L; ++l) {
+      T* state = runner.state(static_cast<std::size_t>(l), s);
+      const Index wide = runner.padded(static_cast<std::size_t>(l));
+      for (Index b = 0; b < e.B; ++b)
+        if (!rows || rows[b]) std::fill_n(state + b * wide, wide, T(0));
+    }
+}
+
+template <class T>
+std::unique_ptr<StepRunner<T>> make_runner(const py::list& list, Index B) {
+  std::vector<std::shared_ptr<const Weights<T>>> layers;
+  for (const py::handle& item : list) {
+    const auto base = py::cast<std::shared_ptr<WeightsBase>>(item);
+    require(base->is_double == (sizeof(T) == 8), "Stream: layers of different dtypes");
+    require(layers.empty() || (base->cell == layers.back()->cell && base->H == layers.back()->H && base->I == layers.back()->H),
+            "Stream: layers do not fit each other");
+    layers.push_back(std::static_pointer_cast<const Weights<T>>(base));
+  }
+  return std::make_unique<StepRunner<T>>(std::move(layers), B);
+}
+
+// ---- the type -----------------------------------------------------------------------------------------------------------
+
+// C entry points: no C++ exception may cross them.
+template <class Call>
+PyObject* guarded(Call call) {
+  try {
+    return py::object(call()).release().ptr();
+  } catch (py::error_already_set& error) {
+    error.restore();
+  } catch (const std::invalid_argument& error) {
+    PyErr_SetString(PyExc_ValueError, error.what());
+  } catch (const std::bad_alloc&) {
+    PyErr_NoMemory();
+  } catch (const std::exception& error) {
+    PyErr_SetString(PyExc_RuntimeError, error.what());
+  }
+  return nullptr;
+}
+
+PyObject* stream_new(PyTypeObject* type, PyObject*, PyObject*) {
+  auto* self = reinterpret_cast<StreamObject*>(type->tp_alloc(type, 0));
+  if (self) self->engine = nullptr;
+  return reinterpret_cast<PyObject*>(self);
+}
+
+int stream_init(PyObject* self, PyObject* arguments, PyObject* keywords) {
+  PyObject* weights;
+  Py_ssize_t batch_size;
+  static const char* names[] = {"weights", "batch_size", nullptr};
+  if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O!n", const_cast<char**>(names), &PyList_Type, &weights, &batch_size))
+    return -1;
+  PyObject* done = guarded([&] {
+    const auto list = py::reinterpret_borrow<py::list>(weights);
+    require(!list.empty() && batch_size >= 0, "Stream: no layers, or a negative batch size");
+    const auto first = py::cast<std::shared_ptr<WeightsBase>>(list[0]);
+    auto engine = std::make_unique<Engine>();
+    if (first->is_double) engine->f64 = make_runner<double>(list, batch_size);
+    else engine->f32 = make_runner<float>(list, batch_size);
+    engine->B = batch_size, engine->I = first->I, engine->H = first->H, engine->L = static_cast<Index>(list.size());
+    engine->release = (engine->f32 ? engine->f32->flops() : engine->f64->flops()) > kReleaseFlops;
+    engine->real = (first->is_double ? py::dtype::of<double>() : py::dtype::of<float>()).release().ptr();
+    engine->token = py::dtype::of<std::int64_t>().release().ptr();
+    delete std::exchange(reinterpret_cast<StreamObject*>(self)->engine, engine.release());
+    return py::none();
+  });
+  Py_XDECREF(done);
+  return done ? 0 : -1;
+}
+
+void stream_dealloc(PyObject* self) {
+  PyTypeObject* type = Py_TYPE(self);
+  Engine* engine = reinterpret_cast<StreamObject*>(self)->engine;
+  if (engine) {
+    Py_XDECREF(engine->real);
+    Py_XDECREF(engine->token);
+    delete engine;
+  }
+  type->tp_free(self);
+  Py_DECREF(type);
+}
+
+PyObject* stream_step(PyObject* self, PyObject* const* arguments, Py_ssize_t count, PyObject* keywords) {
+  const Py_ssize_t named = keywords ? PyTuple_GET_SIZE(keywords) : 0;
+  PyObject* given[2] = {count > 0 ? arguments[0] : nullptr, count > 1 ? arguments[1] : nullptr};
+  for (Py_ssize_t i = 0; i < named; ++i) {
+    PyObject* name = PyTuple_GET_ITEM(keywords, i);
+    const int slot = PyUnicode_CompareWithASCIIString(name, "out") == 0 ? 1 : PyUnicode_CompareWithASCIIString(name, "x") == 0 ? 0 : -1;
+    if (slot < 0 || given[slot]) {
+      PyErr_Format(PyExc_TypeError, "step() got an unexpected or repeated argument '%U'", name);
+      return nullptr;
+    }
+    given[slot] = arguments[count + i];
+  }
+  if (count > 2 || !given[0]) {
+    PyErr_Format(PyExc_TypeError, "step() takes x and out=None; %zd arguments were given", count + named);
+    return nullptr;
+  }
+  return guarded([&] { return step(self, given[0], given[1]); });
+}
+
+PyObject* stream_get_state(PyObject* self, PyObject*) {
+  return guarded([&]() -> py::object {
+    Engine& e = *engine_of(self);
+    const Turn turn(e);
+    return e.f32 ? get_state_typed(*e.f32, e) : get_state_typed(*e.f64, e);
+  });
+}
+
+PyObject* stream_set_state(PyObject* self, PyObject* state) {
+  return guarded([&] {
+    Engine& e = *engine_of(self);
+    const Turn turn(e);
+    const auto parts = py::cast<py::tuple>(state);
+    if (e.f32) set_state_typed(*e.f32, e, parts);
+    else set_state_typed(*e.f64, e, parts);
+    return py::none();
+  });
+}
+
+PyObject* stream_reset_rows(PyObject* self, PyObject* rows) {
+  return guarded([&] {
+    Engine& e = *engine_of(self);
+    const Turn turn(e);
+    const bool* which = vector<bool>(py::reinterpret_borrow<py::object>(rows), e.B, false, "reset_rows");
+    if (e.f32) reset_typed(*e.f32, e, which);
+    else reset_typed(*e.f64, e, which);
+    return py::none();
+  });
+}
+
+template <class F>
+PyCFunction as_method(F f) {
+  return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(f));
+}
+
+PyMethodDef stream_methods[] = {
+    {"step", as_method(stream_step), METH_FASTCALL | METH_KEYWORDS,
+     "step(x, out=None)\n--\n\nOne step: (B, I) floats or (B,) tokens in, (B, H) out."},
+    {"get_state", stream_get_state, METH_NOARGS, "get_state()\n--\n\nCopies of the states, each (L, B, H)."},
+    {"set_state", stream_set_state, METH_O, "set_state(state)\n--\n\nSet all states, each (L, B, H)."},
+    {"reset_rows", stream_reset_rows, METH_O, "reset_rows(rows)\n--\n\nZero the states of these rows; None: all."},
+    {nullptr, nullptr, 0, nullptr}};
+
+PyType_Slot stream_slots[] = {{Py_tp_new, reinterpret_cast<void*>(stream_new)},
+                              {Py_tp_init, reinterpret_cast<void*>(stream_init)},
+                              {Py_tp_dealloc, reinterpret_cast<void*>(stream_dealloc)},
+                              {Py_tp_methods, stream_methods},
+                              {0, nullptr}};
+
+PyType_Spec stream_spec = {"fusedrnn._core.Stream", sizeof(StreamObject), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+                           stream_slots};
+
+}  // namespace
+
+void add_stream(py::module_& module) {
+  PyObject* type = PyType_FromSpec(&stream_spec);
+  if (!type) throw py::error_already_set();
+  module.attr("Stream") = py::reinterpret_steal<py::object>(type);
+}
+
+}  // namespace fusedrnn::python

@@ -1,0 +1,105 @@
+"""Types of the compiled module. The module trusts its callers: every check with a message lives in `_validate.py`."""
+
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+def available_isas() -> list[str]: ...
+def current_isa() -> str: ...
+def set_isa(name: str) -> None: ...
+def get_num_threads() -> int: ...
+def set_num_threads(n: int) -> None: ...
+def build_info() -> dict[str, str]: ...
+def empty(shape: tuple[int, ...], dtype: Any) -> Array:
+    """An uninitialised C-contiguous array whose memory goes back to a pool when it is garbage."""
+
+def trim_pool() -> int:
+    """Give pooled memory back to the system; returns the bytes freed."""
+
+def apply(function: str, x: Array) -> Array:
+    """`exp`, `sigmoid` or `tanh` of the current ISA over a contiguous array; for accuracy tests."""
+
+@final
+class Schedule:
+    """Which rows of a batch are active at which step: rows sorted by falling length inside, the caller's order outside."""
+
+    def __init__(self, T: int, B: int, lengths: NDArray[np.int64] | None = None) -> None: ...
+    @property
+    def T(self) -> int: ...
+    @property
+    def B(self) -> int: ...
+    @property
+    def rows(self) -> int:
+        """Sum of the lengths."""
+
+@final
+class Weights:
+    """Packed weights of one layer in one direction, for the ISA that is current when they are packed."""
+
+    def __init__(
+        self,
+        cell: str,  # "rnn_tanh", "rnn_relu", "gru_after", "gru_before", "lstm"
+        W_ih: Array,  # (G*H, I), C-contiguous; gate order of torch
+        W_hh: Array,  # (G*H, H), C-contiguous
+        b_ih: Array | None,  # (G*H,)
+        b_hh: Array | None,
+        training: bool,  # pack what backward needs, too
+    ) -> None: ...
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def isa(self) -> str: ...
+    @property
+    def cell(self) -> str: ...
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+    @property
+    def input_size(self) -> int: ...
+    @property
+    def hidden_size(self) -> int: ...
+
+@final
+class Tape:
+    """What forward kept for backward. Owns all its memory; nothing of the caller's is referenced."""
+
+    @property
+    def nbytes(self) -> int: ...
+
+def forward(
+    weights: Weights,
+    x: Array,  # (T, B, I) of weights.dtype, native byte order, any strides; or tokens (T, B) int64 C-contiguous, in range
+    state: tuple[Array, ...],  # (h,) or (h, c), each (B, H), last axis contiguous
+    y: Array,  # out: (T, B, H), last axis contiguous; zeros past a row's end
+    state_n: tuple[Array, ...],  # out: as state
+    schedule: Schedule,
+    reverse: bool,  # run from each row's last valid step to its first
+    training: bool,  # needs Weights(training=True)
+) -> Tape | None: ...
+def backward(
+    tape: Tape,
+    dy: Array | None,  # (T, B, H), last axis contiguous
+    dstate_n: tuple[Array | None, ...],  # as state; None = zeros
+    dx: Array | None,  # out: (T, B, I), last axis contiguous; None: not wanted (always so for tokens); zeros past the end
+    accumulate: bool,  # add to dx instead of overwriting it
+    dstate: tuple[Array, ...],  # out: as state
+    dW_ih: Array,  # out: C-contiguous, as the weights
+    dW_hh: Array,
+    db_ih: Array | None,
+    db_hh: Array | None,
+) -> None: ...
+
+class Stream:
+    """One step at a time over stacked one-way layers; owns its state. Base of `fusedrnn.frozen.Stream`."""
+
+    def __init__(self, weights: list[Weights], batch_size: int) -> None: ...
+    def step(self, x: Array, out: Array | None = None) -> Array:
+        """(B, I) of the layer's dtype or (B,) integer tokens -> (B, H); fast path for exact, contiguous arrays."""
+
+    def get_state(self) -> tuple[Array, ...]:
+        """Copies: (L, B, H) for each state."""
+
+    def set_state(self, state: tuple[Array, ...]) -> None: ...
+    def reset_rows(self, rows: NDArray[np.bool_] | None) -> None: ...

@@ -1,0 +1,31 @@
+"""Fail if a kernel object could give other code ISA-specific instructions.
+
+Each ISA's kernels live in ``namespace fusedrnn::<isa>``. A weak symbol outside it (an inline function of the standard
+library, say) is one that the linker merges with everybody's: if it keeps the copy compiled with AVX-512, an older CPU
+crashes far away from any kernel. Run by every build: ``check_objects.py NM ISA=OBJECT...``.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+
+def leaks(nm: str, isa: str, path: str) -> list[str]:
+    """Weak or unique symbols of the object outside its own namespace, and strong ones beside its table."""
+    listing = subprocess.run([nm, path], check=True, capture_output=True, text=True).stdout
+    inside = f"8fusedrnn{len(isa)}{isa}"  # as Itanium C++ mangling spells fusedrnn::<isa>
+    found = []
+    for line in listing.splitlines():
+        *_, kind, name = line.split()
+        defined = kind not in "Uw"
+        if defined and kind in "WVuTDBRi" and inside not in name:
+            found.append(f"{isa}: {kind} {name}")
+    return found
+
+
+if __name__ == "__main__":
+    nm, *objects = sys.argv[1:]
+    problems = [leak for item in objects for leak in leaks(nm, *item.split("=", 1))]
+    if problems:
+        sys.exit("ISA-specific code in shared functions:\n" + "\n".join(problems))
