@@ -1,0 +1,42 @@
+"""The same recurrent layers in plain NumPy, written to be read beside the textbook and beside `csrc/`.
+
+Slow and simple on purpose; everything else in fusedrnn is tested against it. Start with `cells/lstm.py`, then
+`sequence.py`. The functions have the signatures of `fusedrnn.functional`, plus `dtype` (float64 by default).
+"""
+
+from fusedrnn.reference.activations import sigmoid
+from fusedrnn.reference.cells import CELLS, Cell
+from fusedrnn.reference.sequence import (
+    GRUGrads,
+    LSTMGrads,
+    RNNGrads,
+    SequenceGrads,
+    Tape,
+    backward,
+    forward,
+    gru_backward,
+    gru_forward,
+    lstm_backward,
+    lstm_forward,
+    rnn_backward,
+    rnn_forward,
+)
+
+__all__ = [
+    "CELLS",
+    "Cell",
+    "GRUGrads",
+    "LSTMGrads",
+    "RNNGrads",
+    "SequenceGrads",
+    "Tape",
+    "backward",
+    "forward",
+    "gru_backward",
+    "gru_forward",
+    "lstm_backward",
+    "lstm_forward",
+    "rnn_backward",
+    "rnn_forward",
+    "sigmoid",
+]

@@ -1,0 +1,105 @@
+"""What a cell is: the gate maths of one timestep, and a few numbers that tell the time loop all it needs to know.
+
+The twin of `csrc/cells/cell.h`. Shapes: B the rows of the batch that are active at a step, H hidden units. Every array
+a cell sees is (B, H). `a` (pre-activations: input part + recurrent part + biases), `s` (states before the step, s[0] is
+h), `s_new` (after it) and `save` are a few of these: a tuple, or the first axis of an array. Gradients are `d` + name.
+
+    cell         gates  states  saved  split  phases  note
+    rnn_tanh       1      1       0      0      1     backward needs s_new alone
+    rnn_relu       1      1       0      0      1     the same
+    gru_after      3      1       4      1      1     gate n needs its recurrent part apart: tanh(a_n + r * u)
+    gru_before     3      1       3      0      2     gate n's recurrent product is of r * h, not of h
+    lstm           4      2       4      0      1     tanh(c) is computed again, not saved
+
+Here the gates always stand in torch's order; the kernels may put them in another one (`order` in cell.h).
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, TypeAlias
+
+from numpy.typing import NDArray
+
+__all__ = ["Array", "Arrays", "Cell", "OnePhaseCell", "TwoPhaseCell"]
+
+Array: TypeAlias = NDArray[Any]
+Arrays: TypeAlias = Sequence[Array] | Array
+
+
+class _Traits(ABC):
+    """What the time loop asks of every cell.
+
+    Attributes
+    ----------
+    gates : int
+        Blocks of H rows in `W_ih` and `W_hh`.
+    states : int
+        1 (h) or 2 (h, c).
+    saved : int
+        Arrays that forward keeps for backward, besides the states.
+    split : int
+        1 if the last gate needs its recurrent part apart from its input part: `a` then has one row more at its end.
+    phases : int
+        2 if the recurrent product of the last gate is not of h but of something the other gates decide, else 1.
+    """
+
+    gates: ClassVar[int]
+    states: ClassVar[int]
+    saved: ClassVar[int]
+    split: ClassVar[int] = 0
+
+    @property
+    @abstractmethod
+    def first(self) -> int:
+        """Gates of the first phase."""
+
+
+class OnePhaseCell(_Traits):
+    """A cell whose recurrent products are all of h."""
+
+    phases: Literal[1] = 1
+
+    @property
+    def first(self) -> int:
+        """All gates."""
+        return self.gates
+
+    @abstractmethod
+    def forward(self, a: Arrays, s: Arrays) -> tuple[Arrays, Arrays]:
+        """Return s_new and save."""
+
+    @abstractmethod
+    def backward(self, save: Arrays, s: Arrays, s_new: Arrays, ds_new: Arrays) -> tuple[Arrays, Arrays]:
+        """Return da (gates + split) and ds, the part of the old states' gradient that needs no matrix product."""
+
+
+class TwoPhaseCell(_Traits):
+    """A cell whose last gate multiplies its rows of `W_hh` with an operand that the other gates decide."""
+
+    phases: Literal[2] = 2
+
+    @property
+    def first(self) -> int:
+        """All gates but the last."""
+        return self.gates - 1
+
+    @abstractmethod
+    def gate(self, a: Arrays, s: Arrays) -> tuple[Array, Arrays]:
+        """First phase: return the operand of the second product and the first gates."""
+
+    @abstractmethod
+    def forward(self, a: Arrays, s: Arrays, save: Arrays) -> tuple[Arrays, Arrays]:
+        """Second phase, `a` of the last gate, `save` of the first ones: return s_new and what else to save."""
+
+    @abstractmethod
+    def backward(self, save: Arrays, s: Arrays, ds_new: Arrays) -> tuple[Arrays, Arrays]:
+        """Return da of the last gate and a part of ds."""
+
+    @abstractmethod
+    def backward_gate(
+        self, save: Arrays, s: Arrays, ds_new: Arrays, doperand: Array, ds: Arrays
+    ) -> tuple[Arrays, Arrays]:
+        """Return da of the first gates and the whole of ds that needs no matrix product."""
+
+
+Cell: TypeAlias = OnePhaseCell | TwoPhaseCell

@@ -1,0 +1,701 @@
+"""One layer in one direction over whole sequences, forward and back in time. The twin of `csrc/kernels/sequence.h`.
+
+`forward` and `backward` know no gate: they do the matrix products, ask a cell for the rest, and read its traits. The
+six functions at the end (`rnn_forward`, ...) give them the names and the arguments of `fusedrnn.functional`.
+
+Time: `states[t]` is the state at the boundary between the steps t-1 and t. A forward layer goes from states[0] to
+states[T], a reverse one from states[T] to states[0]. At step t only the rows with lengths > t take part; the state of
+the others passes through. So a reverse layer starts each row at its last valid step, and padding is never read.
+
+Backpropagation through time: P. J. Werbos, Backpropagation through time: what it does and how to do it, Proceedings of
+the IEEE 78 (1990).
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+from fusedrnn.reference.cells import CELLS
+from fusedrnn.reference.cells.cell import Array, Cell
+
+__all__ = [
+    "GRUGrads",
+    "LSTMGrads",
+    "RNNGrads",
+    "SequenceGrads",
+    "Tape",
+    "backward",
+    "forward",
+    "gru_backward",
+    "gru_forward",
+    "lstm_backward",
+    "lstm_forward",
+    "rnn_backward",
+    "rnn_forward",
+]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Tape:
+    """What `forward` keeps for `backward`; owns copies of all it needs and may be used any number of times.
+
+    Attributes
+    ----------
+    cell_name : str
+    reverse : bool
+        Whether time runs backwards.
+    lengths : ndarray of int, shape (B,)
+    x : ndarray, shape (T, B, I), or int (T, B) for tokens
+        The input, zero in the padded part.
+    W_ih, W_hh : ndarray, shapes (G, H, I), (G, H, H)
+    has_b_ih, has_b_hh : bool
+    states : ndarray, shape (T+1, states, B, H)
+        The states at the boundaries of the steps: before step t it is states[t], or states[t+1] if `reverse`.
+    saved : ndarray, shape (T, saved, B, H)
+        What the cell saved.
+    operands : ndarray, shape (T, B, H)
+        What the last gate's recurrent product was taken of, in a cell of two phases.
+    """
+
+    cell_name: str
+    reverse: bool
+    lengths: Array
+    x: Array
+    W_ih: Array
+    W_hh: Array
+    has_b_ih: bool
+    has_b_hh: bool
+    states: Array
+    saved: Array
+    operands: Array
+
+    def __repr__(self) -> str:
+        """Name and sizes."""
+        T, B, H = len(self.saved), self.states.shape[2], self.states.shape[3]
+        return f"Tape({self.cell_name}, T={T}, B={B}, H={H}, dtype={self.states.dtype}, reverse={self.reverse})"
+
+
+class SequenceGrads(NamedTuple):
+    """Gradients for any cell: `dstate` has one array per state, the rest is as in `LSTMGrads`."""
+
+    dx: Array | None
+    dstate: tuple[Array, ...]
+    dW_ih: Array
+    dW_hh: Array
+    db_ih: Array | None
+    db_hh: Array | None
+
+
+class RNNGrads(NamedTuple):
+    """Gradients of an RNN layer, shaped as what they belong to; None for what was not there or not wanted."""
+
+    dx: Array | None
+    dh_0: Array
+    dW_ih: Array
+    dW_hh: Array
+    db_ih: Array | None
+    db_hh: Array | None
+
+
+class GRUGrads(NamedTuple):
+    """Gradients of a GRU layer, shaped as what they belong to; None for what was not there or not wanted."""
+
+    dx: Array | None
+    dh_0: Array
+    dW_ih: Array
+    dW_hh: Array
+    db_ih: Array | None
+    db_hh: Array | None
+
+
+class LSTMGrads(NamedTuple):
+    """Gradients of an LSTM layer, shaped as what they belong to; None for what was not there or not wanted."""
+
+    dx: Array | None
+    dh_0: Array
+    dc_0: Array
+    dW_ih: Array
+    dW_hh: Array
+    db_ih: Array | None
+    db_hh: Array | None
+
+
+# ---- any cell
+
+
+def forward(
+    cell_name: str,
+    x: ArrayLike,
+    state: tuple[ArrayLike | None, ...],
+    W_ih: ArrayLike,
+    W_hh: ArrayLike,
+    b_ih: ArrayLike | None = None,
+    b_hh: ArrayLike | None = None,
+    *,
+    lengths: ArrayLike | None = None,
+    reverse: bool = False,
+    dtype: DTypeLike = np.float64,
+) -> tuple[Array, tuple[Array, ...], Tape]:
+    """Run any cell over whole sequences.
+
+    Parameters
+    ----------
+    cell_name : str
+        A key of `CELLS`. G below is its number of gates.
+    x : array_like of float, shape (T, B, I), or of int, shape (T, B)
+        The input. Integers are tokens: x[t, b] = k stands for row k of the I x I identity matrix. Past a row's length
+        nothing is read.
+    state : tuple of (array_like, shape (B, H), or None)
+        Initial state, (h,) or (h, c); None is zeros.
+    W_ih, W_hh : array_like, shapes (G*H, I) and (G*H, H)
+    b_ih, b_hh : array_like, shape (G*H,), or None
+    lengths : array_like of int, shape (B,), optional
+        Valid steps of each row, 0 to T, in any order. None: all T.
+    reverse : bool
+        Run each row from its last valid step to its first. y keeps x's time axis.
+    dtype : dtype
+        Every operation is done in this floating type.
+
+    Returns
+    -------
+    y : ndarray, shape (T, B, H)
+        h after each step, zero past a row's length.
+    state_n : tuple of ndarray, shape (B, H)
+        The state after each row's last step (in running order).
+    tape : Tape
+        For `backward`.
+
+    Raises
+    ------
+    ValueError
+        The cell's name, a shape or a length is wrong.
+    TypeError
+        x is neither of floats nor of integers, `lengths` not of integers, or `dtype` not a floating type.
+    IndexError
+        A token is outside [0, I).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fusedrnn import reference
+    >>> y, (h_n,), tape = reference.forward("rnn_relu", np.ones((2, 1, 1)), (None,), [[1.0]], [[2.0]])
+    >>> y.ravel().tolist()
+    [1.0, 3.0]
+    """
+    cell = _cell(cell_name)
+    has_b_ih, has_b_hh = b_ih is not None, b_hh is not None
+    x, W_ih, W_hh, b_ih, b_hh, lengths = _checked(cell_name, x, W_ih, W_hh, b_ih, b_hh, lengths, np.dtype(dtype))
+    T, B = x.shape[:2]
+    G, H, I = W_ih.shape
+    first, slot = cell.first, _recurrent_slots(cell)
+
+    states = np.zeros((T + 1, cell.states, B, H), dtype)
+    for k, name in zip(range(cell.states), ("h_0", "c_0"), strict=False):
+        states[T if reverse else 0, k] = _array(cell_name, name, state[k], "(B, H)", (B, H), dtype)
+    y = np.zeros((T, B, H), dtype)
+    saved = np.zeros((T, cell.saved, B, H), dtype)
+    operands = np.zeros((T, B, H), dtype)
+    inputs = np.zeros_like(x, dtype=x.dtype if x.ndim == 2 else dtype)
+
+    for t in reversed(range(T)) if reverse else range(T):
+        rows = np.flatnonzero(lengths > t)
+        before, after = (t + 1, t) if reverse else (t, t + 1)
+        states[after] = states[before]
+        s = states[before][:, rows]
+        inputs[t, rows] = x[t, rows]
+        _check_tokens(cell_name, inputs[t], I, t)
+
+        a = np.zeros((G + cell.split, len(rows), H), dtype)
+        a[:G] = _input_product(inputs[t, rows], W_ih) + b_ih
+        a[slot[:first]] += _product(s[0], W_hh[:first]) + b_hh[:first]
+        if cell.phases == 1:
+            s_new, save = cell.forward(a, s)
+        else:
+            operand, save = cell.gate(a[:first], s)
+            a[first:] += _product(operand, W_hh[first:]) + b_hh[first:]
+            s_new, save_last = cell.forward(a[first:], s, save)
+            save = (*save, *save_last)
+            operands[t, rows] = operand
+
+        y[t, rows] = s_new[0]
+        for k in range(cell.states):
+            states[after, k, rows] = s_new[k]
+        for k in range(cell.saved):
+            saved[t, k, rows] = save[k]
+
+    state_n = tuple(states[0 if reverse else T].copy())
+    tape = Tape(cell_name, reverse, lengths, inputs, W_ih, W_hh, has_b_ih, has_b_hh, states, saved, operands)
+    return y, state_n, tape
+
+
+def backward(
+    tape: Tape,
+    dy: ArrayLike | None,
+    dstate_n: tuple[ArrayLike | None, ...],
+    *,
+    need_dx: bool = True,
+) -> SequenceGrads:
+    """Take the gradients of `forward`'s results back to its arguments.
+
+    Parameters
+    ----------
+    tape : Tape
+        From `forward`.
+    dy : array_like, shape (T, B, H), or None
+        Gradient of y; None is zeros. Past a row's length nothing is read.
+    dstate_n : tuple of (array_like, shape (B, H), or None)
+        Gradient of state_n; None is zeros.
+    need_dx : bool
+        Whether dx is wanted. It is None otherwise, and for tokens.
+
+    Returns
+    -------
+    SequenceGrads
+        dx is zero past a row's length.
+
+    Raises
+    ------
+    ValueError
+        A shape is wrong, or every gradient is None.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fusedrnn import reference
+    >>> y, (h_n,), tape = reference.forward("rnn_relu", np.ones((2, 1, 1)), (None,), [[1.0]], [[2.0]])
+    >>> reference.backward(tape, np.ones((2, 1, 1)), (None,)).dx.ravel().tolist()
+    [3.0, 1.0]
+    """
+    cell, W_ih, W_hh, x = CELLS[tape.cell_name], tape.W_ih, tape.W_hh, tape.x
+    T, B = x.shape[:2]
+    G, H, I = W_ih.shape
+    dtype = W_ih.dtype
+    first, slot = cell.first, _recurrent_slots(cell)
+
+    if dy is None and all(ds is None for ds in dstate_n):
+        raise ValueError(f"{tape.cell_name}: every gradient of the results is None; give dy or a gradient of a state")
+    dy = None if dy is None else np.asarray(dy)
+    if dy is not None and dy.shape != (T, B, H):
+        raise ValueError(f"{tape.cell_name}: dy has shape {dy.shape}; expected (T, B, H) = {(T, B, H)}")
+    ds = np.zeros((cell.states, B, H), dtype)
+    for k, name in zip(range(cell.states), ("dh_n", "dc_n"), strict=False):
+        ds[k] = _array(tape.cell_name, name, dstate_n[k], "(B, H)", (B, H), dtype)
+    dx = np.zeros((T, B, I), dtype) if need_dx and x.ndim == 3 else None
+    dW_ih, db_ih = np.zeros_like(W_ih), np.zeros((G, H), dtype)
+    dW_hh, db_hh = np.zeros_like(W_hh), np.zeros((G, H), dtype)
+
+    for t in range(T) if tape.reverse else reversed(range(T)):
+        rows = np.flatnonzero(tape.lengths > t)
+        before, after = (t + 1, t) if tape.reverse else (t, t + 1)
+        s, s_new, save = tape.states[before][:, rows], tape.states[after][:, rows], tape.saved[t][:, rows]
+        ds_new = ds[:, rows]
+        if dy is not None:
+            ds_new[0] += dy[t, rows]
+
+        da = np.zeros((G + cell.split, len(rows), H), dtype)
+        if cell.phases == 1:
+            da[:], ds_old = cell.backward(save, s, s_new, ds_new)
+        else:
+            da[first:], ds_old = cell.backward(save, s, ds_new)
+            doperand = _product_back(da[first:], W_hh[first:])
+            da[:first], ds_old = cell.backward_gate(save, s, ds_new, doperand, ds_old)
+        da_x, da_h = da[:G], da[slot]
+        for k in range(cell.states):
+            ds[k, rows] = ds_old[k]
+        ds[0, rows] += _product_back(da_h[:first], W_hh[:first])
+        if dx is not None:
+            dx[t, rows] = _product_back(da_x, W_ih)
+
+        _add_input_outer(dW_ih, da_x, x[t, rows])
+        dW_hh[:first] += _outer(da_h[:first], s[0])
+        dW_hh[first:] += _outer(da_h[first:], tape.operands[t, rows])
+        db_ih += da_x.sum(axis=1)
+        db_hh += da_h.sum(axis=1)
+
+    return SequenceGrads(
+        dx,
+        tuple(ds),
+        dW_ih.reshape(G * H, I),
+        dW_hh.reshape(G * H, H),
+        db_ih.reshape(G * H) if tape.has_b_ih else None,
+        db_hh.reshape(G * H) if tape.has_b_hh else None,
+    )
+
+
+# ---- the matrix products of one step; weights (G, H, K), rows of the batch v (B, K), pre-activations a (G, B, H)
+
+
+def _product(v: Array, W: Array) -> Array:
+    """One (B, H) block for each gate: a[g] = v W[g]^T."""
+    a: Array = v @ W.swapaxes(1, 2)
+    return a
+
+
+def _product_back(da: Array, W: Array) -> Array:
+    """dv = sum over g of da[g] W[g]."""
+    dv: Array = (da @ W).sum(axis=0)
+    return dv
+
+
+def _outer(da: Array, v: Array) -> Array:
+    """dW[g] = da[g]^T v, summed over the batch."""
+    dW: Array = da.swapaxes(1, 2) @ v
+    return dW
+
+
+def _input_product(x: Array, W: Array) -> Array:
+    """`_product`; a token picks a column."""
+    return W.swapaxes(1, 2)[:, x] if x.ndim == 1 else _product(x, W)
+
+
+def _add_input_outer(dW: Array, da: Array, x: Array) -> None:
+    """dW += `_outer`; a token adds to its column, and may occur more than once."""
+    if x.ndim == 1:
+        np.add.at(dW.transpose(2, 0, 1), x, da.swapaxes(0, 1))
+    else:
+        dW += _outer(da, x)
+
+
+def _recurrent_slots(cell: Cell) -> Array:
+    """Where in `a` each gate's recurrent part goes: to the input part, or (the last `split` gates) behind the gates."""
+    slot = np.arange(cell.gates)
+    slot[cell.gates - cell.split :] += cell.split
+    return slot
+
+
+# ---- checks
+
+
+def _cell(name: str) -> Cell:
+    if name not in CELLS:
+        raise ValueError(f"cell is {name!r}; expected one of {', '.join(CELLS)}")
+    return CELLS[name]
+
+
+def _array(
+    layer: str, name: str, value: ArrayLike | None, letters: str, shape: tuple[int, ...], dtype: DTypeLike
+) -> Array:
+    """A copy of `value` in `dtype`, or zeros for None."""
+    if value is None:
+        return np.zeros(shape, dtype)
+    array = np.array(value, dtype)
+    if array.shape != shape:
+        raise ValueError(f"{layer}: {name} has shape {array.shape}; expected {letters} = {shape}")
+    return array
+
+
+def _checked(
+    layer: str,
+    x: ArrayLike,
+    W_ih: ArrayLike,
+    W_hh: ArrayLike,
+    b_ih: ArrayLike | None,
+    b_hh: ArrayLike | None,
+    lengths: ArrayLike | None,
+    dtype: np.dtype[Any],
+) -> tuple[Array, Array, Array, Array, Array, Array]:
+    """The arguments as arrays: x as it is, weights (G, H, I) and (G, H, H), biases (G, 1, H), lengths (B,)."""
+    G = CELLS[layer].gates
+    if dtype.kind != "f":
+        raise TypeError(f"{layer}: dtype is {dtype}; expected a floating type")
+    x, W_ih, W_hh = np.asarray(x), np.array(W_ih, dtype), np.array(W_hh, dtype)
+    if W_hh.ndim != 2 or W_hh.shape[0] != G * W_hh.shape[1] or W_hh.size == 0:
+        raise ValueError(f"{layer}: W_hh has shape {W_hh.shape}; expected ({G}*H, H) with H >= 1")
+    H = W_hh.shape[1]
+    if W_ih.ndim != 2 or W_ih.shape[0] != G * H or W_ih.size == 0:
+        raise ValueError(f"{layer}: W_ih has shape {W_ih.shape}; expected ({G}*H, I) = ({G * H}, I) with I >= 1")
+    I = W_ih.shape[1]
+    if x.dtype.kind not in "fiu":
+        raise TypeError(f"{layer}: x is of {x.dtype}; expected floats (T, B, I) or integer tokens (T, B)")
+    if x.dtype.kind == "f" and (x.ndim != 3 or x.shape[2] != I):
+        raise ValueError(f"{layer}: x has shape {x.shape}; expected (T, B, I) with I = {I}")
+    if x.dtype.kind in "iu" and x.ndim == 3:
+        raise TypeError(f"{layer}: x is of {x.dtype}, hence tokens (T, B), but has 3 axes; cast it to a float type")
+    if x.dtype.kind in "iu" and x.ndim != 2:
+        raise ValueError(f"{layer}: x has shape {x.shape}; expected (T, B), since integers are tokens")
+    T, B = x.shape[:2]
+    b_ih = _array(layer, "b_ih", b_ih, f"({G}*H,)", (G * H,), dtype).reshape(G, 1, H)
+    b_hh = _array(layer, "b_hh", b_hh, f"({G}*H,)", (G * H,), dtype).reshape(G, 1, H)
+    lengths = np.full(B, T) if lengths is None else np.array(lengths)
+    if lengths.shape != (B,):
+        raise ValueError(f"{layer}: lengths has shape {lengths.shape}; expected (B,) = {(B,)}")
+    if lengths.dtype.kind not in "iu" and B > 0:
+        raise TypeError(f"{layer}: lengths is of {lengths.dtype}; expected integers")
+    if ((lengths < 0) | (lengths > T)).any():
+        raise ValueError(f"{layer}: lengths is {lengths.tolist()}; expected values from 0 to T = {T}")
+    return x, W_ih.reshape(G, H, I), W_hh.reshape(G, H, H), b_ih, b_hh, lengths
+
+
+def _check_tokens(layer: str, x: Array, I: int, t: int) -> None:
+    if x.ndim == 1 and x.size and not 0 <= x.min() <= x.max() < I:
+        raise IndexError(f"{layer}: tokens at step {t} are from {x.min()} to {x.max()}; expected 0 to I-1 = {I - 1}")
+
+
+# ---- the functions of the functional API
+
+
+def rnn_forward(
+    x: ArrayLike,
+    h_0: ArrayLike | None,
+    W_ih: ArrayLike,
+    W_hh: ArrayLike,
+    b_ih: ArrayLike | None = None,
+    b_hh: ArrayLike | None = None,
+    *,
+    nonlinearity: str = "tanh",
+    lengths: ArrayLike | None = None,
+    reverse: bool = False,
+    dtype: DTypeLike = np.float64,
+) -> tuple[Array, Array, Tape]:
+    """Run a simple recurrent layer (Elman 1990) over whole sequences: h' = tanh(W_ih x + b_ih + W_hh h + b_hh).
+
+    Parameters
+    ----------
+    x, W_ih, W_hh, b_ih, b_hh, lengths, reverse, dtype
+        See `forward`; G = 1.
+    h_0 : array_like, shape (B, H), or None
+        Initial state; None is zeros.
+    nonlinearity : str
+        "tanh" or "relu".
+
+    Returns
+    -------
+    y : ndarray, shape (T, B, H)
+    h_n : ndarray, shape (B, H)
+    tape : Tape
+        For `rnn_backward`.
+
+    Raises
+    ------
+    ValueError, TypeError, IndexError
+        See `forward`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fusedrnn import reference
+    >>> y, h_n, tape = reference.rnn_forward(np.ones((3, 2, 4)), None, np.zeros((5, 4)), np.zeros((5, 5)))
+    >>> y.shape, h_n.shape
+    ((3, 2, 5), (2, 5))
+    """
+    if nonlinearity not in ("tanh", "relu"):
+        raise ValueError(f"rnn: nonlinearity is {nonlinearity!r}; expected 'tanh' or 'relu'")
+    y, (h_n,), tape = forward(
+        f"rnn_{nonlinearity}", x, (h_0,), W_ih, W_hh, b_ih, b_hh, lengths=lengths, reverse=reverse, dtype=dtype
+    )
+    return y, h_n, tape
+
+
+def rnn_backward(
+    tape: Tape, dy: ArrayLike | None = None, dh_n: ArrayLike | None = None, *, need_dx: bool = True
+) -> RNNGrads:
+    """Gradients of `rnn_forward`.
+
+    Parameters
+    ----------
+    tape, dy, need_dx
+        See `backward`.
+    dh_n : array_like, shape (B, H), or None
+        Gradient of h_n; None is zeros.
+
+    Returns
+    -------
+    RNNGrads
+        dx (T, B, I) or None, dh_0 (B, H), dW_ih (H, I), dW_hh (H, H), db_ih and db_hh (H,) or None.
+
+    Raises
+    ------
+    ValueError
+        The tape is of another cell, a shape is wrong, or dy and dh_n are both None.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fusedrnn import reference
+    >>> y, h_n, tape = reference.rnn_forward(np.ones((3, 2, 4)), None, np.ones((5, 4)), np.ones((5, 5)))
+    >>> reference.rnn_backward(tape, dh_n=np.ones((2, 5))).dW_ih.shape
+    (5, 4)
+    """
+    _check_tape(tape, "rnn")
+    dx, (dh_0,), dW_ih, dW_hh, db_ih, db_hh = backward(tape, dy, (dh_n,), need_dx=need_dx)
+    return RNNGrads(dx, dh_0, dW_ih, dW_hh, db_ih, db_hh)
+
+
+def gru_forward(
+    x: ArrayLike,
+    h_0: ArrayLike | None,
+    W_ih: ArrayLike,
+    W_hh: ArrayLike,
+    b_ih: ArrayLike | None = None,
+    b_hh: ArrayLike | None = None,
+    *,
+    reset_after: bool = True,
+    lengths: ArrayLike | None = None,
+    reverse: bool = False,
+    dtype: DTypeLike = np.float64,
+) -> tuple[Array, Array, Tape]:
+    """Run a GRU layer over whole sequences; equations and sources are in `cells/gru.py`.
+
+    Parameters
+    ----------
+    x, W_ih, W_hh, b_ih, b_hh, lengths, reverse, dtype
+        See `forward`; G = 3, gates in the order r, z, n.
+    h_0 : array_like, shape (B, H), or None
+        Initial state; None is zeros.
+    reset_after : bool
+        True: the reset gate acts on the recurrent product (cuDNN, torch). False: on the state before it (Cho 2014).
+
+    Returns
+    -------
+    y : ndarray, shape (T, B, H)
+    h_n : ndarray, shape (B, H)
+    tape : Tape
+        For `gru_backward`.
+
+    Raises
+    ------
+    ValueError, TypeError, IndexError
+        See `forward`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fusedrnn import reference
+    >>> y, h_n, tape = reference.gru_forward(np.ones((3, 2, 4)), None, np.zeros((15, 4)), np.zeros((15, 5)))
+    >>> y.shape, h_n.shape
+    ((3, 2, 5), (2, 5))
+    """
+    name = "gru_after" if reset_after else "gru_before"
+    y, (h_n,), tape = forward(name, x, (h_0,), W_ih, W_hh, b_ih, b_hh, lengths=lengths, reverse=reverse, dtype=dtype)
+    return y, h_n, tape
+
+
+def gru_backward(
+    tape: Tape, dy: ArrayLike | None = None, dh_n: ArrayLike | None = None, *, need_dx: bool = True
+) -> GRUGrads:
+    """Gradients of `gru_forward`.
+
+    Parameters
+    ----------
+    tape, dy, need_dx
+        See `backward`.
+    dh_n : array_like, shape (B, H), or None
+        Gradient of h_n; None is zeros.
+
+    Returns
+    -------
+    GRUGrads
+        dx (T, B, I) or None, dh_0 (B, H), dW_ih (3*H, I), dW_hh (3*H, H), db_ih and db_hh (3*H,) or None. With
+        `reset_after` the n part of db_hh is not that of db_ih: the former is summed over r * da_n.
+
+    Raises
+    ------
+    ValueError
+        The tape is of another cell, a shape is wrong, or dy and dh_n are both None.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fusedrnn import reference
+    >>> y, h_n, tape = reference.gru_forward(np.ones((3, 2, 4)), None, np.ones((15, 4)), np.ones((15, 5)))
+    >>> reference.gru_backward(tape, dh_n=np.ones((2, 5))).dW_ih.shape
+    (15, 4)
+    """
+    _check_tape(tape, "gru")
+    dx, (dh_0,), dW_ih, dW_hh, db_ih, db_hh = backward(tape, dy, (dh_n,), need_dx=need_dx)
+    return GRUGrads(dx, dh_0, dW_ih, dW_hh, db_ih, db_hh)
+
+
+def lstm_forward(
+    x: ArrayLike,
+    h_0: ArrayLike | None,
+    c_0: ArrayLike | None,
+    W_ih: ArrayLike,
+    W_hh: ArrayLike,
+    b_ih: ArrayLike | None = None,
+    b_hh: ArrayLike | None = None,
+    *,
+    lengths: ArrayLike | None = None,
+    reverse: bool = False,
+    dtype: DTypeLike = np.float64,
+) -> tuple[Array, Array, Array, Tape]:
+    """Run an LSTM layer over whole sequences; equations and sources are in `cells/lstm.py`.
+
+    Parameters
+    ----------
+    x, W_ih, W_hh, b_ih, b_hh, lengths, reverse, dtype
+        See `forward`; G = 4, gates in the order i, f, g, o.
+    h_0, c_0 : array_like, shape (B, H), or None
+        Initial states; None is zeros.
+
+    Returns
+    -------
+    y : ndarray, shape (T, B, H)
+    h_n, c_n : ndarray, shape (B, H)
+    tape : Tape
+        For `lstm_backward`.
+
+    Raises
+    ------
+    ValueError, TypeError, IndexError
+        See `forward`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fusedrnn import reference
+    >>> y, h_n, c_n, tape = reference.lstm_forward(np.ones((3, 2, 4)), None, None, np.zeros((20, 4)), np.zeros((20, 5)))
+    >>> y.shape, c_n.shape
+    ((3, 2, 5), (2, 5))
+    """
+    y, (h_n, c_n), tape = forward(
+        "lstm", x, (h_0, c_0), W_ih, W_hh, b_ih, b_hh, lengths=lengths, reverse=reverse, dtype=dtype
+    )
+    return y, h_n, c_n, tape
+
+
+def lstm_backward(
+    tape: Tape,
+    dy: ArrayLike | None = None,
+    dh_n: ArrayLike | None = None,
+    dc_n: ArrayLike | None = None,
+    *,
+    need_dx: bool = True,
+) -> LSTMGrads:
+    """Gradients of `lstm_forward`.
+
+    Parameters
+    ----------
+    tape, dy, need_dx
+        See `backward`.
+    dh_n, dc_n : array_like, shape (B, H), or None
+        Gradients of h_n and c_n; None is zeros.
+
+    Returns
+    -------
+    LSTMGrads
+        dx (T, B, I) or None, dh_0 and dc_0 (B, H), dW_ih (4*H, I), dW_hh (4*H, H), db_ih and db_hh (4*H,) or None.
+
+    Raises
+    ------
+    ValueError
+        The tape is of another cell, a shape is wrong, or dy, dh_n and dc_n are all None.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fusedrnn import reference
+    >>> y, h_n, c_n, tape = reference.lstm_forward(np.ones((3, 2, 4)), None, None, np.ones((20, 4)), np.ones((20, 5)))
+    >>> reference.lstm_backward(tape, dc_n=np.ones((2, 5))).dW_ih.shape
+    (20, 4)
+    """
+    _check_tape(tape, "lstm")
+    dx, (dh_0, dc_0), dW_ih, dW_hh, db_ih, db_hh = backward(tape, dy, (dh_n, dc_n), need_dx=need_dx)
+    return LSTMGrads(dx, dh_0, dc_0, dW_ih, dW_hh, db_ih, db_hh)
+
+
+def _check_tape(tape: Tape, layer: str) -> None:
+    if tape.cell_name.split("_")[0] != layer:
+        raise ValueError(f"{layer}_backward: the tape is of {tape.cell_name}; expected one of {layer}_forward")
