@@ -133,7 +133,7 @@ struct Backward {
   T* dgates;               // chunk_rows gate rows
   T* dstates[kMaxStates];  // (B, Hp), sorted rows; in: gradient of the final states, out: of the initial ones
   T* doperand;             // two phases: (B, Hp)
-  const T** row_pointers;  // (threads, 2, chunk_rows)
+  T* inputs;               // the chunk's x, h and second operand, packed for the weight gradients: (I + H [+ H], chunk_rows)
   T *dW_x, *dW_h, *db;     // sums in panel layout, and their final place:
   T *dW_ih, *dW_hh, *db_ih, *db_hh;
 };

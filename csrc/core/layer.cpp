@@ -273,7 +273,7 @@ void run_backward(const Tape<T>& tape, const BackwardArrays<T>& arrays, Interrup
   std::size_t dstates[kMaxStates] = {};
   for (int s = 0; s < kernel.states; ++s) dstates[s] = arena.add(product(size(B), size(wide)), sizeof(T));
   const std::size_t doperand = kernel.phases == 2 ? arena.add(product(size(B), size(wide)), sizeof(T)) : 0;
-  const std::size_t pointers = arena.add(product(size(2 * shape.size), size(f.chunk_rows)), sizeof(T*));
+  const std::size_t inputs = arena.add(product(size(I + kernel.phases * H), size(f.chunk_rows)), sizeof(T));
   const std::size_t dW_x = arena.add(product(gates, size(I)), sizeof(T)), dW_h = arena.add(product(gates, size(H)), sizeof(T));
   const std::size_t db = arena.add(columns, sizeof(T));
   const Buffer memory = arena.allocate();
@@ -284,7 +284,7 @@ void run_backward(const Tape<T>& tape, const BackwardArrays<T>& arrays, Interrup
     copy_rows(f.dstates[s], wide, arrays.dstate_n[s], arrays.dstate_n_stride[s], B, H, rows, true);
   }
   if (kernel.phases == 2) f.doperand = place(doperand);
-  f.row_pointers = reinterpret_cast<const T**>(memory.as<char>() + pointers);
+  f.inputs = place(inputs);
   f.dW_x = place(dW_x), f.dW_h = place(dW_h), f.db = place(db);
   if (N == 0) std::memset(f.dW_x, 0, arena.size() - dW_x);  // nothing will be summed
 

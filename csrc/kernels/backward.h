@@ -14,6 +14,8 @@
 
 namespace fusedrnn::FUSEDRNN_ISA {
 
+inline constexpr Index kInputBlockBytes = 512 << 10;   // of packed inputs, to stay in L2 beside a panel of gradients
+inline constexpr Index kGradientBlockBytes = 768 << 10;  // of gate gradients, the same beside a panel of weights
 inline constexpr Index kBackwardK = 256;  // gate columns of dh taken at once: a 64 KiB piece of a panel stays in L2
 
 template <class T>
@@ -43,7 +45,8 @@ class BackwardPass {
         if (!step(t)) return;
       if (!barrier(m)) return;
       const bool add = end < rows.T;
-      point_at_rows(begin, end);
+      pack_inputs(begin, end);
+      if (!barrier(m)) return;
       weight_gradients<0>(add);
       if constexpr (Cell::phases == 2) weight_gradients<1>(add);
       if (f.dx.data) input_gradients(begin);
@@ -238,63 +241,81 @@ class BackwardPass {
 
   // ---- sums over the chunk ----------------------------------------------------------------------------------------
 
-  // Row pointers of the chunk's x and h (or second operand) for the weight gradients.
-  void point_at_rows(Index begin, Index end) {
-    const T** x = f.row_pointers + m.rank * 2 * f.chunk_rows;
-    const T** h = x + f.chunk_rows;
-    Index i = 0;
-    for (Index t = begin; t < end; ++t)
-      for (Index b = 0; b < rows.active(t); ++b, ++i) {
-        x[i] = f.tokens ? nullptr : f.x + (rows.offset(t) + b) * I;
-        h[i] = f.states[0] + (old_row(t) + b) * padded;
-      }
+  // Inputs of the weight gradients, packed once for all panels of gates: [tile of inputs][row][input of the tile]. Taken
+  // where they lie, each row would be a cache line and a page of its own: the products then wait for memory.
+  static constexpr Index kInputTile = tile_rows(First::gates * First::most < kMaxVectors ? First::gates * First::most : kMaxVectors);
+
+  T* packed_x() const { return f.inputs; }
+  T* packed_h(int phase) const { return f.inputs + (I + phase * H) * f.chunk_rows; }
+
+  void pack_inputs(Index begin, Index end) {
+    if (!f.tokens)
+      pack_tiles(I, packed_x(), begin, end, [&](Index t) { return f.x + rows.offset(t) * I; }, I);
+    pack_tiles(H, packed_h(0), begin, end, [&](Index t) { return f.states[0] + old_row(t) * padded; }, padded);
+    if constexpr (Cell::phases == 2)
+      pack_tiles(H, packed_h(1), begin, end, [&](Index t) { return f.operand + rows.offset(t) * padded; }, padded);
   }
 
-  // Each thread takes its share of (panel, input) pairs; a panel of gate gradients stays in L2 while it is used.
+  // Each thread packs its share of the rows; first_row(t) is the first of the chunk's rows at step t.
+  template <class FirstRow>
+  void pack_tiles(Index K, T* packed, Index begin, Index end, FirstRow first_row, Index stride) const {
+    const TileRows tiles({0, K}, kInputTile);
+    const Range share = part_of(chunk_count, m.rank, m.team->size);
+    for (Index t = begin; t < end; ++t) {
+      const Index at = rows.offset(t) - chunk_from, count = rows.active(t);
+      const Index from = share.begin > at ? share.begin - at : 0, to = share.end < at + count ? share.end - at : count;
+      const T* row = first_row(t) + from * stride;
+      for (Index b = from; b < to; ++b, row += stride)
+        for (Index i = 0; i < tiles.tiles; ++i) {
+          const Range r = tiles.tile(i);
+          T* out = packed + r.begin * f.chunk_rows + (at + b) * (r.end - r.begin);
+          for (Index k = r.begin; k < r.end; ++k) *out++ = row[k];
+        }
+    }
+  }
+
+  // Each thread takes its share of (panel, input) pairs. A block of packed inputs stays in L2 while the panels of gate
+  // gradients pass by.
   template <int P>
   void weight_gradients(bool add) {
     using ThisPhase = Phase<T, Cell, P>;
     const ThisPhase& ph = phase<P>();
-    const T* const* x = f.row_pointers + m.rank * 2 * f.chunk_rows;
-    const T* const* h = x + f.chunk_rows;
-    const Index inputs = f.tokens ? 1 : I, each = inputs + H;
-    const Range share = part_of(ph.panels.count * each, m.rank, m.team->size);
-    for (Index p = share.begin / each; p < ph.panels.count && p * each < share.end; ++p) {
-      const Index from = share.begin > p * each ? share.begin - p * each : 0;
-      const Index to = share.end < (p + 1) * each ? share.end - p * each : each;
+    const Range panels = part_of(ph.panels.count, m.rank, m.team->size);
+    for (Index p = panels.begin; p < panels.end; ++p) {
       const T* da = dgate_row(ph, p, chunk_from);
-      T* dW_x = f.dW_x + ph.weight_offset(p, I);
-      T* dW_h = f.dW_h + ph.weight_offset(p, H);
-      if (from == 0) {
-        sum_columns(ph, p, da, add);
-        if (f.tokens) scatter(ph, p, da, dW_x, add);
-      }
-      if (!f.tokens && from < inputs) outer_products(ph, p, x, {from, to < inputs ? to : inputs}, da, dW_x, add);
-      const Index h_from = from > inputs ? from - inputs : 0;
-      if (to > inputs) {
-        const T* recurrent = da + ThisPhase::split * ph.panels.width(p) * W;
-        if constexpr (P == 1) {
-          const T** operand = f.row_pointers + m.rank * 2 * f.chunk_rows + f.chunk_rows;
-          for (Index i = 0; i < chunk_count; ++i) operand[i] = f.operand + (chunk_from + i) * padded;
-        }
-        outer_products(ph, p, h, {h_from, to - inputs}, recurrent, dW_h, add);
-      }
-      if (stopped(m)) return;
+      sum_columns(ph, p, da, add);
+      if (f.tokens) scatter(ph, p, da, f.dW_x + ph.weight_offset(p, I), add);
     }
+    if (!f.tokens) outer_products(ph, packed_x(), I, 0, f.dW_x, add);
+    outer_products(ph, packed_h(P), H, ThisPhase::split, f.dW_h, add);
   }
 
   template <class P>
-  void outer_products(const P& ph, Index p, const T* const* a, Range inputs, const T* da, T* dw, bool add) {
-    const Index width = ph.w_width(p);
-    const int vectors = static_cast<int>(width / W);
-    OuterTile<T> tile;
-    tile.a = a, tile.n = chunk_count, tile.w = da, tile.w_row = ph.row_width(p), tile.add = add;
-    const TileRows tiles(inputs, vectors);
-    for (Index i = 0; i < tiles.tiles; ++i) {
-      const Range r = tiles.tile(i);
-      tile.first = r.begin, tile.out = dw + r.begin * width;
-      fusedrnn::FUSEDRNN_ISA::run(tile, static_cast<int>(r.end - r.begin), vectors);
-      did(m, 2.0 * static_cast<double>((r.end - r.begin) * width * chunk_count));
+  void outer_products(const P& ph, const T* inputs, Index K, Index skip, T* dw, bool add) {
+    const TileRows tiles({0, K}, kInputTile);
+    // With fewer panels than threads, threads share a panel's inputs instead.
+    const Index panel_parts = ph.panels.count < m.team->size ? ph.panels.count : m.team->size;
+    const Index tile_parts = m.team->size / panel_parts;
+    if (m.rank >= panel_parts * tile_parts) return;
+    const Range panels = part_of(ph.panels.count, m.rank % panel_parts, panel_parts);
+    const Range mine_of_tiles = part_of(tiles.tiles, m.rank / panel_parts, tile_parts);
+    const Index block = kInputBlockBytes / (kInputTile * chunk_count * static_cast<Index>(sizeof(T))) + 1;
+    for (Index from = mine_of_tiles.begin; from < mine_of_tiles.end; from += block) {
+      const Index to = from + block < mine_of_tiles.end ? from + block : mine_of_tiles.end;
+      for (Index p = panels.begin; p < panels.end; ++p) {
+        const Index width = ph.w_width(p);
+        OuterTile<T> tile;
+        tile.n = chunk_count, tile.w_row = ph.row_width(p), tile.add = add;
+        tile.w = dgate_row(ph, p, chunk_from) + skip * ph.panels.width(p) * W;
+        for (Index i = from; i < to; ++i) {
+          const Range r = tiles.tile(i);
+          tile.a = inputs + r.begin * f.chunk_rows;
+          tile.out = dw + ph.weight_offset(p, K) + r.begin * width;
+          fusedrnn::FUSEDRNN_ISA::run(tile, static_cast<int>(r.end - r.begin), static_cast<int>(width / W));
+        }
+        did(m, 2.0 * static_cast<double>((to - from) * kInputTile * width * chunk_count));
+        if (stopped(m)) return;
+      }
     }
   }
 
@@ -327,32 +348,38 @@ class BackwardPass {
     while (b >= rows.active(t)) b -= rows.active(t), ++t;
 
     alignas(64) T scratch[kMaxTileVectors * W];
-    for (Index q = 0; q < x_panels.count; ++q) {
-      const Index width = x_panels.width(q) * W, column = x_panels.start(q) * W;
-      const int vectors = static_cast<int>(width / W);
-      const Index real = I - column < width ? I - column : width;
-      const TileRows tiles(share, vectors);
-      Index row_t = t, row_b = b;
-      for (Index i = 0; i < tiles.tiles; ++i) {
-        const Range part = tiles.tile(i);
-        Tile<T> tile;
-        tile.out = scratch, tile.out_row = width;
-        init_all(tile, vectors, zeros<T>(), 0, 0);
-        input_tile<0>(tile, part, vectors, width, column);
-        if constexpr (Cell::phases == 2) input_tile<1>(tile, part, vectors, width, column);
-        for (Index row = part.begin; row < part.end; ++row) {
-          T* dx = reinterpret_cast<T*>(f.dx.data + rows.caller_time(row_t, row_b, f.reverse) * f.dx.time +
-                                       rows.caller_row(row_b) * f.dx.batch) + column;
-          const T* from = scratch + (row - part.begin) * width;
-          if (f.accumulate)
-            for (Index k = 0; k < real; ++k) dx[k] += from[k];
-          else
-            __builtin_memcpy(dx, from, static_cast<size_t>(real) * sizeof(T));
-          if (++row_b == rows.active(row_t)) ++row_t, row_b = 0;
+    const Index block = kGradientBlockBytes / (Cell::gates * padded * static_cast<Index>(sizeof(T))) + 24;
+    for (Index from = share.begin; from < share.end; from += block) {
+      const Range part_rows = {from, from + block < share.end ? from + block : share.end};
+      Index next_t = t, next_b = b;
+      for (Index q = 0; q < x_panels.count; ++q) {
+        const Index width = x_panels.width(q) * W, column = x_panels.start(q) * W;
+        const int vectors = static_cast<int>(width / W);
+        const Index real = I - column < width ? I - column : width;
+        const TileRows tiles(part_rows, vectors);
+        next_t = t, next_b = b;
+        for (Index i = 0; i < tiles.tiles; ++i) {
+          const Range part = tiles.tile(i);
+          Tile<T> tile;
+          tile.out = scratch, tile.out_row = width;
+          init_all(tile, vectors, zeros<T>(), 0, 0);
+          input_tile<0>(tile, part, vectors, width, column);
+          if constexpr (Cell::phases == 2) input_tile<1>(tile, part, vectors, width, column);
+          for (Index row = part.begin; row < part.end; ++row) {
+            T* dx = reinterpret_cast<T*>(f.dx.data + rows.caller_time(next_t, next_b, f.reverse) * f.dx.time +
+                                         rows.caller_row(next_b) * f.dx.batch) + column;
+            const T* computed = scratch + (row - part.begin) * width;
+            if (f.accumulate)
+              for (Index k = 0; k < real; ++k) dx[k] += computed[k];
+            else
+              __builtin_memcpy(dx, computed, static_cast<size_t>(real) * sizeof(T));
+            if (++next_b == rows.active(next_t)) ++next_t, next_b = 0;
+          }
         }
+        did(m, 2.0 * static_cast<double>((part_rows.end - part_rows.begin) * Cell::gates * padded * width));
+        if (stopped(m)) return;
       }
-      did(m, 2.0 * static_cast<double>((share.end - share.begin) * Cell::gates * padded * width));
-      if (stopped(m)) return;
+      t = next_t, b = next_b;
     }
   }
 

@@ -85,12 +85,11 @@ void run_tile(const Tile<T>& t) {
 // sum over n of outer products: out[m][v] (+)= a[n][m] * w[n][v], the weight gradient of one tile of inputs m.
 template <class T>
 struct OuterTile {
-  const T* const* a;  // row pointers, already at the first input of the tile
-  Index first;        // input offset added to each row pointer
+  const T* a;  // (n, rows), packed
   Index n;
   const T* w;
   Index w_row;
-  T* out;             // (rows, vectors)
+  T* out;      // (rows, vectors)
   bool add;
 };
 
@@ -103,9 +102,9 @@ void run_outer_tile(const OuterTile<T>& t) {
 #pragma GCC unroll 4
     for (int v = 0; v < VECTORS; ++v)
       sum[r][v] = t.add ? load(t.out + (r * VECTORS + v) * W) : Vec<T>{};
+  const T* a = t.a;
   const T* w = t.w;
   for (Index n = 0; n < t.n; ++n) {
-    const T* a = t.a[n] + t.first;
     Vec<T> column[VECTORS];
 #pragma GCC unroll 4
     for (int v = 0; v < VECTORS; ++v) column[v] = load(w + v * W);
@@ -115,6 +114,7 @@ void run_outer_tile(const OuterTile<T>& t) {
 #pragma GCC unroll 4
       for (int v = 0; v < VECTORS; ++v) sum[r][v] = column[v] * x + sum[r][v];
     }
+    a += ROWS;
     w += t.w_row;
   }
 #pragma GCC unroll 12
@@ -167,8 +167,9 @@ inline void run(const OuterTile<T>& t, int rows, int vectors) {
 // Cuts [begin, end) into tiles of nearly equal height (32 rows are 6 5 5 5 5 6, not 5 x 6 + 2).
 struct TileRows {
   Index begin, count, tiles;
-  inline TileRows(Range r, int vectors)
-      : begin(r.begin), count(r.end - r.begin), tiles(divide_up(r.end - r.begin, tile_rows(vectors))) {}
+  inline TileRows(Range r, int vectors) : TileRows(r, Index{tile_rows(vectors)}) {}
+  inline TileRows(Range r, Index height)
+      : begin(r.begin), count(r.end - r.begin), tiles(divide_up(r.end - r.begin, height)) {}
   inline Range tile(Index i) const {
     const Range r = part_of(count, i, tiles);
     return {begin + r.begin, begin + r.end};
