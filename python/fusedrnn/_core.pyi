@@ -12,6 +12,10 @@ def current_isa() -> str: ...
 def set_isa(name: str) -> None: ...
 def get_num_threads() -> int: ...
 def set_num_threads(n: int) -> None: ...
+def get_local_num_threads() -> int:
+    """Of the calling thread alone; 0: as the process."""
+
+def set_local_num_threads(n: int) -> None: ...
 def build_info() -> dict[str, str]: ...
 def empty(shape: tuple[int, ...], dtype: Any) -> Array:
     """An uninitialised C-contiguous array whose memory goes back to a pool when it is garbage."""
@@ -95,8 +99,12 @@ class Stream:
     """One step at a time over stacked one-way layers; owns its state. Base of `fusedrnn.frozen.Stream`."""
 
     def __init__(self, weights: list[Weights], batch_size: int) -> None: ...
-    def step(self, x: Array, out: Array | None = None) -> Array:
-        """(B, I) of the layer's dtype or (B,) integer tokens -> (B, H); fast path for exact, contiguous arrays."""
+    def step(self, x: Any, out: Array | None = None) -> Array:
+        """(B, I) floats or (B,) integer tokens -> (B, H).
+
+        Contiguous arrays of the layer's dtype are taken as they are; anything else goes through ``self._as_input(x)``,
+        which the subclass provides: it returns such an array, or contiguous int64 tokens (B,) in range, or raises.
+        """
 
     def get_state(self) -> tuple[Array, ...]:
         """Copies: (L, B, H) for each state."""
