@@ -1,0 +1,66 @@
+// Runs one layer forward and backward without Python: a problem from standard input, results to standard output, both
+// raw arrays in the order below. test_aarch64.py cross-compiles it and runs it under emulation.
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <vector>
+
+#include "../../csrc/core/dispatch.h"
+#include "../../csrc/core/layer.h"
+
+using namespace fusedrnn;
+
+template <class T>
+static std::vector<T> read(Index n) {
+  std::vector<T> v(static_cast<std::size_t>(n));
+  if (std::fread(v.data(), sizeof(T), v.size(), stdin) != v.size()) std::exit(2);
+  return v;
+}
+
+template <class T>
+static void write(const std::vector<T>& v) {
+  std::fwrite(v.data(), sizeof(T), v.size(), stdout);
+}
+
+template <class T>
+static Strided dense(std::vector<T>& v, Index B, Index features) {
+  const Index item = sizeof(T);
+  return {reinterpret_cast<char*>(v.data()), B * features * item, features * item, item};
+}
+
+template <class T>
+static void run(CellId cell, Index steps, Index B, Index I, Index H, bool reverse, bool with_lengths) {
+  const CellKernels<T>& kernel = table_of<T>(current_kernels()).cells[cell];
+  const Index G = kernel.gates, S = kernel.states;
+  const auto lengths = read<std::int64_t>(with_lengths ? B : 0);
+  auto W_ih = read<T>(G * H * I), W_hh = read<T>(G * H * H), b_ih = read<T>(G * H), b_hh = read<T>(G * H);
+  auto x = read<T>(steps * B * I), state = read<T>(S * B * H), dy = read<T>(steps * B * H), dstate_n = read<T>(S * B * H);
+
+  const auto weights =
+      std::make_shared<const Weights<T>>(cell, I, H, RawWeights<T>{W_ih.data(), W_hh.data(), b_ih.data(), b_hh.data()}, true);
+  const auto schedule = std::make_shared<const Schedule>(steps, B, with_lengths ? lengths.data() : nullptr);
+  std::vector<T> y(static_cast<std::size_t>(steps * B * H)), state_n(state.size()), dx(x.size()), dstate(state.size());
+  std::vector<T> dW_ih(W_ih.size()), dW_hh(W_hh.size()), db_ih(b_ih.size()), db_hh(b_hh.size());
+
+  ForwardArrays<T> forward;
+  forward.x = dense(x, B, I), forward.y = dense(y, B, H);
+  BackwardArrays<T> backward;
+  backward.dy = dense(dy, B, H), backward.dx = dense(dx, B, I);
+  backward.dW_ih = dW_ih.data(), backward.dW_hh = dW_hh.data(), backward.db_ih = db_ih.data(), backward.db_hh = db_hh.data();
+  for (Index s = 0; s < S; ++s) {
+    forward.state[s] = state.data() + s * B * H, forward.state_n[s] = state_n.data() + s * B * H;
+    backward.dstate_n[s] = dstate_n.data() + s * B * H, backward.dstate[s] = dstate.data() + s * B * H;
+    forward.state_stride[s] = forward.state_n_stride[s] = backward.dstate_n_stride[s] = backward.dstate_stride[s] = H;
+  }
+  const auto tape = run_forward<T>(weights, schedule, forward, reverse, true, {});
+  run_backward<T>(*tape, backward, {});
+  for (const auto* result : {&y, &state_n, &dx, &dstate, &dW_ih, &dW_hh, &db_ih, &db_hh}) write(*result);
+}
+
+int main() {
+  const auto h = read<std::int64_t>(8);  // cell, double?, T, B, I, H, reverse?, lengths?
+  const auto cell = static_cast<CellId>(h[0]);
+  set_num_threads(2);
+  if (h[1]) run<double>(cell, h[2], h[3], h[4], h[5], h[6], h[7]);
+  else run<float>(cell, h[2], h[3], h[4], h[5], h[6], h[7]);
+}
