@@ -1,0 +1,58 @@
+"""Fused recurrent layers for NumPy on the CPU: RNN, GRU and LSTM, forward, backward and streaming.
+
+Layers are torch's in arguments, names and shapes; gradients come from an explicit tape. `functional` has the same for
+one layer on plain arrays, `reference` the same in plain NumPy, to read and to check against.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from . import functional
+from ._version import __version__
+from .cells import GRUCell, LSTMCell, RNNCell
+from .frozen import FrozenLayer, Stream
+from .gradients import clip_grad_norm, clip_grad_value
+from .isa import available_isas, current_isa, show_config, use_isa
+from .layers import GRU, LSTM, RNN
+from .tape import Grads, Tape
+from .threading_control import get_num_threads, set_num_threads, threads
+
+if TYPE_CHECKING:
+    from . import reference
+
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "FrozenLayer",
+    "GRUCell",
+    "Grads",
+    "LSTMCell",
+    "RNNCell",
+    "Stream",
+    "Tape",
+    "__version__",
+    "available_isas",
+    "clip_grad_norm",
+    "clip_grad_value",
+    "current_isa",
+    "functional",
+    "get_num_threads",
+    "reference",
+    "set_num_threads",
+    "show_config",
+    "threads",
+    "use_isa",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "reference":  # imported when first used: users of the kernels need not wait for it
+        return importlib.import_module(".reference", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

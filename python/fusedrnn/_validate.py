@@ -1,0 +1,665 @@
+"""Every check of what a caller passes, and every message about it.
+
+Messages read ``owner: argument came-as-this; expected that``. TypeError is for kinds and dtypes, ValueError for shapes
+and values, IndexError for tokens, MemoryError for what no machine holds. The compiled module trusts these checks.
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+import sys
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+ndarray = np.ndarray
+
+#: Largest size of one axis of the parameters.
+LARGEST_SIZE = 2**31 - 1
+
+
+class ParameterSpec(NamedTuple):
+    """What one parameter is called, its shape, and how the shape is derived."""
+
+    name: str
+    shape: tuple[int, ...]
+    formula: str
+
+
+class LoadReport(NamedTuple):
+    """What ``load_state_dict(d, strict=False)`` left alone, as torch names it."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
+
+
+def kind(value: object) -> str:
+    """Type of a value, for messages: "a list", "None"."""
+    if value is None:
+        return "None"
+    name = type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' or name == 'ndarray' else 'a'} {name}"
+
+
+# ---- constructor arguments ------------------------------------------------------------------------------------------
+
+
+def size(owner: str, name: str, value: object, largest: int = LARGEST_SIZE) -> int:
+    """An integer from 1 to `largest`; NumPy integers are integers, bools are not."""
+    if isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{owner}: {name} is {value!r} ({type(value).__name__}); expected an integer >= 1")
+    try:
+        n = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{owner}: {name} is {value!r} ({type(value).__name__}); expected an integer >= 1") from None
+    if n < 1:
+        raise ValueError(f"{owner}: {name} is {n}; expected an integer >= 1")
+    if n > largest:
+        raise ValueError(f"{owner}: {name} is {n}; expected at most {largest}")
+    return n
+
+
+def flag(owner: str, name: str, value: object) -> bool:
+    """A bool and nothing that merely looks like one: a misplaced positional argument shows here."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{owner}: {name} is {value!r} ({type(value).__name__}); expected True or False")
+    return bool(value)
+
+
+def choice(owner: str, name: str, value: object, allowed: Sequence[object]) -> Any:
+    """One of a few values."""
+    for candidate in allowed:
+        if value is candidate or (isinstance(value, str) and value == candidate):
+            return candidate
+    raise ValueError(f"{owner}: {name} is {value!r}; expected one of {', '.join(map(repr, allowed))}")
+
+
+def probability(owner: str, name: str, value: object) -> float:
+    """A number p with 0 <= p < 1."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.floating, np.integer)):
+        raise TypeError(f"{owner}: {name} is {value!r} ({type(value).__name__}); expected a number p, 0 <= p < 1")
+    p = float(value)
+    if not 0.0 <= p < 1.0:  # NaN, too
+        raise ValueError(f"{owner}: {name} is {p!r}; expected 0 <= {name} < 1")
+    return p
+
+
+def warn_idle_dropout(owner: str, dropout: float, stacklevel: int) -> None:
+    """Warn as torch does: dropout acts between layers, and there is only one."""
+    warnings.warn(
+        f"{owner}: dropout={dropout} does nothing with num_layers=1; it acts between layers, not after the last",
+        UserWarning,
+        stacklevel=stacklevel + 1,
+    )
+
+
+def merge(owner: str, value: object, bidirectional: bool) -> str | None:
+    """How two directions join; one direction has nothing to join."""
+    chosen: str | None = choice(owner, "merge", value, ("concat", "sum", "mean", "mul", None))
+    if chosen != "concat" and not bidirectional:
+        raise ValueError(f"{owner}: merge is {chosen!r}, but bidirectional=False; expected 'concat'")
+    return chosen
+
+
+def layer_dtype(owner: str, value: object) -> np.dtype[Any]:
+    """float32 or float64, native byte order."""
+    try:
+        dtype = np.dtype(value)  # type: ignore[call-overload]
+    except TypeError:
+        raise TypeError(f"{owner}: dtype is {value!r}; expected float32 or float64") from None
+    for known in (np.dtype(np.float32), np.dtype(np.float64)):
+        if dtype == known and value is not None:
+            return known  # the one object of its kind, so that `is` works as a fast check
+    raise TypeError(f"{owner}: dtype is {value if value is None else dtype}; expected float32 or float64")
+
+
+def generator(owner: str, value: Any) -> np.random.Generator:
+    """A Generator as it is, or a new one from a seed (None: from the system's entropy)."""
+    if isinstance(value, np.random.Generator):
+        return value
+    if isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{owner}: rng is {value!r} (bool); expected a seed or a numpy.random.Generator")
+    try:
+        return np.random.default_rng(value)
+    except TypeError:
+        raise TypeError(f"{owner}: rng is {kind(value)}; expected a seed or a numpy.random.Generator") from None
+    except ValueError as error:
+        raise ValueError(f"{owner}: rng is {value!r}, no valid seed: {error}") from None
+
+
+def memory_of_machine() -> int | None:
+    """Bytes of physical memory, or None where the system does not say."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def room(owner: str, what: str, elements: int, dtype: np.dtype[Any]) -> None:
+    """Refuse what cannot be held, before allocating: systems that overcommit would kill the process instead."""
+    nbytes = elements * dtype.itemsize
+    if nbytes > sys.maxsize:
+        raise ValueError(f"{owner}: {what} would take {nbytes} bytes; expected at most {sys.maxsize}")
+    if nbytes > 2**30:
+        memory = memory_of_machine()
+        if memory is not None and nbytes > memory:
+            size = f"{nbytes / 2**30:.0f} GiB"
+            raise MemoryError(f"{owner}: {what} would take {size}; this machine has {memory / 2**30:.0f} GiB")
+
+
+def not_yet(owner: str, name: str, value: object, expected: object) -> None:
+    """Arguments of torch's signature that do nothing yet must not be ignored silently."""
+    if isinstance(value, bool) or value != expected:
+        raise NotImplementedError(f"{owner}: {name} is {value!r}, which is not available yet; expected {expected!r}")
+
+
+# ---- parameters -----------------------------------------------------------------------------------------------------
+
+
+def parameters(
+    owner: str, params: Mapping[str, Any], specs: Sequence[ParameterSpec], dtype: np.dtype[Any]
+) -> list[Array]:
+    """The parameters in the order of `specs`, C-contiguous and aligned; copied only where they are not."""
+    arrays = []
+    for spec in specs:
+        array = params.get(spec.name)
+        if type(array) is not ndarray or array.dtype is not dtype or array.shape != spec.shape:
+            array = _unusual_parameter(owner, params, spec, dtype)
+        if not array.flags.carray and not (array.flags.c_contiguous and array.flags.aligned):
+            array = np.array(array, order="C")
+        arrays.append(array)
+    if len(params) != len(specs):
+        known = {spec.name for spec in specs}
+        extra = ", ".join(repr(name) for name in params if name not in known)
+        raise ValueError(f"{owner}: params has {extra}, which is no parameter of this object")
+    return arrays
+
+
+def _unusual_parameter(owner: str, params: Mapping[str, Any], spec: ParameterSpec, dtype: np.dtype[Any]) -> Array:
+    """The slow way: an error, or an array that differs in class only. Nothing is ever cast."""
+    if spec.name not in params:
+        raise ValueError(f"{owner}: params has no {spec.name}; expected {spec.formula} = {spec.shape}")
+    array = params[spec.name]
+    if not isinstance(array, ndarray):
+        raise TypeError(f"{owner}: {spec.name} is {kind(array)}; expected an ndarray of {spec.formula} = {spec.shape}")
+    if array.dtype != dtype:
+        hint = f"call .astype({dtype.name!r})"
+        raise TypeError(f"{owner}: {spec.name} has dtype {_dtype_name(array.dtype)}; expected {dtype} ({hint})")
+    if array.shape != spec.shape:
+        raise ValueError(f"{owner}: {spec.name} has shape {array.shape}; expected {spec.formula} = {spec.shape}")
+    return np.asarray(array)
+
+
+def state_dict(
+    owner: str, given: object, specs: Sequence[ParameterSpec], dtype: np.dtype[Any], strict: bool
+) -> tuple[dict[str, Array], LoadReport]:
+    """Copies of what is to be loaded; everything wrong is said in one message."""
+    if not isinstance(given, Mapping):
+        raise TypeError(f"{owner}: load_state_dict got {kind(given)}; expected a mapping of names to arrays")
+    known = {spec.name for spec in specs}
+    report = LoadReport([s.name for s in specs if s.name not in given], [str(k) for k in given if k not in known])
+    wrong, wrong_kind, arrays = [], False, {}
+    if strict and report.missing_keys:
+        wrong.append(f"missing: {', '.join(report.missing_keys)}")
+    if strict and report.unexpected_keys:
+        wrong.append(f"unexpected: {', '.join(report.unexpected_keys)}")
+    for spec in specs:
+        if spec.name not in given:
+            continue
+        value = given[spec.name]
+        if hasattr(value, "detach"):  # torch refuses to show a tensor that requires a gradient
+            value = value.detach()
+        try:
+            array = as_array(owner, spec.name, value)
+            real_dtype(owner, spec.name, array.dtype)
+        except TypeError as error:
+            wrong.append(str(error).removeprefix(f"{owner}: "))
+            wrong_kind = True
+            continue
+        if array.shape != spec.shape:
+            wrong.append(f"{spec.name} has shape {array.shape}; expected {spec.formula} = {spec.shape}")
+            continue
+        # A copy: the source may be a view of the very parameters that are about to be written.
+        arrays[spec.name] = np.array(array, dtype=dtype, order="C")
+    if wrong:
+        message = f"{owner}: load_state_dict changed nothing. " + " | ".join(wrong)
+        raise TypeError(message) if wrong_kind else ValueError(message)
+    return arrays, report
+
+
+# ---- arrays ---------------------------------------------------------------------------------------------------------
+
+
+def as_array(owner: str, name: str, value: Any) -> Array:
+    """Anything array-like as a plain ndarray, without a copy where there is one already."""
+    if isinstance(value, ndarray):
+        masked = sys.modules.get("numpy.ma")
+        if masked is not None and isinstance(value, masked.MaskedArray):
+            raise TypeError(f"{owner}: {name} is a masked array; expected a plain one (call .filled(); see lengths=)")
+        return np.asarray(value)
+    try:
+        if hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
+            return np.from_dlpack(value)
+        return np.asarray(value)
+    except (TypeError, ValueError, RuntimeError, BufferError) as error:
+        raise TypeError(f"{owner}: {name} is {kind(value)} that cannot be read as an array: {error}") from error
+
+
+def _dtype_name(dtype: np.dtype[Any]) -> str:
+    """As NumPy prints it, byte order included where it is the surprise."""
+    return str(dtype) if dtype.isnative else f"{dtype.str} (not this machine's byte order)"
+
+
+def real_dtype(owner: str, name: str, dtype: np.dtype[Any], what: str = "a real floating-point dtype") -> None:
+    """Floats of any size (bfloat16 of ml_dtypes included) and integers may be cast to the layer's dtype."""
+    if dtype.kind not in "fiu" and dtype.name != "bfloat16":
+        raise TypeError(f"{owner}: {name} has dtype {dtype}; expected {what}")
+
+
+def floats(owner: str, name: str, value: Any, dtype: np.dtype[Any], *, rows: bool = False) -> Array:
+    """`value` as an array of `dtype`; `rows`: aligned, with contiguous last axis. A copy is made only if it must be."""
+    if type(value) is not ndarray:
+        value = as_array(owner, name, value)
+    if value.dtype is not dtype and value.dtype != dtype:
+        real_dtype(owner, name, value.dtype)
+        return value.astype(dtype, order="C")  # type: ignore[no-any-return]
+    if rows and (not value.flags.aligned or (value.ndim and value.strides[-1] != dtype.itemsize)):
+        return np.array(value, dtype=dtype, order="C")
+    return value  # type: ignore[no-any-return]
+
+
+def exact_shape(owner: str, name: str, array: Array, shape: tuple[int, ...], formula: str) -> None:
+    """One shape and no other; nothing is broadcast."""
+    if array.shape != shape:
+        raise ValueError(f"{owner}: {name} has shape {array.shape}; expected {formula} = {shape}")
+
+
+# ---- sequences ------------------------------------------------------------------------------------------------------
+
+
+def sequence(owner: str, x: Any, dtype: np.dtype[Any], input_size: int, batch_first: bool) -> tuple[Array, bool, bool]:
+    """`x` as floats or uncast tokens in the caller's layout, whether it is tokens, whether it is unbatched."""
+    x = as_array(owner, "x", x)
+    axes = "B, T" if batch_first else "T, B"
+    if x.dtype.kind in "iu":
+        if x.ndim == 3:
+            raise TypeError(
+                f"{owner}: x holds integers ({x.dtype}) in shape {x.shape}; integers are tokens of shape ({axes}); "
+                f"for values call x.astype({dtype.name!r})"
+            )
+        if x.ndim not in (1, 2):
+            raise ValueError(f"{owner}: x has shape {x.shape}; expected tokens of shape ({axes}), or (T,) unbatched")
+        return x, True, x.ndim == 1
+    real_dtype(owner, "x", x.dtype, "a real floating-point dtype, or integers for tokens")
+    if x.ndim == 3:
+        if x.shape[2] != input_size:
+            raise ValueError(f"{owner}: x has shape {x.shape}; expected ({axes}, input_size) = ({axes}, {input_size})")
+    elif x.ndim == 2:
+        if x.shape[1] != input_size:
+            raise ValueError(
+                f"{owner}: x has shape {x.shape}; expected (T, input_size) = (T, {input_size}), "
+                f"as floats with two axes are one unbatched sequence (tokens are integers)"
+            )
+    else:
+        raise ValueError(
+            f"{owner}: x has shape {x.shape}; expected ({axes}, input_size) = ({axes}, {input_size}), "
+            f"or (T, input_size) unbatched"
+        )
+    return floats(owner, "x", x, dtype), False, x.ndim == 2
+
+
+def is_list(x: Any) -> bool:
+    """A list or tuple of arrays is a batch of sequences; one of numbers (NumPy's, too) or lists is an array-like."""
+    if not isinstance(x, (list, tuple)):
+        return False
+    if not x:
+        return True
+    return not isinstance(x[0], np.generic) and (hasattr(x[0], "__array__") or hasattr(x[0], "__dlpack__"))
+
+
+def sequence_list(owner: str, items: Sequence[Any], dtype: np.dtype[Any], input_size: int) -> tuple[list[Array], bool]:
+    """Sequences of a list input: (T_i, I) floats, or (T_i,) tokens; all of one sort."""
+    arrays: list[Array] = []
+    all_tokens = False
+    for i, item in enumerate(items):
+        name = f"x[{i}]"
+        array = as_array(owner, name, item)
+        tokens = array.dtype.kind in "iu"
+        if i == 0:
+            all_tokens = tokens
+        if tokens != all_tokens:
+            raise TypeError(
+                f"{owner}: {name} has dtype {array.dtype}, x[0] has dtype {arrays[0].dtype}; "
+                f"expected all tokens (integers) or all floats"
+            )
+        if tokens:
+            if array.ndim != 1:
+                raise ValueError(f"{owner}: {name} has shape {array.shape}; expected tokens of shape (T_{i},)")
+        else:
+            array = floats(owner, name, array, dtype)
+            if array.ndim != 2 or array.shape[1] != input_size:
+                raise ValueError(
+                    f"{owner}: {name} has shape {array.shape}; expected (T_{i}, input_size) = (T_{i}, {input_size})"
+                )
+        arrays.append(array)
+    return arrays, all_tokens
+
+
+def lengths(owner: str, value: Any, T: int, B: int, layout: str) -> NDArray[np.int64]:
+    """Lengths of the rows as a fresh int64 array."""
+    if layout == "unbatched":
+        raise ValueError(f"{owner}: lengths given with an unbatched x; expected lengths=None")
+    if layout == "list":
+        raise ValueError(f"{owner}: lengths given with a list of sequences, which have their own; expected None")
+    array = as_array(owner, "lengths", value)
+    if array.dtype.kind not in "iu" and not (array.size == 0 and isinstance(value, (list, tuple))):
+        raise TypeError(f"{owner}: lengths has dtype {array.dtype}; expected integers")
+    exact_shape(owner, "lengths", array, (B,), "(B,)")
+    if B and (array.min() < 0 or array.max() > T):
+        i = int(np.argmax((array < 0) | (array > T)))
+        raise ValueError(f"{owner}: lengths[{i}] is {array[i]}; expected 0 <= length <= T = {T}")
+    return np.array(array, dtype=np.int64)
+
+
+def tokens(owner: str, x: Array, input_size: int, lengths: NDArray[np.int64] | None, layout: str) -> NDArray[np.int64]:
+    """Tokens (T, B) as C-contiguous int64, all in range; what is out of range past a row's end becomes 0."""
+    # The cast comes first: what is too large for memory fails there at once. Beyond int64, ids become negative.
+    ids = np.ascontiguousarray(x, dtype=np.int64)
+    if ids.size and (ids.min() < 0 or ids.max() >= input_size):
+        outside = (ids < 0) | (ids >= input_size)
+        wrong = outside
+        if lengths is not None:
+            wrong = outside & (np.arange(x.shape[0])[:, None] < lengths)
+        if wrong.any():
+            t, b = (int(i) for i in np.argwhere(wrong)[0])
+            where = f"x{f'[{b}]' if layout == 'list' else ''} holds token {x[t, b]} at t={t}"
+            if layout == "batch":
+                where += f", b={b}"
+            raise IndexError(f"{owner}: {where}; expected 0 <= token < input_size = {input_size}")
+        return np.where(outside, 0, ids)
+    return ids
+
+
+def state(
+    owner: str,
+    argument: str,
+    value: Any,
+    parts: tuple[str, ...],
+    shape: tuple[int, ...],
+    formula: str,
+    dtype: np.dtype[Any],
+    optional: bool = False,
+) -> tuple[Array | None, ...]:
+    """h, or the pair (h, c), with contiguous last axes; `optional`: a part may be None (gradients)."""
+    if len(parts) == 1:
+        if isinstance(value, tuple):
+            raise TypeError(f"{owner}: {argument} is a tuple; expected one array h")
+        values: Sequence[Any] = (value,)
+    else:
+        if not isinstance(value, (tuple, list)):
+            raise TypeError(f"{owner}: {argument} is {kind(value)}; expected a pair (h, c)")
+        if len(value) != 2:
+            raise ValueError(f"{owner}: {argument} has {len(value)} parts; expected a pair (h, c)")
+        values = value
+    arrays: list[Array | None] = []
+    for part, given in zip(parts, values, strict=True):
+        if given is None and optional:
+            arrays.append(None)
+            continue
+        name = f"{argument} {part}"
+        if given is None:
+            raise TypeError(f"{owner}: {name} is None; expected an array of {formula} = {shape}")
+        array = floats(owner, name, given, dtype, rows=True)
+        exact_shape(owner, name, array, shape, formula)
+        arrays.append(array)
+    return tuple(arrays)
+
+
+def out(
+    owner: str,
+    name: str,
+    value: Any,
+    shape: tuple[int, ...],
+    formula: str,
+    dtype: np.dtype[Any],
+    others: Iterable[tuple[str, Any]],
+) -> Array:
+    """An array that can be written row by row and shares no memory with any of `others`."""
+    if not isinstance(value, ndarray):
+        raise TypeError(f"{owner}: {name} is {kind(value)}; expected an ndarray of {formula} = {shape}")
+    exact_shape(owner, name, value, shape, formula)
+    if value.dtype != dtype:
+        raise ValueError(f"{owner}: {name} has dtype {_dtype_name(value.dtype)}; expected {dtype}")
+    if not value.flags.writeable:
+        raise ValueError(f"{owner}: {name} is read-only; expected a writeable array")
+    if not value.flags.aligned:
+        raise ValueError(f"{owner}: {name} is not aligned; expected memory aligned to {dtype.itemsize} bytes")
+    if value.size:
+        if value.strides[-1] != dtype.itemsize:
+            raise ValueError(f"{owner}: {name} has strides {value.strides}; expected a contiguous last axis")
+        if any(stride == 0 and n > 1 for stride, n in zip(value.strides, shape, strict=True)):
+            raise ValueError(f"{owner}: {name} has strides {value.strides}; expected no two elements in one place")
+    for other_name, other in others:
+        if isinstance(other, ndarray) and _overlap(value, other):
+            raise ValueError(f"{owner}: {name} overlaps {other_name} in memory; expected memory of its own")
+    return np.asarray(value)
+
+
+def _overlap(a: Array, b: Array) -> bool:
+    """Whether two arrays share an element; "yes" where finding out would take long."""
+    if not np.may_share_memory(a, b):
+        return False
+    try:
+        return np.shares_memory(a, b, max_work=10_000)  # type: ignore[arg-type]  # any number is allowed
+    except np.exceptions.TooHardError:
+        return True
+
+
+def nothing_to_do(owner: str) -> ValueError:
+    """Backward without any gradient to start from."""
+    return ValueError(f"{owner}: backward got neither dy nor dstate; expected at least one gradient")
+
+
+def nothing_to_do_cell(owner: str) -> ValueError:
+    """Backward of a cell, whose only output is its state."""
+    return ValueError(f"{owner}: backward got no dstate; expected the gradient of at least one part of the state")
+
+
+def nothing_to_do_functional(owner: str, names: list[str]) -> ValueError:
+    """A backward function without any gradient to start from."""
+    return ValueError(f"{owner}: dy, {', '.join(names)} are all None; expected at least one gradient")
+
+
+def released(owner: str) -> ValueError:
+    """Backward with a tape that was given up."""
+    return ValueError(f"{owner}: this tape was released; expected one that still holds its arrays (run forward again)")
+
+
+def pair(owner: str, name: str, value: Any) -> tuple[Any, Any]:
+    """Outputs, or their gradients, of merge=None."""
+    if not isinstance(value, (tuple, list)):
+        raise TypeError(f"{owner}: {name} is {kind(value)}; expected a pair (forward, reverse), as merge=None")
+    if len(value) != 2:
+        raise ValueError(f"{owner}: {name} has {len(value)} parts; expected a pair (forward, reverse), as merge=None")
+    return value[0], value[1]
+
+
+def gradient_list(
+    owner: str, name: str, value: Any, lengths: NDArray[np.int64], width: int, formula: str, dtype: np.dtype[Any]
+) -> list[Array]:
+    """Gradients of the outputs of a list input: one (T_i, width) array for each sequence."""
+    if not isinstance(value, (list, tuple)):
+        raise TypeError(f"{owner}: {name} is {kind(value)}; expected a list of {len(lengths)} arrays, as x was a list")
+    if len(value) != len(lengths):
+        raise ValueError(f"{owner}: {name} has {len(value)} arrays; expected {len(lengths)}, as x had")
+    arrays = []
+    for i, (item, n) in enumerate(zip(value, lengths.tolist(), strict=True)):
+        array = floats(owner, f"{name}[{i}]", item, dtype)
+        exact_shape(owner, f"{name}[{i}]", array, (n, width), f"(T_{i}, {formula})")
+        arrays.append(array)
+    return arrays
+
+
+# ---- frozen layers and streams --------------------------------------------------------------------------------------
+
+
+def precision(owner: str, value: object, dtype: np.dtype[Any]) -> str:
+    """The only precision available today is the layer's own."""
+    if value is None or (isinstance(value, str) and value == dtype.name):
+        return dtype.name
+    raise ValueError(f"{owner}: precision is {value!r}; expected {dtype.name!r}, the one available for this layer")
+
+
+def one_way(owner: str, directions: int) -> None:
+    """A stream never sees the future, which the reverse direction starts from."""
+    if directions != 1:
+        raise ValueError(f"{owner}: stream of a bidirectional layer; expected bidirectional=False")
+
+
+def step_input(owner: str, x: Any, dtype: np.dtype[Any], input_size: int, batch_size: int) -> Array:
+    """`x` of one step of a stream, C-contiguous: floats (B, I) or tokens (B,) as int64, in range."""
+    array, is_tokens, _ = cell_input(owner, x, dtype, input_size)
+    if is_tokens:
+        exact_shape(owner, "x", array, (batch_size,), "(batch_size,)")
+        return np.array(array, np.int64)
+    exact_shape(owner, "x", array, (batch_size, input_size), "(batch_size, input_size)")
+    if array.flags.c_contiguous and array.flags.aligned:
+        return array
+    return np.array(array, dtype=dtype, order="C")
+
+
+def rows(owner: str, value: Any, batch_size: int) -> NDArray[np.bool_]:
+    """A mask of rows; indices are refused, as they would be read as a mask."""
+    array = as_array(owner, "rows", value)
+    if array.dtype != np.bool_:
+        raise TypeError(f"{owner}: rows has dtype {array.dtype}; expected bool")
+    exact_shape(owner, "rows", array, (batch_size,), "(batch_size,)")
+    return np.ascontiguousarray(array)
+
+
+# ---- cells ----------------------------------------------------------------------------------------------------------
+
+
+def cell_input(owner: str, x: Any, dtype: np.dtype[Any], input_size: int) -> tuple[Array, bool, bool]:
+    """`x` of one step as floats or tokens, whether it is tokens, whether it is unbatched."""
+    x = as_array(owner, "x", x)
+    if x.dtype.kind in "iu":
+        if x.ndim == 2:
+            raise TypeError(
+                f"{owner}: x holds integers ({x.dtype}) in shape {x.shape}; integers are tokens of shape (B,); "
+                f"for values call x.astype({dtype.name!r})"
+            )
+        if x.ndim > 1:
+            raise ValueError(f"{owner}: x has shape {x.shape}; expected tokens of shape (B,), or () unbatched")
+        if x.size and (x.min() < 0 or x.max() >= input_size):
+            b = int(np.argmax(((x < 0) | (x >= input_size)).reshape(-1)))
+            where = f"x holds token {x.reshape(-1)[b]}" + (f" at b={b}" if x.ndim else "")
+            raise IndexError(f"{owner}: {where}; expected 0 <= token < input_size = {input_size}")
+        return x, True, x.ndim == 0
+    real_dtype(owner, "x", x.dtype, "a real floating-point dtype, or integers for tokens")
+    if x.ndim not in (1, 2) or x.shape[-1] != input_size:
+        raise ValueError(
+            f"{owner}: x has shape {x.shape}; expected (B, input_size) = (B, {input_size}), or (input_size,) unbatched"
+        )
+    return floats(owner, "x", x, dtype), False, x.ndim == 1
+
+
+# ---- functional API -------------------------------------------------------------------------------------------------
+
+
+def functional_weights(
+    owner: str, gates: int, W_ih: Any, W_hh: Any, b_ih: Any, b_hh: Any
+) -> tuple[Array, Array, Array | None, Array | None, np.dtype[Any]]:
+    """Weights of one layer in one direction; their shapes give the sizes, W_ih's dtype gives the dtype."""
+    rows = "hidden_size" if gates == 1 else f"{gates}*hidden_size"
+    arrays: list[Array | None] = []
+    dtype: np.dtype[Any] | None = None
+    for name, value in (("W_ih", W_ih), ("W_hh", W_hh), ("b_ih", b_ih), ("b_hh", b_hh)):
+        if value is None and name.startswith("b"):
+            arrays.append(None)
+            continue
+        array = as_array(owner, name, value)
+        if dtype is None:
+            if array.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
+                raise TypeError(f"{owner}: {name} has dtype {_dtype_name(array.dtype)}; expected float32 or float64")
+            dtype = np.dtype(array.dtype.type)
+        elif array.dtype != dtype:
+            raise TypeError(f"{owner}: {name} has dtype {_dtype_name(array.dtype)}; expected {dtype}, as W_ih has")
+        if not (array.flags.c_contiguous and array.flags.aligned):
+            array = np.array(array, order="C")
+        arrays.append(array)
+    ih, hh = arrays[:2]
+    assert dtype is not None
+    assert ih is not None
+    assert hh is not None
+    if hh.ndim != 2 or hh.shape[1] < 1 or hh.shape[0] != gates * hh.shape[1]:
+        raise ValueError(f"{owner}: W_hh has shape {hh.shape}; expected ({rows}, hidden_size), hidden_size >= 1")
+    H = hh.shape[1]
+    if ih.ndim != 2 or ih.shape[0] != gates * H or ih.shape[1] < 1:
+        raise ValueError(
+            f"{owner}: W_ih has shape {ih.shape}; expected ({rows}, input_size) = ({gates * H}, input_size), "
+            f"input_size >= 1"
+        )
+    for name, bias in (("b_ih", arrays[2]), ("b_hh", arrays[3])):
+        if bias is not None:
+            exact_shape(owner, name, bias, (gates * H,), f"({rows},)")
+    return ih, hh, arrays[2], arrays[3], dtype
+
+
+def functional_sequence(owner: str, x: Any, dtype: np.dtype[Any], input_size: int) -> tuple[Array, bool]:
+    """`x` (T, B, I) as floats, or (T, B) as uncast tokens, and whether it is tokens."""
+    x = as_array(owner, "x", x)
+    if x.dtype.kind in "iu":
+        if x.ndim != 2:
+            raise ValueError(f"{owner}: x has shape {x.shape}; expected tokens (integers) of shape (T, B)")
+        return x, True
+    real_dtype(owner, "x", x.dtype, "a real floating-point dtype, or integers for tokens")
+    if x.ndim != 3 or x.shape[2] != input_size:
+        raise ValueError(f"{owner}: x has shape {x.shape}; expected (T, B, input_size) = (T, B, {input_size})")
+    return floats(owner, "x", x, dtype), False
+
+
+def functional_tape(owner: str, tape: object, expected: str) -> None:
+    """A tape of another cell's forward has other gates."""
+    made_by = getattr(tape, "_made_by", None)
+    if made_by != expected:
+        came = kind(tape) if made_by is None else f"a tape of {made_by}"
+        raise TypeError(f"{owner}: tape is {came}; expected a tape of {expected}")
+
+
+# ---- gradients, threads, instruction sets ---------------------------------------------------------------------------
+
+
+def gradient(owner: str, name: str, array: object) -> Array:
+    """A gradient that is to be scaled in place."""
+    if not isinstance(array, ndarray):
+        raise TypeError(f"{owner}: {name} is {kind(array)}; expected an ndarray of floats")
+    if array.dtype.kind != "f":
+        raise TypeError(f"{owner}: {name} has dtype {array.dtype}; expected floats")
+    if not array.flags.writeable:
+        raise ValueError(f"{owner}: {name} is read-only; expected an array that can be scaled in place")
+    return array
+
+
+def positive(owner: str, name: str, value: object, *, zero: bool) -> float:
+    """A number > 0 (or >= 0); infinity is one, NaN is none."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.floating, np.integer)):
+        raise TypeError(f"{owner}: {name} is {value!r} ({type(value).__name__}); expected a number")
+    number = float(value)
+    if not (number >= 0.0 if zero else number > 0.0):
+        raise ValueError(f"{owner}: {name} is {number!r}; expected a number {'>=' if zero else '>'} 0")
+    return number
+
+
+def isa_name(owner: str, value: object, available: Sequence[str]) -> str:
+    """An instruction set that this CPU runs."""
+    if not isinstance(value, str):
+        raise TypeError(f"{owner}: name is {kind(value)}; expected one of {', '.join(map(repr, available))}")
+    if value not in available:
+        raise ValueError(f"{owner}: {value!r} is not available; expected one of {', '.join(map(repr, available))}")
+    return value

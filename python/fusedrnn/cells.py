@@ -1,0 +1,269 @@
+"""RNNCell, GRUCell and LSTMCell: one step at a time, with torch's calls and an explicit tape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from . import _core, _validate
+from ._validate import ParameterSpec
+from .parameters import GATES, Parameterized, direction_specs
+from .tape import CellTape
+from .unroll import dense_schedule
+
+
+class RecurrentCell(Parameterized):
+    """Base of `RNNCell`, `GRUCell` and `LSTMCell`: a step is a sequence of length one."""
+
+    def _specify(self) -> tuple[ParameterSpec, ...]:
+        return direction_specs(GATES[self._cell], self.hidden_size, self.input_size, "input_size", self.bias, "")
+
+    def __call__(self, x: Any, state: Any = None) -> Any:
+        """One step.
+
+        Parameters
+        ----------
+        x : array-like
+            Floats (B, I) or unbatched (I,); or integer tokens (B,) or (), each a one-hot vector.
+        state : array-like, pair of these, or None
+            h, for LSTMCell (h, c), each (B, H) or unbatched (H,). None is all zeros.
+
+        Returns
+        -------
+        ndarray, or pair of ndarray
+            The new h, or (h, c), shaped as the old one.
+
+        Raises
+        ------
+        TypeError
+            An argument is of the wrong kind or dtype.
+        ValueError
+            A shape is wrong, or a parameter was replaced by one that does not fit.
+        IndexError
+            A token is outside [0, input_size).
+
+        Notes
+        -----
+        The parameters are packed at each call. For many steps, ``layer.freeze().stream()`` is far quicker.
+        """
+        return self._step(x, state, False)[0]
+
+    def forward(self, x: Any, state: Any = None) -> tuple[Any, CellTape]:
+        """One step, keeping what the backward pass needs.
+
+        Parameters
+        ----------
+        x, state
+            As for calling the cell.
+
+        Returns
+        -------
+        state : ndarray, or pair of ndarray
+            The new h, or (h, c).
+        tape : CellTape
+            ``tape.backward(dstate)`` gives the gradients.
+
+        Raises
+        ------
+        TypeError, ValueError, IndexError
+            As for calling the cell.
+
+        Examples
+        --------
+        >>> import fusedrnn, numpy as np
+        >>> cell = fusedrnn.GRUCell(3, 5)
+        >>> h, tape = cell.forward(np.ones((2, 3), np.float32))
+        >>> grads = tape.backward(np.ones_like(h))
+        >>> grads.x.shape, grads.state.shape
+        ((2, 3), (2, 5))
+        """
+        state_n, tape = self._step(x, state, True)
+        assert tape is not None
+        return state_n, tape
+
+    def _step(self, x: Any, state: Any, training: bool) -> tuple[Any, CellTape | None]:
+        owner, H, dtype = type(self).__name__, self.hidden_size, self.dtype
+        x, tokens, unbatched = _validate.cell_input(owner, x, dtype, self.input_size)
+        names = ("h", "c") if self._cell == "lstm" else ("h",)
+        B = 1 if unbatched else x.shape[0]
+        if tokens:
+            x = np.array(x, np.int64).reshape(1, B)
+        else:
+            x = x[None, None] if unbatched else x[None]
+        if state is None:
+            parts: Any = (np.zeros((B, H), dtype),) * len(names)
+        else:
+            shape, formula = ((H,), "(hidden_size,)") if unbatched else ((B, H), "(B, hidden_size)")
+            parts = _validate.state(owner, "state", state, names, shape, formula, dtype)
+            if unbatched:
+                parts = tuple([part[None] for part in parts])
+        weights = self._pack(training)[0]
+        y = _core.empty((1, B, H), dtype)
+        state_n = tuple([_core.empty((B, H), dtype) for _ in names])
+        kept = _core.forward(weights, x, parts, y, state_n, dense_schedule(1, B), False, training)
+        tape = None
+        if kept is not None:
+            specs = self.__dict__["_specs"]
+            tape = CellTape(owner, kept, specs, dtype, names, B, self.input_size, tokens, unbatched)
+        if unbatched:
+            state_n = tuple([part[0] for part in state_n])
+        return (state_n if len(state_n) == 2 else state_n[0]), tape
+
+
+class RNNCell(RecurrentCell):
+    """One step of an Elman network: h' = tanh(W_ih x + b_ih + W_hh h + b_hh), or relu in place of tanh.
+
+    Parameters
+    ----------
+    input_size, hidden_size : int
+        I and H, at least 1.
+    bias : bool
+        Whether there are b_ih and b_hh.
+    nonlinearity : "tanh" or "relu"
+    dtype : float32 or float64
+    rng : int, numpy.random.Generator or None
+        Draws the initial parameters from U(-1/sqrt(H), 1/sqrt(H)), in torch's order.
+
+    Raises
+    ------
+    TypeError
+        An argument is of the wrong type.
+    ValueError
+        An argument is out of range.
+    MemoryError
+        The parameters would not fit into this machine.
+
+    Notes
+    -----
+    Arguments and parameter names are those of ``torch.nn.RNNCell``. Equations: see `RNN`.
+
+    Examples
+    --------
+    >>> import fusedrnn, numpy as np
+    >>> cell = fusedrnn.RNNCell(3, 5)
+    >>> h = cell(np.ones((2, 3), np.float32))
+    >>> cell(np.ones((2, 3), np.float32), h).shape
+    (2, 5)
+    """
+
+    _arguments = (("bias", True), ("nonlinearity", "tanh"), ("dtype", np.dtype(np.float32)))
+
+    nonlinearity: str
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        nonlinearity: str = "tanh",
+        *,
+        dtype: DTypeLike = np.float32,
+        rng: np.random.Generator | int | None = None,
+    ) -> None:
+        values = self._sizes(input_size, hidden_size, bias, dtype, rng)
+        values["nonlinearity"] = _validate.choice(type(self).__name__, "nonlinearity", nonlinearity, ("tanh", "relu"))
+        self._configure(values)
+        self._initialise()
+
+    @property
+    def _cell(self) -> str:
+        return f"rnn_{self.nonlinearity}"
+
+
+class GRUCell(RecurrentCell):
+    """One step of a gated recurrent unit; gates r, z, n.
+
+    Parameters
+    ----------
+    input_size, hidden_size, bias, dtype, rng
+        As for `RNNCell`.
+    reset_after : bool
+        Whether the reset gate acts after the product with W_hn, as in torch, or before; see `GRU`.
+
+    Raises
+    ------
+    TypeError, ValueError, MemoryError
+        As for `RNNCell`.
+
+    Notes
+    -----
+    Arguments and parameter names are those of ``torch.nn.GRUCell``. Equations: see `GRU`.
+
+    Examples
+    --------
+    >>> import fusedrnn, numpy as np
+    >>> cell = fusedrnn.GRUCell(3, 5, reset_after=False)
+    >>> cell(np.ones(3, np.float32)).shape
+    (5,)
+    """
+
+    _arguments = (("bias", True), ("reset_after", True), ("dtype", np.dtype(np.float32)))
+
+    reset_after: bool
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        *,
+        reset_after: bool = True,
+        dtype: DTypeLike = np.float32,
+        rng: np.random.Generator | int | None = None,
+    ) -> None:
+        values = self._sizes(input_size, hidden_size, bias, dtype, rng)
+        values["reset_after"] = _validate.flag(type(self).__name__, "reset_after", reset_after)
+        self._configure(values)
+        self._initialise()
+
+    @property
+    def _cell(self) -> str:
+        return "gru_after" if self.reset_after else "gru_before"
+
+
+class LSTMCell(RecurrentCell):
+    """One step of a long short-term memory; gates i, f, g, o; the state is the pair (h, c).
+
+    Parameters
+    ----------
+    input_size, hidden_size, bias, dtype, rng
+        As for `RNNCell`.
+
+    Raises
+    ------
+    TypeError, ValueError, MemoryError
+        As for `RNNCell`.
+
+    Notes
+    -----
+    Arguments and parameter names are those of ``torch.nn.LSTMCell``. Equations: see `LSTM`.
+
+    Examples
+    --------
+    >>> import fusedrnn, numpy as np
+    >>> cell = fusedrnn.LSTMCell(3, 5)
+    >>> h, c = cell(np.ones((2, 3), np.float32))
+    >>> h, c = cell(np.ones((2, 3), np.float32), (h, c))
+    >>> h.shape
+    (2, 5)
+    """
+
+    _arguments = (("bias", True), ("dtype", np.dtype(np.float32)))
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        *,
+        dtype: DTypeLike = np.float32,
+        rng: np.random.Generator | int | None = None,
+    ) -> None:
+        self._configure(self._sizes(input_size, hidden_size, bias, dtype, rng))
+        self._initialise()
+
+    @property
+    def _cell(self) -> str:
+        return "lstm"

@@ -1,0 +1,291 @@
+"""Layers whose parameters no longer change: packed once, for inference and streaming."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import _core, _validate, unroll
+from .parameters import PICKLE_VERSION, pack, same_arrays
+from .unroll import Stack
+
+Array = NDArray[Any]
+
+
+class FrozenLayer:
+    """A layer for inference only, made by ``layer.freeze()``: immutable, picklable, safe to call from many threads.
+
+    Attributes
+    ----------
+    params : mapping of str to ndarray
+        What was packed, read-only. Kept for pickling, besides the packed weights.
+    precision : str
+        "float32" or "float64".
+    isa : str
+        The instruction set that the weights are packed for: the one that was current when the object was made.
+    nbytes : int
+        Bytes of packed weights and parameters.
+
+    Notes
+    -----
+    A pickle holds the parameters; they are packed again on loading, for the CPU that loads them.
+
+    Examples
+    --------
+    >>> import fusedrnn, numpy as np
+    >>> layer = fusedrnn.GRU(3, 5)
+    >>> frozen = layer.freeze()
+    >>> x = np.ones((7, 2, 3), np.float32)
+    >>> out = np.empty((7, 2, 5), np.float32)
+    >>> y, h = frozen(x, out=out)
+    >>> y is out, bool((y == layer(x)[0]).all())
+    (True, True)
+    """
+
+    __slots__ = ("__weakref__", "_bias", "_description", "_stack", "_weights", "params", "precision")
+
+    # Equality is by value, as for layers.
+    __hash__: ClassVar[None]  # type: ignore[assignment]
+
+    params: Mapping[str, Array]
+    precision: str
+    _weights: list[_core.Weights]
+    _stack: Stack
+    _bias: bool
+    _description: str
+
+    def __init__(self, stack: Stack, description: str, params: dict[str, Array], bias: bool, precision: str) -> None:
+        for array in params.values():
+            array.flags.writeable = False
+        put = object.__setattr__
+        put(self, "_stack", stack)
+        put(self, "_description", description)
+        put(self, "_bias", bias)
+        put(self, "_weights", pack(stack.cell, list(params.values()), bias, False))
+        put(self, "params", MappingProxyType(params))
+        put(self, "precision", precision)
+
+    def __call__(self, x: Any, state: Any = None, *, lengths: Any = None, out: Any = None) -> tuple[Any, Any]:
+        """Run the layer over whole sequences: the bits of ``layer(x, state, lengths=lengths)``.
+
+        Parameters
+        ----------
+        x, state, lengths
+            As for calling a layer.
+        out : ndarray, pair of ndarray, or None
+            Where to write ``y``: of its shape and dtype, with contiguous last axis, sharing no memory with `x` or
+            `state`. A pair for ``merge=None``. Not for list input.
+
+        Returns
+        -------
+        y, state
+            As for calling a layer; ``y is out`` if that was given.
+
+        Raises
+        ------
+        TypeError, ValueError, IndexError
+            As for calling a layer; ValueError also if `out` does not fit, is read-only, or overlaps an input.
+        """
+        return unroll.infer(self._stack, self._weights, x, state, lengths, out)
+
+    def stream(self, batch_size: int = 1) -> Stream:
+        """Process sequences one step at a time.
+
+        Parameters
+        ----------
+        batch_size : int
+            B, the number of sequences that advance together.
+
+        Returns
+        -------
+        Stream
+
+        Raises
+        ------
+        ValueError
+            The layer is bidirectional, or `batch_size` is less than 1.
+        """
+        return Stream(self, batch_size)
+
+    @property
+    def isa(self) -> str:
+        return self._weights[0].isa
+
+    @property
+    def nbytes(self) -> int:
+        return sum(w.nbytes for w in self._weights) + sum(array.nbytes for array in self.params.values())
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """dtype of inputs, outputs and states."""
+        return self._stack.dtype
+
+    @property
+    def input_size(self) -> int:
+        """I."""
+        return self._stack.input_size
+
+    @property
+    def hidden_size(self) -> int:
+        """H."""
+        return self._stack.hidden_size
+
+    @property
+    def num_layers(self) -> int:
+        """L."""
+        return self._stack.num_layers
+
+    @property
+    def bidirectional(self) -> bool:
+        """Whether there are two directions."""
+        return self._stack.directions == 2
+
+    @property
+    def batch_first(self) -> bool:
+        """Whether x and y are (B, T, ...)."""
+        return self._stack.batch_first
+
+    def __setattr__(self, name: str, value: Any) -> NoReturn:
+        raise AttributeError(f"frozen {self._stack.owner}: {name} cannot be set; frozen layers do not change")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"frozen {self._stack.owner}: {name} cannot be deleted; frozen layers do not change")
+
+    def __repr__(self) -> str:
+        return f"<frozen {self._description}, {self.precision}, {self.isa}>"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, FrozenLayer):
+            return NotImplemented
+        mine = (self._description, self._bias, self.precision, *self._config())
+        theirs = (other._description, other._bias, other.precision, *other._config())
+        return mine == theirs and same_arrays(self.params, other.params)
+
+    def __copy__(self) -> FrozenLayer:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FrozenLayer:
+        return self
+
+    def _config(self) -> tuple[Any, ...]:
+        s = self._stack
+        sizes = (s.input_size, s.hidden_size, s.num_layers)
+        return (s.owner, s.cell, s.dtype.name, *sizes, s.directions == 2, s.batch_first, s.merge)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _thaw, (PICKLE_VERSION, self._config(), self._description, dict(self.params), self._bias, self.precision)
+
+
+def _thaw(
+    version: int, config: tuple[Any, ...], description: str, params: dict[str, Array], bias: bool, precision: str
+) -> FrozenLayer:
+    """Unpickle: pack for this machine."""
+    if version != PICKLE_VERSION:
+        raise ValueError(f"FrozenLayer: pickle has version {version}; expected {PICKLE_VERSION}")
+    owner, cell, dtype, *rest = config
+    stack = Stack(owner, cell, _validate.layer_dtype(owner, dtype), *rest)
+    return FrozenLayer(stack, description, params, bias, precision)
+
+
+class Stream(_core.Stream):
+    """One step at a time over the stacked layers of a frozen layer; owns its state. Made by ``frozen.stream()``.
+
+    Attributes
+    ----------
+    state : ndarray or pair of ndarray
+        h, for LSTM (h, c), each (L, B, H). Reading gives copies; assigning copies, and None means zeros.
+
+    Notes
+    -----
+    ``step(x_t, out=None)`` takes (B, I) floats of the layer's dtype, or (B,) integer tokens, and returns the (B, H)
+    output of the last layer, in `out` if that is given, which then must not overlap `x_t`. Steps give the bits of the
+    whole sequence. A stream is for one thread at a time. Copies and pickles go on from its state, independently.
+
+    Examples
+    --------
+    >>> import fusedrnn, numpy as np
+    >>> layer = fusedrnn.LSTM(3, 5)
+    >>> x = np.ones((7, 2, 3), np.float32)
+    >>> stream = layer.freeze().stream(batch_size=2)
+    >>> y = np.stack([stream.step(x_t) for x_t in x])
+    >>> bool((y == layer(x)[0]).all())
+    True
+    """
+
+    def __init__(self, frozen: FrozenLayer, batch_size: int = 1) -> None:
+        owner = frozen._stack.owner
+        _validate.one_way(owner, frozen._stack.directions)
+        batch_size = _validate.size(owner, "batch_size", batch_size)
+        elements = frozen.num_layers * batch_size * frozen.hidden_size
+        _validate.room(owner, "the state", elements * len(frozen._stack.parts), frozen.dtype)
+        super().__init__(frozen._weights, batch_size)
+        self._frozen = frozen
+        self._batch_size = batch_size
+
+    @property
+    def batch_size(self) -> int:
+        """B."""
+        return self._batch_size
+
+    @property
+    def state(self) -> Any:
+        parts = self.get_state()
+        return parts[0] if len(parts) == 1 else parts
+
+    @state.setter
+    def state(self, value: Any) -> None:
+        if value is None:
+            self.reset()
+            return
+        stack = self._frozen._stack
+        shape = (stack.num_layers, self._batch_size, stack.hidden_size)
+        formula = "(num_layers, batch_size, hidden_size)"
+        parts = _validate.state(stack.owner, "state", value, stack.parts, shape, formula, stack.dtype)
+        self.set_state(tuple(np.ascontiguousarray(part) for part in parts))
+
+    def _as_input(self, x: Any) -> Array:
+        """What `step` calls with anything but a contiguous array of the layer's dtype: converts, or raises."""
+        stack = self._frozen._stack
+        return _validate.step_input(stack.owner, x, stack.dtype, stack.input_size, self._batch_size)
+
+    def reset(self, rows: Any = None) -> None:
+        """Set the state to zero.
+
+        Parameters
+        ----------
+        rows : bool (B,) or None
+            The rows to reset; None is all.
+
+        Raises
+        ------
+        TypeError
+            `rows` is no array of bools.
+        ValueError
+            `rows` is not of shape (B,).
+        """
+        if rows is not None:
+            rows = _validate.rows(self._frozen._stack.owner, rows, self._batch_size)
+        self.reset_rows(rows)
+
+    def __repr__(self) -> str:
+        return f"<stream of {self._frozen!r}, batch_size={self._batch_size}>"
+
+    def __copy__(self) -> Stream:
+        return _resume(self._frozen, self._batch_size, self.get_state())
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Stream:
+        return self.__copy__()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _resume, (self._frozen, self._batch_size, self.get_state())
+
+
+def _resume(frozen: FrozenLayer, batch_size: int, state: tuple[Array, ...]) -> Stream:
+    """A stream that goes on from a state."""
+    stream = Stream(frozen, batch_size)
+    stream.set_state(state)
+    return stream

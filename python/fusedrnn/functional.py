@@ -1,0 +1,411 @@
+"""One layer in one direction on plain arrays, forward and backward, for those who write their own layers.
+
+`fusedrnn.reference` has the same functions in plain NumPy, to be read beside the textbook. Letters: T steps, B rows, I
+inputs, H hidden units, G gates (RNN 1, GRU 3, LSTM 4). Weights are W_ih (G*H, I) and W_hh (G*H, H), biases (G*H,),
+gates in torch's order (GRU r z n, LSTM i f g o). x is (T, B, I), or integer tokens (T, B), each a one-hot vector.
+
+The dtype of W_ih, float32 or float64, is that of the computation: other weights must have it, all else is cast to it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from . import _core, _validate
+from .parameters import GATES
+from .tape import KeptArrays
+from .unroll import Record, dense_schedule
+
+__all__ = [
+    "FunctionalTape",
+    "GRUGrads",
+    "LSTMGrads",
+    "RNNGrads",
+    "gru_backward",
+    "gru_forward",
+    "lstm_backward",
+    "lstm_forward",
+    "rnn_backward",
+    "rnn_forward",
+]
+
+Array = NDArray[Any]
+
+
+class RNNGrads(NamedTuple):
+    """Gradients of `rnn_forward`; dx is None for tokens and with need_dx=False, that of a missing bias is None."""
+
+    dx: Array | None
+    dh_0: Array
+    dW_ih: Array
+    dW_hh: Array
+    db_ih: Array | None
+    db_hh: Array | None
+
+
+class GRUGrads(NamedTuple):
+    """Gradients of `gru_forward`; as `RNNGrads`."""
+
+    dx: Array | None
+    dh_0: Array
+    dW_ih: Array
+    dW_hh: Array
+    db_ih: Array | None
+    db_hh: Array | None
+
+
+class LSTMGrads(NamedTuple):
+    """Gradients of `lstm_forward`; as `RNNGrads`."""
+
+    dx: Array | None
+    dh_0: Array
+    dc_0: Array
+    dW_ih: Array
+    dW_hh: Array
+    db_ih: Array | None
+    db_hh: Array | None
+
+
+class FunctionalTape(KeptArrays):
+    """What a forward function keeps for its backward function; has ``nbytes`` and ``release()``, as `Tape`."""
+
+    __slots__ = ("_dtype", "_made_by", "_shapes", "_sizes", "_tokens")
+
+    def __init__(
+        self,
+        made_by: str,
+        tape: _core.Tape,
+        sizes: tuple[int, int, int, int],
+        shapes: tuple[tuple[int, ...] | None, ...],
+        dtype: np.dtype[Any],
+        tokens: bool,
+    ) -> None:
+        super().__init__(made_by, [Record((tape,), None, None, 1.0)])
+        self._made_by = made_by
+        self._sizes = sizes  # T, B, I, H
+        self._shapes = shapes  # of W_ih, W_hh, b_ih, b_hh; None where there was no bias
+        self._dtype = dtype
+        self._tokens = tokens
+
+
+def rnn_forward(
+    x: ArrayLike,
+    h_0: ArrayLike | None,
+    W_ih: ArrayLike,
+    W_hh: ArrayLike,
+    b_ih: ArrayLike | None = None,
+    b_hh: ArrayLike | None = None,
+    *,
+    nonlinearity: str = "tanh",
+    lengths: ArrayLike | None = None,
+    reverse: bool = False,
+) -> tuple[Array, Array, FunctionalTape]:
+    """Elman network: h_t = tanh(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh), or relu in place of tanh.
+
+    Parameters
+    ----------
+    x : array-like, (T, B, I) floats or (T, B) integer tokens
+    h_0 : array-like (B, H), or None for zeros
+    W_ih, W_hh : array-like, (H, I) and (H, H)
+    b_ih, b_hh : array-like (H,), or None for none
+    nonlinearity : "tanh" or "relu"
+    lengths : integers (B,), or None for T
+        Valid steps of each row. What is past them is not read; y is zero there, and the state passes through.
+    reverse : bool
+        Run each row from its last valid step to its first. y stays aligned with x, h_n is the state after time 0.
+
+    Returns
+    -------
+    y : ndarray (T, B, H)
+    h_n : ndarray (B, H)
+    tape : FunctionalTape
+        For `rnn_backward`.
+
+    Raises
+    ------
+    TypeError, ValueError, IndexError
+        An argument is of the wrong kind or dtype; of the wrong shape or value; a token out of range.
+
+    Notes
+    -----
+    Elman, Finding structure in time, 1990.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fusedrnn.functional import rnn_forward
+    >>> y, h_n, tape = rnn_forward(np.ones((7, 2, 3)), None, np.ones((5, 3)), np.zeros((5, 5)))
+    >>> y.shape, h_n.shape, bool((y == np.tanh(3.0)).all())
+    ((7, 2, 5), (2, 5), True)
+    """
+    owner = "rnn_forward"
+    nonlinearity = _validate.choice(owner, "nonlinearity", nonlinearity, ("tanh", "relu"))
+    y, (h_n,), tape = _forward(
+        owner, f"rnn_{nonlinearity}", x, {"h_0": h_0}, (W_ih, W_hh, b_ih, b_hh), lengths, reverse
+    )
+    return y, h_n, tape
+
+
+def gru_forward(
+    x: ArrayLike,
+    h_0: ArrayLike | None,
+    W_ih: ArrayLike,
+    W_hh: ArrayLike,
+    b_ih: ArrayLike | None = None,
+    b_hh: ArrayLike | None = None,
+    *,
+    reset_after: bool = True,
+    lengths: ArrayLike | None = None,
+    reverse: bool = False,
+) -> tuple[Array, Array, FunctionalTape]:
+    """Gated recurrent unit: h_t = (1 - z) * n + z * h_{t-1}, gates in the order r, z, n.
+
+    Parameters
+    ----------
+    x, h_0, lengths, reverse
+        As for `rnn_forward`.
+    W_ih, W_hh : array-like, (3*H, I) and (3*H, H)
+    b_ih, b_hh : array-like (3*H,), or None for none
+    reset_after : bool
+        True: n = tanh(W_in x + b_in + r * (W_hn h + b_hn)). False: n = tanh(W_in x + b_in + W_hn (r * h) + b_hn).
+
+    Returns
+    -------
+    y : ndarray (T, B, H)
+    h_n : ndarray (B, H)
+    tape : FunctionalTape
+        For `gru_backward`.
+
+    Raises
+    ------
+    TypeError, ValueError, IndexError
+        As for `rnn_forward`.
+
+    Notes
+    -----
+    Cho et al., Learning phrase representations using RNN encoder-decoder, 2014 (reset before).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fusedrnn.functional import gru_forward
+    >>> y, h_n, tape = gru_forward(np.ones((7, 2, 3)), None, np.zeros((15, 3)), np.zeros((15, 5)))
+    >>> y.shape, h_n.shape
+    ((7, 2, 5), (2, 5))
+    """
+    owner = "gru_forward"
+    cell = "gru_after" if _validate.flag(owner, "reset_after", reset_after) else "gru_before"
+    y, (h_n,), tape = _forward(owner, cell, x, {"h_0": h_0}, (W_ih, W_hh, b_ih, b_hh), lengths, reverse)
+    return y, h_n, tape
+
+
+def lstm_forward(
+    x: ArrayLike,
+    h_0: ArrayLike | None,
+    c_0: ArrayLike | None,
+    W_ih: ArrayLike,
+    W_hh: ArrayLike,
+    b_ih: ArrayLike | None = None,
+    b_hh: ArrayLike | None = None,
+    *,
+    lengths: ArrayLike | None = None,
+    reverse: bool = False,
+) -> tuple[Array, Array, Array, FunctionalTape]:
+    """Long short-term memory: c_t = f * c_{t-1} + i * g, h_t = o * tanh(c_t), gates in the order i, f, g, o.
+
+    Parameters
+    ----------
+    x, lengths, reverse
+        As for `rnn_forward`.
+    h_0, c_0 : array-like (B, H), or None for zeros
+    W_ih, W_hh : array-like, (4*H, I) and (4*H, H)
+    b_ih, b_hh : array-like (4*H,), or None for none
+
+    Returns
+    -------
+    y : ndarray (T, B, H)
+    h_n, c_n : ndarray (B, H)
+    tape : FunctionalTape
+        For `lstm_backward`.
+
+    Raises
+    ------
+    TypeError, ValueError, IndexError
+        As for `rnn_forward`.
+
+    Notes
+    -----
+    Hochreiter and Schmidhuber, Long short-term memory, 1997; Gers, Schmidhuber and Cummins, 2000.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fusedrnn.functional import lstm_backward, lstm_forward
+    >>> y, h_n, c_n, tape = lstm_forward(np.ones((7, 2, 3)), None, None, np.ones((20, 3)), np.ones((20, 5)))
+    >>> grads = lstm_backward(tape, dy=np.ones_like(y))
+    >>> grads.dx.shape, grads.dW_ih.shape, grads.db_ih
+    ((7, 2, 3), (20, 3), None)
+    """
+    y, (h_n, c_n), tape = _forward(
+        "lstm_forward", "lstm", x, {"h_0": h_0, "c_0": c_0}, (W_ih, W_hh, b_ih, b_hh), lengths, reverse
+    )
+    return y, h_n, c_n, tape
+
+
+def rnn_backward(
+    tape: FunctionalTape, dy: ArrayLike | None = None, dh_n: ArrayLike | None = None, *, need_dx: bool = True
+) -> RNNGrads:
+    """Gradients of a scalar with respect to everything that went into `rnn_forward`.
+
+    Parameters
+    ----------
+    tape : FunctionalTape
+        Of `rnn_forward`; may be used again.
+    dy : array-like (T, B, H), or None for zeros
+        Gradient with respect to y; not read past a row's length.
+    dh_n : array-like (B, H), or None for zeros
+        Gradient with respect to h_n.
+    need_dx : bool
+        False skips dx.
+
+    Returns
+    -------
+    RNNGrads
+
+    Raises
+    ------
+    TypeError
+        The tape is of another function, or a gradient is no array of real numbers.
+    ValueError
+        The tape was released, a shape is wrong, or there is no gradient at all.
+    """
+    dx, (dh_0,), dparams = _backward("rnn_backward", "rnn_forward", tape, dy, {"dh_n": dh_n}, need_dx)
+    return RNNGrads(dx, dh_0, *dparams)
+
+
+def gru_backward(
+    tape: FunctionalTape, dy: ArrayLike | None = None, dh_n: ArrayLike | None = None, *, need_dx: bool = True
+) -> GRUGrads:
+    """Gradients of a scalar with respect to everything that went into `gru_forward`.
+
+    Parameters
+    ----------
+    tape : FunctionalTape
+        Of `gru_forward`; may be used again.
+    dy, dh_n, need_dx
+        As for `rnn_backward`.
+
+    Returns
+    -------
+    GRUGrads
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `rnn_backward`.
+    """
+    dx, (dh_0,), dparams = _backward("gru_backward", "gru_forward", tape, dy, {"dh_n": dh_n}, need_dx)
+    return GRUGrads(dx, dh_0, *dparams)
+
+
+def lstm_backward(
+    tape: FunctionalTape,
+    dy: ArrayLike | None = None,
+    dh_n: ArrayLike | None = None,
+    dc_n: ArrayLike | None = None,
+    *,
+    need_dx: bool = True,
+) -> LSTMGrads:
+    """Gradients of a scalar with respect to everything that went into `lstm_forward`.
+
+    Parameters
+    ----------
+    tape : FunctionalTape
+        Of `lstm_forward`; may be used again.
+    dy, need_dx
+        As for `rnn_backward`.
+    dh_n, dc_n : array-like (B, H), or None for zeros
+        Gradients with respect to h_n and c_n.
+
+    Returns
+    -------
+    LSTMGrads
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `rnn_backward`.
+    """
+    dx, (dh_0, dc_0), dparams = _backward(
+        "lstm_backward", "lstm_forward", tape, dy, {"dh_n": dh_n, "dc_n": dc_n}, need_dx
+    )
+    return LSTMGrads(dx, dh_0, dc_0, *dparams)
+
+
+def _forward(
+    owner: str,
+    cell: str,
+    x: Any,
+    state_0: dict[str, Any],
+    weights: tuple[Any, Any, Any, Any],
+    lengths: Any,
+    reverse: Any,
+) -> tuple[Array, tuple[Array, ...], FunctionalTape]:
+    W_ih, W_hh, b_ih, b_hh, dtype = _validate.functional_weights(owner, GATES[cell], *weights)
+    I, H = W_ih.shape[1], W_hh.shape[1]
+    x, tokens = _validate.functional_sequence(owner, x, dtype, I)
+    T, B = x.shape[:2]
+    if lengths is None:
+        schedule = dense_schedule(T, B)
+    else:
+        lengths = _validate.lengths(owner, lengths, T, B, "batch")
+        schedule = _core.Schedule(T, B, lengths)
+    if tokens:
+        x = _validate.tokens(owner, x, I, lengths, "batch")
+    state = tuple(
+        np.zeros((B, H), dtype) if value is None else _gradient_or_state(owner, name, value, (B, H), dtype)
+        for name, value in state_0.items()
+    )
+    reverse = _validate.flag(owner, "reverse", reverse)
+    y = _core.empty((T, B, H), dtype)
+    state_n = tuple(_core.empty((B, H), dtype) for _ in state)
+    packed = _core.Weights(cell, W_ih, W_hh, b_ih, b_hh, True)
+    kept = _core.forward(packed, x, state, y, state_n, schedule, reverse, True)
+    assert kept is not None
+    shapes = tuple(None if w is None else w.shape for w in (W_ih, W_hh, b_ih, b_hh))
+    return y, state_n, FunctionalTape(owner, kept, (T, B, I, H), shapes, dtype, tokens)
+
+
+def _backward(
+    owner: str, made_by: str, tape: FunctionalTape, dy: Any, dstate_n: dict[str, Any], need_dx: Any
+) -> tuple[Array | None, tuple[Array, ...], tuple[Array, Array, Array | None, Array | None]]:
+    _validate.functional_tape(owner, tape, made_by)
+    kept = tape._held()[0].tapes[0]
+    T, B, I, H = tape._sizes
+    dtype = tape._dtype
+    need_dx = _validate.flag(owner, "need_dx", need_dx)
+    if dy is not None:
+        dy = _validate.floats(owner, "dy", dy, dtype, rows=True)
+        _validate.exact_shape(owner, "dy", dy, (T, B, H), "(T, B, hidden_size)")
+    parts = tuple(
+        None if value is None else _gradient_or_state(owner, name, value, (B, H), dtype)
+        for name, value in dstate_n.items()
+    )
+    if dy is None and all(part is None for part in parts):
+        raise _validate.nothing_to_do_functional(owner, list(dstate_n))
+    dx = _core.empty((T, B, I), dtype) if need_dx and not tape._tokens else None
+    dstate_0 = tuple(_core.empty((B, H), dtype) for _ in parts)
+    dW_ih, dW_hh, db_ih, db_hh = (None if shape is None else _core.empty(shape, dtype) for shape in tape._shapes)
+    assert dW_ih is not None
+    assert dW_hh is not None
+    _core.backward(kept, dy, parts, dx, False, dstate_0, dW_ih, dW_hh, db_ih, db_hh)
+    return dx, dstate_0, (dW_ih, dW_hh, db_ih, db_hh)
+
+
+def _gradient_or_state(owner: str, name: str, value: Any, shape: tuple[int, int], dtype: np.dtype[Any]) -> Array:
+    array = _validate.floats(owner, name, value, dtype, rows=True)
+    _validate.exact_shape(owner, name, array, shape, "(B, hidden_size)")
+    return array

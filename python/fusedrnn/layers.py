@@ -1,0 +1,442 @@
+"""RNN, GRU and LSTM: torch's layers on NumPy arrays, with explicit tapes instead of autograd."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from . import _validate, unroll
+from ._validate import ParameterSpec
+from .frozen import FrozenLayer
+from .parameters import GATES, Parameterized, direction_specs
+from .tape import Tape
+from .unroll import Stack
+
+
+def layer_specs(stack: Stack, bias: bool) -> tuple[ParameterSpec, ...]:
+    """All parameters of a layer in torch's order: by layer, then by direction."""
+    specs: list[ParameterSpec] = []
+    for layer in range(stack.num_layers):
+        if layer == 0:
+            inputs, formula = stack.input_size, "input_size"
+        else:
+            inputs = stack.inner_width
+            formula = "hidden_size" if inputs == stack.hidden_size else "2*hidden_size"
+        for suffix in ("", "_reverse")[: stack.directions]:
+            specs += direction_specs(GATES[stack.cell], stack.hidden_size, inputs, formula, bias, f"_l{layer}{suffix}")
+    return tuple(specs)
+
+
+class RecurrentLayer(Parameterized):
+    """Base of `RNN`, `GRU` and `LSTM`: what is done with a sequence is the same for all of them."""
+
+    _assignable: ClassVar[frozenset[str]] = frozenset({"rng", "dropout"})
+
+    num_layers: int
+    batch_first: bool
+    dropout: float
+    bidirectional: bool
+    merge: str | None
+
+    def _common(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int,
+        bias: bool,
+        batch_first: bool,
+        dropout: float,
+        bidirectional: bool,
+        merge: str | None,
+        dtype: DTypeLike,
+        rng: np.random.Generator | int | None,
+    ) -> dict[str, Any]:
+        """Check the arguments that all layers share, in the order of the signature."""
+        owner = type(self).__name__
+        values = self._sizes(input_size, hidden_size, bias, dtype, rng)
+        values["num_layers"] = _validate.size(owner, "num_layers", num_layers)
+        values["batch_first"] = _validate.flag(owner, "batch_first", batch_first)
+        values["dropout"] = _validate.probability(owner, "dropout", dropout)
+        values["bidirectional"] = _validate.flag(owner, "bidirectional", bidirectional)
+        values["merge"] = _validate.merge(owner, merge, values["bidirectional"])
+        if values["dropout"] and values["num_layers"] == 1:
+            _validate.warn_idle_dropout(owner, values["dropout"], stacklevel=3)
+        return values
+
+    def _specify(self) -> tuple[ParameterSpec, ...]:
+        stack = Stack(
+            type(self).__name__,
+            self._cell,
+            self.dtype,
+            self.input_size,
+            self.hidden_size,
+            self.num_layers,
+            self.bidirectional,
+            self.batch_first,
+            self.merge,
+        )
+        self.__dict__["_stack"] = stack
+        return layer_specs(stack, self.bias)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "dropout":
+            value = _validate.probability(type(self).__name__, name, value)
+        super().__setattr__(name, value)
+
+    def __call__(self, x: Any, state: Any = None, *, lengths: Any = None) -> tuple[Any, Any]:
+        """Run the layer over whole sequences; keeps nothing for a backward pass, and never drops out.
+
+        Parameters
+        ----------
+        x : array-like, or list of arrays
+            Floats of shape (T, B, I), with ``batch_first`` (B, T, I), or unbatched (T, I); or integer tokens of shape
+            (T, B), (B, T) or (T,), each a one-hot vector; or a list of (T_i, I) arrays or of (T_i,) tokens. Arrays of
+            the layer's dtype are read in place, whatever their strides; others are cast, which costs a copy. Of a list
+            (or tuple) of arrays a padded copy is made.
+        state : array-like, pair of these, or None
+            Initial state: h, for LSTM (h, c), each (L*D, B, H), unbatched (L*D, H), where D is 2 if bidirectional and 1
+            otherwise. None is all zeros.
+        lengths : integers (B,) or None
+            Valid steps of each row, 0 to T, in any order. None is T for all.
+
+        Returns
+        -------
+        y : ndarray, list of ndarray, or pair of these
+            Outputs of the last layer, (T, B, D*H) or (T, B, H) depending on ``merge``, in the layout of `x`; zero past
+            a row's length. For a list a list of (T_i, ...) arrays; for ``merge=None`` a pair (forward, reverse).
+        state : ndarray or pair of ndarray
+            State after each row's last valid step (of the reverse direction: after its first), shaped as the initial
+            one.
+
+        Raises
+        ------
+        TypeError
+            An argument is of the wrong kind or dtype.
+        ValueError
+            A shape or a value is wrong, or a parameter was replaced by one that does not fit.
+        IndexError
+            A token is outside [0, input_size).
+
+        Notes
+        -----
+        The parameters are packed for the CPU anew at each call, as they may have changed; ``freeze()`` packs them once.
+
+        Examples
+        --------
+        >>> import fusedrnn, numpy as np
+        >>> layer = fusedrnn.LSTM(3, 5, num_layers=2)
+        >>> y, (h, c) = layer(np.zeros((7, 2, 3), np.float32), lengths=[7, 4])
+        >>> y.shape, h.shape, c.shape
+        ((7, 2, 5), (2, 2, 5), (2, 2, 5))
+        """
+        return unroll.infer(self.__dict__["_stack"], self._pack(False), x, state, lengths)
+
+    def forward(self, x: Any, state: Any = None, *, lengths: Any = None) -> tuple[Any, Any, Tape]:
+        """Run the layer as in training: dropout between layers acts, and what the backward pass needs is kept.
+
+        Parameters
+        ----------
+        x, state, lengths
+            As for calling the layer.
+
+        Returns
+        -------
+        y, state
+            As for calling the layer.
+        tape : Tape
+            ``tape.backward(dy, dstate)`` gives the gradients.
+
+        Raises
+        ------
+        TypeError, ValueError, IndexError
+            As for calling the layer.
+
+        Examples
+        --------
+        >>> import fusedrnn, numpy as np
+        >>> layer = fusedrnn.GRU(3, 5, rng=0)
+        >>> y, h, tape = layer.forward(np.ones((7, 2, 3), np.float32))
+        >>> grads = tape.backward(dy=2 * y)  # of the sum of squares of y
+        >>> for name, w in layer.params.items():
+        ...     w -= 0.01 * grads.params[name]
+        """
+        stack: Stack = self.__dict__["_stack"]
+        y, state_n, extent, records, tokens = unroll.train(
+            stack, self._pack(True), x, state, lengths, self.dropout, self.rng
+        )
+        return y, state_n, Tape(stack, self.__dict__["_specs"], extent, records, tokens)
+
+    def freeze(self, precision: str | None = None) -> FrozenLayer:
+        """Pack the parameters once, for inference and streaming; later changes of the layer do not show.
+
+        Parameters
+        ----------
+        precision : "float32", "float64" or None
+            The layer's own dtype, which None stands for; others are not available yet.
+
+        Returns
+        -------
+        FrozenLayer
+
+        Raises
+        ------
+        ValueError
+            The precision is not available.
+        """
+        owner = type(self).__name__
+        chosen = _validate.precision(owner, precision, self.dtype)
+        arrays = self._arrays()
+        params = {spec.name: array.copy() for spec, array in zip(self.__dict__["_specs"], arrays, strict=True)}
+        return FrozenLayer(self.__dict__["_stack"], repr(self), params, self.bias, chosen)
+
+
+class RNN(RecurrentLayer):
+    """Elman network: h' = tanh(W_ih x + b_ih + W_hh h + b_hh), or relu in place of tanh.
+
+    Parameters
+    ----------
+    input_size, hidden_size : int
+        I and H, at least 1.
+    num_layers : int
+        L; each layer's input is the output of the one below.
+    nonlinearity : "tanh" or "relu"
+    bias : bool
+        Whether there are b_ih and b_hh.
+    batch_first : bool
+        Whether x and y are (B, T, ...) instead of (T, B, ...).
+    dropout : float
+        0 <= dropout < 1; acts in ``forward``, on the outputs of all layers but the last.
+    bidirectional : bool
+        Whether each layer runs over time both ways.
+    merge : "concat", "sum", "mean", "mul" or None
+        How the outputs of two directions join; None gives those of the last layer as a pair (and concatenates below
+        it).
+    dtype : float32 or float64
+    rng : int, numpy.random.Generator or None
+        Draws the initial parameters from U(-1/sqrt(H), 1/sqrt(H)), in torch's order, and dropout masks.
+
+    Raises
+    ------
+    TypeError
+        An argument is of the wrong type.
+    ValueError
+        An argument is out of range.
+    MemoryError
+        The parameters would not fit into this machine.
+
+    Notes
+    -----
+    Elman, Finding structure in time, 1990. Arguments, parameter names and shapes are those of ``torch.nn.RNN``; what
+    torch does not have is keyword-only. See `Parameterized` for ``params``, comparison and copying.
+
+    Examples
+    --------
+    >>> import fusedrnn, numpy as np
+    >>> layer = fusedrnn.RNN(3, 5, nonlinearity="relu")
+    >>> layer
+    RNN(3, 5, nonlinearity='relu')
+    >>> y, h = layer(np.zeros((7, 2, 3), np.float32))
+    >>> y.shape, h.shape
+    ((7, 2, 5), (1, 2, 5))
+    """
+
+    _arguments = (
+        ("num_layers", 1),
+        ("nonlinearity", "tanh"),
+        ("bias", True),
+        ("batch_first", False),
+        ("dropout", 0.0),
+        ("bidirectional", False),
+        ("merge", "concat"),
+        ("dtype", np.dtype(np.float32)),
+    )
+
+    nonlinearity: str
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        nonlinearity: str = "tanh",
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        merge: str | None = "concat",
+        dtype: DTypeLike = np.float32,
+        rng: np.random.Generator | int | None = None,
+    ) -> None:
+        values = self._common(
+            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, merge, dtype, rng
+        )
+        values["nonlinearity"] = _validate.choice(type(self).__name__, "nonlinearity", nonlinearity, ("tanh", "relu"))
+        self._configure(values)
+        self._initialise()
+
+    @property
+    def _cell(self) -> str:
+        return f"rnn_{self.nonlinearity}"
+
+
+class GRU(RecurrentLayer):
+    """Gated recurrent unit; gates r, z, n.
+
+    r = sigmoid(W_ir x + b_ir + W_hr h + b_hr), z likewise, and h' = (1 - z) * n + z * h with
+
+    - ``reset_after=True`` (torch, cuDNN, Keras): n = tanh(W_in x + b_in + r * (W_hn h + b_hn))
+    - ``reset_after=False`` (textbooks): n = tanh(W_in x + b_in + W_hn (r * h) + b_hn)
+
+    Parameters
+    ----------
+    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, merge, dtype, rng
+        As for `RNN`.
+    reset_after : bool
+        Whether the reset gate acts after the product with W_hn, or before.
+
+    Raises
+    ------
+    TypeError, ValueError, MemoryError
+        As for `RNN`.
+
+    Notes
+    -----
+    Cho et al., Learning phrase representations using RNN encoder-decoder, 2014 (reset before). Arguments, parameter
+    names, shapes and gate order are those of ``torch.nn.GRU``; what torch does not have is keyword-only.
+
+    Examples
+    --------
+    >>> import fusedrnn, numpy as np
+    >>> layer = fusedrnn.GRU(3, 5, bidirectional=True, merge="sum")
+    >>> y, h = layer(np.zeros((7, 2, 3), np.float32))
+    >>> y.shape, h.shape
+    ((7, 2, 5), (2, 2, 5))
+    """
+
+    _arguments = (
+        ("num_layers", 1),
+        ("bias", True),
+        ("batch_first", False),
+        ("dropout", 0.0),
+        ("bidirectional", False),
+        ("reset_after", True),
+        ("merge", "concat"),
+        ("dtype", np.dtype(np.float32)),
+    )
+
+    reset_after: bool
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        reset_after: bool = True,
+        merge: str | None = "concat",
+        dtype: DTypeLike = np.float32,
+        rng: np.random.Generator | int | None = None,
+    ) -> None:
+        values = self._common(
+            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, merge, dtype, rng
+        )
+        values["reset_after"] = _validate.flag(type(self).__name__, "reset_after", reset_after)
+        self._configure(values)
+        self._initialise()
+
+    @property
+    def _cell(self) -> str:
+        return "gru_after" if self.reset_after else "gru_before"
+
+
+class LSTM(RecurrentLayer):
+    """Long short-term memory with forget gates; gates i, f, g, o.
+
+    i = sigmoid(W_ii x + b_ii + W_hi h + b_hi), f and o likewise, g with tanh;
+    c' = f * c + i * g and h' = o * tanh(c'). The state is the pair (h, c).
+
+    Parameters
+    ----------
+    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, merge, dtype, rng
+        As for `RNN`.
+    proj_size : int
+        Not available yet: 0.
+    peephole : None
+        Not available yet: None.
+
+    Raises
+    ------
+    TypeError, ValueError, MemoryError
+        As for `RNN`.
+    NotImplementedError
+        `proj_size` or `peephole` was given.
+
+    Notes
+    -----
+    Hochreiter and Schmidhuber, Long short-term memory, 1997; forget gates: Gers, Schmidhuber and Cummins, 2000.
+    Arguments, parameter names, shapes and gate order are those of ``torch.nn.LSTM``; what torch does not have is
+    keyword-only.
+
+    Examples
+    --------
+    >>> import fusedrnn, numpy as np
+    >>> layer = fusedrnn.LSTM(80, 256, num_layers=2, bidirectional=True)
+    >>> layer
+    LSTM(80, 256, num_layers=2, bidirectional=True)
+    >>> y, (h, c) = layer(np.zeros((7, 2, 80), np.float32))
+    >>> y.shape, h.shape, c.shape
+    ((7, 2, 512), (4, 2, 256), (4, 2, 256))
+    """
+
+    _arguments = (
+        ("num_layers", 1),
+        ("bias", True),
+        ("batch_first", False),
+        ("dropout", 0.0),
+        ("bidirectional", False),
+        ("proj_size", 0),
+        ("peephole", None),
+        ("merge", "concat"),
+        ("dtype", np.dtype(np.float32)),
+    )
+
+    proj_size: int
+    peephole: str | None
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        *,
+        peephole: str | None = None,
+        merge: str | None = "concat",
+        dtype: DTypeLike = np.float32,
+        rng: np.random.Generator | int | None = None,
+    ) -> None:
+        owner = type(self).__name__
+        values = self._common(
+            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, merge, dtype, rng
+        )
+        _validate.not_yet(owner, "proj_size", proj_size, 0)
+        _validate.not_yet(owner, "peephole", peephole, None)
+        values["proj_size"] = 0
+        values["peephole"] = None
+        self._configure(values)
+        self._initialise()
+
+    @property
+    def _cell(self) -> str:
+        return "lstm"

@@ -1,0 +1,240 @@
+"""What layers and cells have in common: configuration and named parameters; saving, comparing and showing them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from . import _core, _validate
+from ._validate import LoadReport, ParameterSpec
+
+Array = NDArray[Any]
+
+#: Cell name -> number of gates.
+GATES = {"rnn_tanh": 1, "rnn_relu": 1, "gru_after": 3, "gru_before": 3, "lstm": 4}
+
+#: Version of what __getstate__ returns; raised when an old pickle would need translating.
+PICKLE_VERSION = 1
+
+
+def direction_specs(
+    gates: int, H: int, inputs: int, inputs_formula: str, bias: bool, suffix: str
+) -> tuple[ParameterSpec, ...]:
+    """Parameters of one cell, or of one layer in one direction, in torch's order."""
+    rows = "hidden_size" if gates == 1 else f"{gates}*hidden_size"
+    specs = [
+        ParameterSpec(f"weight_ih{suffix}", (gates * H, inputs), f"({rows}, {inputs_formula})"),
+        ParameterSpec(f"weight_hh{suffix}", (gates * H, H), f"({rows}, hidden_size)"),
+    ]
+    if bias:
+        specs += [ParameterSpec(f"bias_{source}{suffix}", (gates * H,), f"({rows},)") for source in ("ih", "hh")]
+    return tuple(specs)
+
+
+class Parameterized:
+    """Base of layers and cells: configuration plus a dict of named arrays.
+
+    Attributes
+    ----------
+    params : dict of str to ndarray
+        Live and writable. An optimiser updates the arrays in place; an entry may also be replaced by another array,
+        whose shape and dtype are checked at the next call and never cast. Each parameter can be read as an attribute,
+        too, and assigning to that attribute replaces the entry.
+    rng : numpy.random.Generator
+        Drew the initial parameters; draws dropout masks.
+
+    Notes
+    -----
+    Two objects are equal when their types, configurations and parameter values are; ``rng`` is not compared. As they
+    can change, they have no hash. ``copy.copy`` shares parameter arrays and rng, ``copy.deepcopy`` and pickling do not.
+    """
+
+    #: Constructor arguments after the two sizes with their defaults, in order; what repr, == and pickling speak of.
+    _arguments: ClassVar[tuple[tuple[str, object], ...]] = ()
+
+    #: Attributes that can be assigned after construction.
+    _assignable: ClassVar[frozenset[str]] = frozenset({"rng"})
+
+    params: dict[str, Array]
+    input_size: int
+    hidden_size: int
+    bias: bool
+    dtype: np.dtype[Any]
+    rng: np.random.Generator
+
+    # Equality is by value and values change: no hash, on purpose.
+    __hash__: ClassVar[None]  # type: ignore[assignment]
+
+    def _configure(self, values: dict[str, Any]) -> None:
+        """Store checked constructor arguments and what follows from them."""
+        self.__dict__.update(values)
+        self.__dict__["_specs"] = self._specify()
+
+    def _specify(self) -> tuple[ParameterSpec, ...]:
+        """The parameters this configuration has, in torch's order."""
+        raise NotImplementedError
+
+    @property
+    def _cell(self) -> str:
+        """Name of the cell in the compiled module."""
+        raise NotImplementedError
+
+    def _sizes(
+        self, input_size: int, hidden_size: int, bias: bool, dtype: DTypeLike, rng: np.random.Generator | int | None
+    ) -> dict[str, Any]:
+        """Check the arguments that every layer and cell has."""
+        owner = type(self).__name__
+        return {
+            "input_size": _validate.size(owner, "input_size", input_size),
+            "hidden_size": _validate.size(owner, "hidden_size", hidden_size),
+            "bias": _validate.flag(owner, "bias", bias),
+            "dtype": _validate.layer_dtype(owner, dtype),
+            "rng": _validate.generator(owner, rng),
+        }
+
+    def _initialise(self) -> None:
+        """Draw all parameters from U(-1/sqrt(H), 1/sqrt(H)), in torch's order.
+
+        Drawn in float64 and rounded, so that layers of both dtypes start from the same numbers.
+        """
+        specs: tuple[ParameterSpec, ...] = self.__dict__["_specs"]
+        elements = sum(math.prod(spec.shape) for spec in specs)
+        _validate.room(type(self).__name__, "the parameters", elements, self.dtype)
+        bound = 1.0 / math.sqrt(self.hidden_size)
+        self.__dict__["params"] = {
+            spec.name: self.rng.uniform(-bound, bound, spec.shape).astype(self.dtype, copy=False) for spec in specs
+        }
+
+    def _arrays(self) -> list[Array]:
+        """The parameters as the kernels take them, checked: they may have changed since the last call."""
+        return _validate.parameters(type(self).__name__, self.params, self.__dict__["_specs"], self.dtype)
+
+    def _pack(self, training: bool) -> list[_core.Weights]:
+        """Packed weights in the order of the specs: by layer, then by direction."""
+        return pack(self._cell, self._arrays(), self.bias, training)
+
+    def state_dict(self) -> dict[str, Array]:
+        """Copies of all parameters, under torch's names.
+
+        Returns
+        -------
+        dict of str to ndarray
+            In torch's order. Parameters that were replaced by unfit arrays are an error here, too.
+
+        Examples
+        --------
+        >>> import fusedrnn
+        >>> {name: w.shape for name, w in fusedrnn.GRU(3, 5).state_dict().items()}
+        {'weight_ih_l0': (15, 3), 'weight_hh_l0': (15, 5), 'bias_ih_l0': (15,), 'bias_hh_l0': (15,)}
+        """
+        specs: tuple[ParameterSpec, ...] = self.__dict__["_specs"]
+        return {spec.name: array.copy() for spec, array in zip(specs, self._arrays(), strict=True)}
+
+    def load_state_dict(self, d: Mapping[str, Any], strict: bool = True) -> LoadReport:
+        """Copy values into the parameters.
+
+        Parameters
+        ----------
+        d : mapping of str to array-like
+            Arrays, torch tensors or nested lists under torch's names, cast to the dtype of this object.
+        strict : bool
+            Whether missing and unexpected names are errors.
+
+        Returns
+        -------
+        LoadReport
+            ``(missing_keys, unexpected_keys)``, both empty if `strict`.
+
+        Raises
+        ------
+        ValueError, TypeError
+            Everything that is missing, unexpected, of wrong shape or no real number, in one message. Nothing is
+            changed then.
+        """
+        strict = _validate.flag(type(self).__name__, "strict", strict)
+        specs: tuple[ParameterSpec, ...] = self.__dict__["_specs"]
+        arrays, report = _validate.state_dict(type(self).__name__, d, specs, self.dtype, strict)
+        for name, array in arrays.items():
+            old: Any = self.params.get(name)
+            fits = isinstance(old, np.ndarray) and old.shape == array.shape and old.dtype == self.dtype
+            if fits and old.flags.writeable:
+                old[...] = array  # optimisers and views keep seeing the parameter
+            else:
+                self.params[name] = array
+        return report
+
+    def __getattr__(self, name: str) -> Any:
+        # Only reached for what is no ordinary attribute. Through __dict__, as unpickling has no params yet.
+        params = self.__dict__.get("params", {})
+        if name in params:
+            return params[name]
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.__dict__.get("params", {}):
+            self.params[name] = value
+        elif name == "params":
+            raise AttributeError(
+                f"{type(self).__name__}: params cannot be assigned; update its arrays in place, or call load_state_dict"
+            )
+        elif name in self._assignable:
+            if name == "rng":
+                value = _validate.generator(type(self).__name__, value)
+            object.__setattr__(self, name, value)
+        elif name in self.__dict__ and (name.startswith("_") or name in self._config()):
+            raise AttributeError(f"{type(self).__name__}: {name} is fixed when the object is made")
+        else:
+            object.__setattr__(self, name, value)
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self.params]
+
+    def _config(self) -> dict[str, object]:
+        """Constructor arguments by name; rng is none of them, as it changes."""
+        names = ["input_size", "hidden_size", *(name for name, _ in self._arguments)]
+        return {name: getattr(self, name) for name in names}
+
+    def __repr__(self) -> str:
+        shown = [str(self.input_size), str(self.hidden_size)]
+        for name, default in self._arguments:
+            value = getattr(self, name)
+            if value != default:
+                shown.append(f"{name}={value.name if isinstance(value, np.dtype) else value!r}")
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    def __eq__(self, other: object) -> bool:
+        if type(self) is not type(other):
+            return NotImplemented
+        assert isinstance(other, Parameterized)
+        return self._config() == other._config() and same_arrays(self.params, other.params)
+
+    def __getstate__(self) -> dict[str, Any]:
+        derived = ("_specs", "_stack")
+        return {"version": PICKLE_VERSION} | {k: v for k, v in self.__dict__.items() if k not in derived}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        version = state.get("version")
+        if version != PICKLE_VERSION:
+            raise ValueError(f"{type(self).__name__}: pickle has version {version}; expected {PICKLE_VERSION}")
+        values = {name: value for name, value in state.items() if name != "version"}
+        values["params"] = dict(values["params"])  # a shallow copy shares arrays, not the dict
+        values["dtype"] = _validate.layer_dtype(type(self).__name__, values["dtype"])
+        self._configure(values)
+
+
+def pack(cell: str, arrays: list[Array], bias: bool, training: bool) -> list[_core.Weights]:
+    """Packed weights of consecutive groups (W_ih, W_hh) or (W_ih, W_hh, b_ih, b_hh)."""
+    Weights = _core.Weights
+    if bias:
+        starts = range(0, len(arrays), 4)
+        return [Weights(cell, arrays[i], arrays[i + 1], arrays[i + 2], arrays[i + 3], training) for i in starts]
+    return [Weights(cell, arrays[i], arrays[i + 1], None, None, training) for i in range(0, len(arrays), 2)]
+
+
+def same_arrays(a: Mapping[str, Array], b: Mapping[str, Array]) -> bool:
+    """Equal names and values; NaN equals NaN here, so that a copy always equals its original."""
+    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name], equal_nan=True) for name in a)

@@ -1,0 +1,267 @@
+"""What forward keeps, and the gradients that come out of it."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import _core, _validate, unroll
+from ._validate import ParameterSpec
+from .unroll import Extent, Record, Stack
+
+Array = NDArray[Any]
+
+
+class Grads:
+    """Gradients of the input, the initial state and all parameters.
+
+    Attributes
+    ----------
+    x : ndarray, list of ndarray, or None
+        In the shape of the input; None for tokens and with ``need_dx=False``.
+    state : ndarray, or tuple of two
+        h, or (h, c), in the shape of the initial state, also where that was None.
+    params : dict of str to ndarray
+        The same names, shapes and order as ``layer.params``.
+
+    Examples
+    --------
+    >>> import fusedrnn, numpy as np
+    >>> layer = fusedrnn.GRU(3, 5, rng=0)
+    >>> y, state, tape = layer.forward(np.ones((7, 2, 3), np.float32))
+    >>> tape.backward(np.ones_like(y))
+    Grads(x=(7, 2, 3), state=(1, 2, 5), params={'weight_ih_l0': (15, 3), 'weight_hh_l0': (15, 5), \
+'bias_ih_l0': (15,), 'bias_hh_l0': (15,)}, dtype=float32)
+    """
+
+    __slots__ = ("params", "state", "x")
+
+    def __init__(self, x: Any, state: Any, params: dict[str, Array]) -> None:
+        self.x = x
+        self.state = state
+        self.params = params
+
+    def __repr__(self) -> str:
+        shapes = {name: array.shape for name, array in self.params.items()}
+        dtype = next(iter(self.params.values())).dtype if self.params else None
+        return f"Grads(x={_shapes(self.x)}, state={_shapes(self.state)}, params={shapes}, dtype={dtype})"
+
+
+def _shapes(value: Any) -> Any:
+    """Shapes of an array, or of a list or tuple of arrays (a long list is cut)."""
+    if isinstance(value, tuple):
+        return tuple(_shapes(item) for item in value)
+    if isinstance(value, list):
+        shown = ", ".join(str(item.shape) for item in value[:3])
+        return f"[{shown}{f', ... {len(value)} in all' if len(value) > 3 else ''}]"
+    return None if value is None else value.shape
+
+
+class KeptArrays:
+    """What all tapes share: memory that can be counted, given up, and held for the length of a ``with`` block."""
+
+    __slots__ = ("_owner", "_records")
+
+    def __init__(self, owner: str, records: list[Record]) -> None:
+        self._owner = owner
+        self._records: list[Record] | None = records
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held by this tape; 0 once it is released."""
+        return 0 if self._records is None else sum(record.nbytes for record in self._records)
+
+    @property
+    def released(self) -> bool:
+        """Whether the tape was given up."""
+        return self._records is None
+
+    def release(self) -> None:
+        """Free the memory now; harmless when repeated."""
+        self._records = None
+
+    def _held(self) -> list[Record]:
+        if self._records is None:
+            raise _validate.released(self._owner)
+        return self._records
+
+    def __enter__(self) -> Self:
+        self._held()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.release()
+
+    def __repr__(self) -> str:
+        held = "released" if self._records is None else f"{self.nbytes / 2**20:.1f} MiB"
+        return f"<{type(self).__name__} of {self._owner}, {held}>"
+
+
+class Tape(KeptArrays):
+    """What ``layer.forward`` keeps for the backward pass. Made by ``forward``, not by callers.
+
+    A tape owns copies of all that it needs: inputs, states and parameters may change or vanish after forward. It can be
+    used more than once, each time with the same bits, and from several threads. ``release()``, or leaving a ``with``
+    block, frees it.
+
+    Notes
+    -----
+    With R = sum of the lengths (T*B without lengths), each layer and direction keeps, in elements of the layer's dtype,
+    where H counts as the next multiple of the vector length:
+
+    ==================== ==================================== ==============
+    cell                 gates, states                        initial states
+    ==================== ==================================== ==============
+    RNN                  R*H    (h)                           B*H
+    GRU                  5*R*H  (r, z, n, W_hn h + b_hn, h)   B*H
+    GRU, reset before    5*R*H  (r, z, n, r*h, h)             B*H
+    LSTM                 6*R*H  (i, f, g, o, c, h)            2*B*H
+    ==================== ==================================== ==============
+
+    and R*I for its input (R integers of 8 bytes for tokens). ``merge="mul"`` adds 2*T*B*H for each layer, dropout one
+    byte for each output of all layers but the last. The packed parameters are held as well, but not counted.
+
+    Examples
+    --------
+    >>> import fusedrnn, numpy as np
+    >>> layer = fusedrnn.LSTM(3, 5)
+    >>> y, (h, c), tape = layer.forward(np.zeros((7, 2, 3), np.float32))
+    >>> with tape:
+    ...     grads = tape.backward(dstate=(None, np.ones_like(c)))
+    >>> tape.nbytes
+    0
+    """
+
+    __slots__ = ("_extent", "_specs", "_stack", "_tokens")
+
+    def __init__(
+        self, stack: Stack, specs: tuple[ParameterSpec, ...], extent: Extent, records: list[Record], tokens: bool
+    ) -> None:
+        super().__init__(stack.owner, records)
+        self._stack = stack
+        self._specs = specs
+        self._extent = extent
+        self._tokens = tokens
+
+    def backward(self, dy: Any = None, dstate: Any = None, *, need_dx: bool = True) -> Grads:
+        """Gradients of a scalar with respect to input, initial state and parameters, by backpropagation through time.
+
+        Parameters
+        ----------
+        dy : array-like, list of arrays, pair of these, or None
+            Gradient with respect to ``y``, of its shape. For a list input a list; for ``merge=None`` a pair, either of
+            which may be None. What is past a row's length is never read.
+        dstate : array-like, pair of these, or None
+            Gradient with respect to the final state: h, or (h, c), either of which may be None.
+        need_dx : bool
+            False skips the gradient of the input.
+
+        Returns
+        -------
+        Grads
+
+        Raises
+        ------
+        ValueError
+            The tape was released, a shape is wrong, or there is neither `dy` nor `dstate`.
+        TypeError
+            A gradient is no array of real numbers.
+
+        Notes
+        -----
+        Werbos, Backpropagation through time, 1990. Gradients of another dtype are cast, which costs a copy.
+        """
+        records = self._held()
+        stack, extent = self._stack, self._extent
+        need_dx = _validate.flag(stack.owner, "need_dx", need_dx)
+        dys = unroll.read_dy(stack, extent, dy)
+        dstate_n = unroll.read_state(stack, extent, "dstate", dstate, optional=True)
+        if all(d is None for d in dys) and all(d is None for d in dstate_n or ()):
+            raise _validate.nothing_to_do(stack.owner)
+        dx = unroll.new_sequence(stack, extent, stack.input_size) if need_dx and not self._tokens else None
+        dstate_0, dparams = unroll.backward(
+            stack, extent, records, dys, dstate_n, dx, [spec.shape for spec in self._specs]
+        )
+        return Grads(
+            None if dx is None else unroll.to_caller(stack, extent, dx),
+            unroll.state_to_caller(extent, dstate_0),
+            {spec.name: array for spec, array in zip(self._specs, dparams, strict=True)},
+        )
+
+
+class CellTape(KeptArrays):
+    """What ``cell.forward`` keeps for the backward pass of one step; see `Tape`."""
+
+    __slots__ = ("_B", "_dtype", "_input_size", "_parts", "_specs", "_tokens", "_unbatched")
+
+    def __init__(
+        self,
+        owner: str,
+        tape: _core.Tape,
+        specs: tuple[ParameterSpec, ...],
+        dtype: np.dtype[Any],
+        parts: tuple[str, ...],
+        B: int,
+        input_size: int,
+        tokens: bool,
+        unbatched: bool,
+    ) -> None:
+        super().__init__(owner, [Record((tape,), None, None, 1.0)])
+        self._specs = specs
+        self._dtype = dtype
+        self._parts = parts
+        self._B = B
+        self._input_size = input_size
+        self._tokens = tokens
+        self._unbatched = unbatched
+
+    def backward(self, dstate: Any, *, need_dx: bool = True) -> Grads:
+        """Gradients of a scalar with respect to the input, the state before the step, and the parameters.
+
+        Parameters
+        ----------
+        dstate : array-like, or pair of these
+            Gradient with respect to the new state: h, or (h, c), either of which may be None.
+        need_dx : bool
+            False skips the gradient of the input.
+
+        Returns
+        -------
+        Grads
+
+        Raises
+        ------
+        ValueError
+            The tape was released, a shape is wrong, or there is no gradient.
+        TypeError
+            A gradient is no array of real numbers.
+        """
+        record = self._held()[0]
+        owner, dtype, B = self._owner, self._dtype, self._B
+        need_dx = _validate.flag(owner, "need_dx", need_dx)
+        H = self._specs[1].shape[1]
+        if dstate is None:
+            raise _validate.nothing_to_do_cell(owner)
+        shape, formula = ((H,), "(hidden_size,)") if self._unbatched else ((B, H), "(B, hidden_size)")
+        parts = _validate.state(owner, "dstate", dstate, self._parts, shape, formula, dtype, optional=True)
+        if all(part is None for part in parts):
+            raise _validate.nothing_to_do_cell(owner)
+        if self._unbatched:
+            parts = tuple(None if part is None else part[None] for part in parts)
+        dx = _core.empty((1, B, self._input_size), dtype) if need_dx and not self._tokens else None
+        dstate_0 = tuple(_core.empty((B, H), dtype) for _ in parts)
+        dparams = [_core.empty(spec.shape, dtype) for spec in self._specs]
+        db_ih, db_hh = (dparams[2], dparams[3]) if len(dparams) == 4 else (None, None)
+        _core.backward(record.tapes[0], None, parts, dx, False, dstate_0, dparams[0], dparams[1], db_ih, db_hh)
+        cut = 0 if self._unbatched else slice(None)
+        state: Any = tuple(part[cut] for part in dstate_0)
+        return Grads(
+            None if dx is None else dx[0][cut],
+            state if len(state) == 2 else state[0],
+            {spec.name: array for spec, array in zip(self._specs, dparams, strict=True)},
+        )

@@ -1,0 +1,482 @@
+"""Whole sequences over stacked layers and two directions: layouts, lengths, merging, dropout. Plain NumPy over `_core`.
+
+Inside, everything is time-major: x (T, B, I), y (T, B, H), states (B, H). Other layouts are views of that.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import _core, _validate
+from .parameters import GATES
+
+Array = NDArray[Any]
+Layout = Literal["batch", "unbatched", "list"]
+#: h, or (h, c).
+State = Array | tuple[Array, Array]
+
+ndarray = np.ndarray
+empty = _core.empty
+
+
+class Stack:
+    """What unrolling has to know of a layer object; made once, never changed."""
+
+    __slots__ = (
+        "batch_first",
+        "cell",
+        "directions",
+        "dtype",
+        "hidden_size",
+        "inner_merge",
+        "inner_width",
+        "input_size",
+        "merge",
+        "num_layers",
+        "owner",
+        "parts",
+        "width",
+    )
+
+    def __init__(
+        self,
+        owner: str,
+        cell: str,
+        dtype: np.dtype[Any],
+        input_size: int,
+        hidden_size: int,
+        num_layers: int,
+        bidirectional: bool,
+        batch_first: bool,
+        merge: str | None,
+    ) -> None:
+        self.owner = owner  # name of the class, for messages
+        self.cell = cell
+        self.parts = ("h", "c") if cell == "lstm" else ("h",)
+        self.dtype = dtype
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.num_layers = num_layers
+        self.directions = 2 if bidirectional else 1
+        self.batch_first = batch_first
+        self.merge = merge
+        # merge=None hands out the last layer's directions as a pair; between layers it means "concat".
+        self.inner_merge = merge or "concat"
+        self.inner_width = self.directions * hidden_size if self.inner_merge == "concat" else hidden_size
+        self.width = hidden_size if merge is None else self.inner_width
+
+    @property
+    def gates(self) -> int:
+        return GATES[self.cell]
+
+    @property
+    def width_formula(self) -> str:
+        """Width of an output, for messages."""
+        return "hidden_size" if self.width == self.hidden_size else "2*hidden_size"
+
+
+class Extent(NamedTuple):
+    """Size and layout of one call's sequences."""
+
+    T: int
+    B: int
+    layout: Layout
+    lengths: NDArray[np.int64] | None
+
+
+class Record(NamedTuple):
+    """What backward needs of one layer."""
+
+    tapes: tuple[_core.Tape, ...]  # one for each direction
+    factors: tuple[Array, Array] | None  # both outputs, of merge="mul"
+    dropped: NDArray[np.bool_] | None  # dropout on this layer's output: what became zero,
+    scale: float  # and what the rest was multiplied with
+
+    @property
+    def nbytes(self) -> int:
+        factors = 0 if self.factors is None else sum(array.nbytes for array in self.factors)
+        return sum(tape.nbytes for tape in self.tapes) + factors + (0 if self.dropped is None else self.dropped.nbytes)
+
+
+@functools.lru_cache(maxsize=16)
+def dense_schedule(T: int, B: int) -> _core.Schedule:
+    """A schedule without lengths; it never changes, so calls share it."""
+    return _core.Schedule(T, B)
+
+
+@functools.lru_cache(maxsize=16)
+def dense_batch(T: int, B: int) -> tuple[Extent, _core.Schedule]:
+    """The usual case: a batch without lengths."""
+    return Extent(T, B, "batch", None), dense_schedule(T, B)
+
+
+# ---- layouts --------------------------------------------------------------------------------------------------------
+
+
+def read_sequence(stack: Stack, x: Any, lengths: Any) -> tuple[Array, Extent, _core.Schedule]:
+    """`x` as (T, B, I) floats or (T, B) tokens, both checked; a view of the caller's array wherever that will do."""
+    layout: Layout = "batch"
+    tokens = False
+    if type(x) is ndarray and x.dtype is stack.dtype and x.ndim == 3 and x.shape[2] == stack.input_size:
+        if lengths is None:  # the usual case, as quickly as can be
+            if stack.batch_first:
+                x = x.swapaxes(0, 1)
+            T, B, _ = x.shape
+            return x, *dense_batch(T, B)
+    elif _validate.is_list(x):
+        return _read_list(stack, x, lengths)
+    else:
+        x, tokens, unbatched = _validate.sequence(stack.owner, x, stack.dtype, stack.input_size, stack.batch_first)
+        if unbatched:
+            layout = "unbatched"
+            x = x[:, None]
+    if stack.batch_first and layout == "batch":
+        x = x.swapaxes(0, 1)
+    T, B = x.shape[:2]
+    if lengths is None:
+        schedule = dense_schedule(T, B)
+    else:
+        lengths = _validate.lengths(stack.owner, lengths, T, B, layout)
+        schedule = _core.Schedule(T, B, lengths)
+    if tokens:
+        x = _validate.tokens(stack.owner, x, stack.input_size, lengths, layout)
+    return x, Extent(T, B, layout, lengths), schedule
+
+
+def _read_list(stack: Stack, items: Sequence[Any], lengths: Any) -> tuple[Array, Extent, _core.Schedule]:
+    """A list of sequences, gathered into one padded array; the padding is never read, so it is never written."""
+    arrays, tokens = _validate.sequence_list(stack.owner, items, stack.dtype, stack.input_size)
+    B = len(arrays)
+    if lengths is not None:
+        _validate.lengths(stack.owner, lengths, 0, B, "list")
+    n = np.fromiter((len(array) for array in arrays), np.int64, B)
+    T = int(n.max()) if B else 0
+    if tokens:
+        # int64 holds every smaller integer; larger ones (uint64) must not wrap round before they are checked.
+        wide = np.uint64 if any(array.dtype == np.uint64 for array in arrays) else np.int64
+        x = np.zeros((T, B), wide)
+    else:
+        x = empty((T, B, stack.input_size), stack.dtype)
+    for b, array in enumerate(arrays):
+        x[: len(array), b] = array
+    if tokens:
+        x = _validate.tokens(stack.owner, x, stack.input_size, n, "list")
+    return x, Extent(T, B, "list", n), _core.Schedule(T, B, n)
+
+
+def new_sequence(stack: Stack, extent: Extent, width: int) -> Array:
+    """Uninitialised (T, B, width) whose memory is C-contiguous in the caller's layout."""
+    if extent.layout == "list" or (stack.batch_first and extent.layout == "batch"):
+        return empty((extent.B, extent.T, width), stack.dtype).swapaxes(0, 1)
+    return empty((extent.T, extent.B, width), stack.dtype)
+
+
+def to_caller(stack: Stack, extent: Extent, array: Array) -> Any:
+    """A (T, B, width) array in the caller's layout: a view, or for list input a list of views."""
+    if extent.layout == "batch":
+        return array.swapaxes(0, 1) if stack.batch_first else array
+    if extent.layout == "unbatched":
+        return array[:, 0]
+    assert extent.lengths is not None
+    return [array[:n, b] for b, n in enumerate(extent.lengths.tolist())]
+
+
+def from_caller(stack: Stack, extent: Extent, array: Array) -> Array:
+    """The (T, B, width) view of an array in the caller's layout."""
+    if extent.layout == "unbatched":
+        return array[:, None]
+    return array.swapaxes(0, 1) if stack.batch_first else array
+
+
+def output_shape(stack: Stack, extent: Extent) -> tuple[tuple[int, ...], str]:
+    """Shape of an output in the caller's layout, and how it is derived."""
+    T, B, layout, _ = extent
+    if layout == "unbatched":
+        return (T, stack.width), f"(T, {stack.width_formula})"
+    if stack.batch_first:
+        return (B, T, stack.width), f"(B, T, {stack.width_formula})"
+    return (T, B, stack.width), f"(T, B, {stack.width_formula})"
+
+
+def state_shape(stack: Stack, extent: Extent) -> tuple[tuple[int, ...], str]:
+    """Shape of each part of a state in the caller's layout, and how it is derived."""
+    rows = stack.num_layers * stack.directions
+    formula = "2*num_layers" if stack.directions == 2 else "num_layers"
+    if extent.layout == "unbatched":
+        return (rows, stack.hidden_size), f"({formula}, hidden_size)"
+    return (rows, extent.B, stack.hidden_size), f"({formula}, B, hidden_size)"
+
+
+def read_state(
+    stack: Stack, extent: Extent, argument: str, state: Any, optional: bool = False
+) -> tuple[Array | None, ...] | None:
+    """The parts of a state, each (L*D, B, H), or None for all zeros."""
+    if state is None:
+        return None
+    shape, formula = state_shape(stack, extent)
+    parts = _validate.state(stack.owner, argument, state, stack.parts, shape, formula, stack.dtype, optional)
+    if extent.layout == "unbatched":
+        return tuple(None if part is None else part[:, None] for part in parts)
+    return parts
+
+
+def state_to_caller(extent: Extent, parts: tuple[Array, ...]) -> Any:
+    """h, or (h, c), in the caller's layout."""
+    if extent.layout == "unbatched":
+        parts = tuple([part[:, 0] for part in parts])
+    return parts[0] if len(parts) == 1 else parts
+
+
+def read_out(stack: Stack, extent: Extent, out: Any, others: Sequence[tuple[str, Any]]) -> tuple[Array, ...]:
+    """The caller's output array, or pair of arrays for merge=None, as (T, B, width)."""
+    shape, formula = output_shape(stack, extent)
+    if stack.merge is not None:
+        array = _validate.out(stack.owner, "out", out, shape, formula, stack.dtype, others)
+        return (from_caller(stack, extent, array),)
+    first, second = _validate.pair(stack.owner, "out", out)
+    first = _validate.out(stack.owner, "out[0]", first, shape, formula, stack.dtype, others)
+    second = _validate.out(stack.owner, "out[1]", second, shape, formula, stack.dtype, [*others, ("out[0]", first)])
+    return from_caller(stack, extent, first), from_caller(stack, extent, second)
+
+
+def read_dy(stack: Stack, extent: Extent, dy: Any) -> tuple[Array | None, ...]:
+    """Gradients of the outputs as (T, B, width), each None where the caller has none."""
+    if stack.merge is not None:
+        return (_read_one_dy(stack, extent, "dy", dy),)
+    if dy is None:
+        return None, None
+    first, second = _validate.pair(stack.owner, "dy", dy)
+    return _read_one_dy(stack, extent, "dy[0]", first), _read_one_dy(stack, extent, "dy[1]", second)
+
+
+def _read_one_dy(stack: Stack, extent: Extent, name: str, dy: Any) -> Array | None:
+    if dy is None:
+        return None
+    if extent.layout == "list":
+        assert extent.lengths is not None
+        arrays = _validate.gradient_list(
+            stack.owner, name, dy, extent.lengths, stack.width, stack.width_formula, stack.dtype
+        )
+        padded = empty((extent.T, extent.B, stack.width), stack.dtype)
+        for b, array in enumerate(arrays):
+            padded[: len(array), b] = array
+        return padded
+    array = _validate.floats(stack.owner, name, dy, stack.dtype, rows=True)
+    shape, formula = output_shape(stack, extent)
+    _validate.exact_shape(stack.owner, name, array, shape, formula)
+    return from_caller(stack, extent, array)
+
+
+# ---- forward --------------------------------------------------------------------------------------------------------
+
+
+def infer(
+    stack: Stack, weights: list[_core.Weights], x: Any, state: Any, lengths: Any, out: Any = None
+) -> tuple[Any, Any]:
+    """Outputs and final state; keeps nothing."""
+    inputs, extent, schedule = read_sequence(stack, x, lengths)
+    state_0 = None if state is None else read_state(stack, extent, "state", state)
+    if out is None:
+        outputs = _new_outputs(stack, extent)
+        state_n, _ = _forward(stack, weights, inputs, extent, schedule, state_0, outputs, None, 0.0)
+        return _outputs_to_caller(stack, extent, outputs), state_to_caller(extent, state_n)
+    if extent.layout == "list":
+        raise ValueError(f"{stack.owner}: out given with a list of sequences; expected out=None")
+    parts = state if isinstance(state, (tuple, list)) else (state,)
+    others = [("x", x), *((f"state {p}", s) for p, s in zip(stack.parts, parts, strict=False))]
+    outputs = read_out(stack, extent, out, others)
+    state_n, _ = _forward(stack, weights, inputs, extent, schedule, state_0, outputs, None, 0.0)
+    return (out if stack.merge is not None else tuple(out)), state_to_caller(extent, state_n)
+
+
+def train(
+    stack: Stack,
+    weights: list[_core.Weights],
+    x: Any,
+    state: Any,
+    lengths: Any,
+    dropout: float,
+    rng: np.random.Generator,
+) -> tuple[Any, Any, Extent, list[Record], bool]:
+    """Outputs, final state, and what backward needs; at last, whether `x` was tokens."""
+    inputs, extent, schedule = read_sequence(stack, x, lengths)
+    state_0 = read_state(stack, extent, "state", state)
+    outputs = _new_outputs(stack, extent)
+    state_n, records = _forward(stack, weights, inputs, extent, schedule, state_0, outputs, rng, dropout)
+    y = _outputs_to_caller(stack, extent, outputs)
+    return y, state_to_caller(extent, state_n), extent, records, inputs.ndim == 2
+
+
+def _new_outputs(stack: Stack, extent: Extent) -> tuple[Array, ...]:
+    if stack.merge is None:
+        return new_sequence(stack, extent, stack.width), new_sequence(stack, extent, stack.width)
+    return (new_sequence(stack, extent, stack.width),)
+
+
+def _outputs_to_caller(stack: Stack, extent: Extent, outputs: tuple[Array, ...]) -> Any:
+    if len(outputs) == 1:
+        return to_caller(stack, extent, outputs[0])
+    return tuple(to_caller(stack, extent, y) for y in outputs)
+
+
+def _forward(
+    stack: Stack,
+    weights: list[_core.Weights],
+    x: Array,
+    extent: Extent,
+    schedule: _core.Schedule,
+    state_0: tuple[Array | None, ...] | None,
+    outputs: tuple[Array, ...],
+    rng: np.random.Generator | None,
+    dropout: float,
+) -> tuple[tuple[Array, ...], list[Record]]:
+    """Run all layers. A tape is kept if there is an `rng`, that is, when training."""
+    T, B = extent.T, extent.B
+    L, D, H, dtype = stack.num_layers, stack.directions, stack.hidden_size, stack.dtype
+    training = rng is not None
+    shape = (L * D, B, H)
+    state_n = tuple([empty(shape, dtype) for _ in stack.parts])
+    before: Iterable[tuple[Any, ...]]
+    if state_0 is None:
+        before = itertools.repeat((np.zeros((B, H), dtype),) * len(stack.parts))
+    else:
+        before = zip(*state_0, strict=True)
+    # By layer, then by direction: weights, and views of the states before and after.
+    runs = zip(weights, before, zip(*state_n))  # noqa: B905  strict would want `repeat` to end
+    records: list[Record] = []
+    for layer in range(1, L + 1):
+        ys = outputs if layer == L else (empty((T, B, stack.inner_width), dtype),)
+        factors = None
+        if D == 1:
+            packed, s, s_n = next(runs)
+            tapes = [_core.forward(packed, x, s, ys[0], s_n, schedule, False, training)]
+        else:
+            merge = stack.merge if layer == L else stack.inner_merge
+            buffers = _direction_buffers(merge, ys, T, B, H, training)
+            tapes = []
+            for reverse, y in zip((False, True), buffers, strict=True):
+                packed, s, s_n = next(runs)
+                tapes.append(_core.forward(packed, x, s, y, s_n, schedule, reverse, training))
+            factors = _join(merge, ys, buffers, training)
+        x = ys[0]
+        if rng is not None:
+            dropped = None
+            scale = 1.0 / (1.0 - dropout)
+            if dropout and layer < L:
+                # float32 draws whatever the dtype, so that layers of both dtypes drop the same units.
+                dropped = rng.random(x.shape, np.float32) < dropout
+                _drop(x, dropped, scale)
+            records.append(Record(tuple(tapes), factors, dropped, scale))  # type: ignore[arg-type]
+    return state_n, records
+
+
+def _direction_buffers(
+    merge: str | None, ys: tuple[Array, ...], T: int, B: int, H: int, training: bool
+) -> tuple[Array, Array]:
+    """Where both directions write: straight into the layer's output as far as that can be."""
+    if merge is None:
+        return ys[0], ys[1]
+    y = ys[0]
+    if merge == "concat":
+        return y[..., :H], y[..., H:]
+    # Backward of a product needs both factors, which must not be the caller's array.
+    first = empty((T, B, H), y.dtype) if training and merge == "mul" else y
+    return first, empty((T, B, H), y.dtype)
+
+
+def _join(
+    merge: str | None, ys: tuple[Array, ...], buffers: tuple[Array, ...], training: bool
+) -> tuple[Array, Array] | None:
+    """Merge both directions into ys[0]; the factors of a product are handed back when training."""
+    if merge is None or merge == "concat":
+        return None
+    y, (first, second) = ys[0], buffers
+    with np.errstate(all="ignore"):  # relu's infinities are the caller's business, as they are within the kernels
+        if merge == "mul":
+            np.multiply(first, second, out=y)
+            return (first, second) if training else None
+        np.add(first, second, out=y)
+        if merge == "mean":
+            y *= 0.5
+    return None
+
+
+def _drop(array: Array, dropped: NDArray[np.bool_], scale: float) -> None:
+    """Dropout, forward and backward: in place; what is dropped becomes zero even if it was infinite."""
+    with np.errstate(all="ignore"):
+        array *= scale
+    np.copyto(array, 0.0, where=dropped)
+
+
+# ---- backward -------------------------------------------------------------------------------------------------------
+
+
+def backward(
+    stack: Stack,
+    extent: Extent,
+    records: list[Record],
+    dys: tuple[Array | None, ...],
+    dstate_n: tuple[Array | None, ...] | None,
+    dx: Array | None,
+    shapes: Sequence[tuple[int, ...]],
+) -> tuple[tuple[Array, ...], list[Array]]:
+    """Gradients of the initial state and of all parameters (of `shapes`, in order); that of x goes into `dx`."""
+    L, D, H, dtype = stack.num_layers, stack.directions, stack.hidden_size, stack.dtype
+    dstate_0 = tuple([empty((L * D, extent.B, H), dtype) for _ in stack.parts])
+    dparams = [empty(shape, dtype) for shape in shapes]
+    per_direction = len(shapes) // (L * D)
+    for layer in reversed(range(L)):
+        record = records[layer]
+        merge = stack.merge if layer == L - 1 else stack.inner_merge
+        d_inputs = dx if layer == 0 else empty((extent.T, extent.B, stack.inner_width), dtype)
+        for direction, d in enumerate(dys if D == 1 else _split(merge, dys, record.factors, H)):
+            i = layer * D + direction
+            dp: list[Array | None] = [*dparams[i * per_direction : (i + 1) * per_direction]]
+            if per_direction == 2:
+                dp += [None, None]
+            _core.backward(
+                record.tapes[direction],
+                d,
+                tuple([None if part is None else part[i] for part in dstate_n or [None] * len(stack.parts)]),
+                d_inputs,
+                direction == 1,  # the reverse direction adds to what the forward direction wrote
+                tuple([part[i] for part in dstate_0]),
+                dp[0],  # type: ignore[arg-type]
+                dp[1],  # type: ignore[arg-type]
+                dp[2],
+                dp[3],
+            )
+        if layer > 0:
+            assert d_inputs is not None
+            below = records[layer - 1]
+            if below.dropped is not None:
+                _drop(d_inputs, below.dropped, below.scale)
+            dys = (d_inputs,)
+    return dstate_0, dparams
+
+
+def _split(
+    merge: str | None, dys: tuple[Array | None, ...], factors: tuple[Array, Array] | None, H: int
+) -> tuple[Array | None, Array | None]:
+    """Gradients of both directions from that of the merged output."""
+    if merge is None:
+        return dys[0], dys[1]
+    d = dys[0]
+    if d is None:
+        return None, None
+    if merge == "concat":
+        return d[..., :H], d[..., H:]
+    if merge == "sum":
+        return d, d
+    with np.errstate(all="ignore"):  # past a row's end there may be anything
+        if merge == "mean":
+            half = d * d.dtype.type(0.5)
+            return half, half
+        assert factors is not None
+        return d * factors[1], d * factors[0]
