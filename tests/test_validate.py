@@ -164,12 +164,12 @@ CONSTRUCTORS: dict[str, Case] = {
     ),
     "proj_size": (
         lambda: LSTM(8, 16, proj_size=4),
-        NotImplementedError,
+        ValueError,
         "LSTM: proj_size is 4, which is not available yet; expected 0",
     ),
     "peephole": (
         lambda: LSTM(8, 16, peephole="ifo"),
-        NotImplementedError,
+        ValueError,
         "LSTM: peephole is 'ifo', which is not available yet; expected None",
     ),
     "cell size": (lambda: LSTMCell(0, 16), ValueError, "LSTMCell: input_size is 0; expected an integer >= 1"),

@@ -155,7 +155,7 @@ def room(owner: str, what: str, elements: int, dtype: np.dtype[Any]) -> None:
 def not_yet(owner: str, name: str, value: object, expected: object) -> None:
     """Arguments of torch's signature that do nothing yet must not be ignored silently."""
     if isinstance(value, bool) or value != expected:
-        raise NotImplementedError(f"{owner}: {name} is {value!r}, which is not available yet; expected {expected!r}")
+        raise ValueError(f"{owner}: {name} is {value!r}, which is not available yet; expected {expected!r}")
 
 
 # ---- parameters -----------------------------------------------------------------------------------------------------

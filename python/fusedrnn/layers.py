@@ -374,9 +374,7 @@ class LSTM(RecurrentLayer):
     Raises
     ------
     TypeError, ValueError, MemoryError
-        As for `RNN`.
-    NotImplementedError
-        `proj_size` or `peephole` was given.
+        As for `RNN`; `proj_size` or `peephole` was given.
 
     Notes
     -----
