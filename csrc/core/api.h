@@ -79,6 +79,7 @@ struct Member {
   Team* team;
   Index rank;
   Index steps = 0, meetings = 0;
+  Index waited = 0;  // nanoseconds in waits that outlasted spinning
   double work = 0;  // floating-point operations since the last look for signals
 };
 

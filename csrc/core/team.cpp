@@ -28,6 +28,41 @@ struct RegisterForkHandler {
   RegisterForkHandler() { pthread_atfork(nullptr, nullptr, [] { forked = true; }); }
 } register_fork_handler;
 
+long long now_ns() {
+  using namespace std::chrono;
+  return duration_cast<nanoseconds>(steady_clock::now().time_since_epoch()).count();
+}
+
+// When other programs hold the cores, threads that meet after every step wait for the scheduler instead of for each
+// other: two are then many times slower than one. The share of the time that a thread waits tells: alone it would have
+// taken `threads` times its own work. When that would have been quicker, calls run on one thread for a while, longer
+// each time it happens again. Results are the same either way.
+class Crowd {
+ public:
+  bool now() const { return now_ns() < until_.load(std::memory_order_relaxed); }
+  void report(Index threads, long long elapsed, long long waited) {
+    const long long pause = pause_.load(std::memory_order_relaxed);
+    if (threads * (elapsed - waited) < elapsed) {
+      until_ = now_ns() + pause;
+      if (pause < 1'000'000'000) pause_ = 2 * pause;
+    } else {
+      pause_ = kFirstPause;
+    }
+  }
+
+ private:
+  static constexpr long long kFirstPause = 20'000'000;
+  std::atomic<long long> until_{0}, pause_{kFirstPause};
+} crowd;
+
+int cores() {
+#if defined(_OPENMP)
+  return omp_get_num_procs();
+#else
+  return 1;
+#endif
+}
+
 void run_region(Team& team, const std::function<void(Member&)>& work) {
 #if defined(_OPENMP)
   const int asked = static_cast<int>(team.size);
@@ -39,7 +74,10 @@ void run_region(Team& team, const std::function<void(Member&)>& work) {
     if (!complete) team.size = 1, team.row_groups = 1;
     if (complete || omp_get_thread_num() == 0) {
       Member member{&team, static_cast<Index>(omp_get_thread_num())};
+      const long long start = now_ns();
       work(member);
+      // Rank 0 reports. More threads than cores were asked for on purpose: that is no crowd.
+      if (member.rank == 0 && asked <= cores()) crowd.report(asked, now_ns() - start, member.waited);
     }
   }
 #else
@@ -99,11 +137,12 @@ const char* parallel_runtime() {
 bool run_team(Index size, Index row_groups, const std::function<void(Member&)>& work, InterruptCheck check,
               void* check_argument) {
   Team team;
-  team.size = size;
-  team.row_groups = row_groups;
+  const bool alone = size > 1 && size <= cores() && crowd.now();
+  team.size = alone ? 1 : size;
+  team.row_groups = alone ? 1 : row_groups;
   team.interrupted = check;
   team.interrupted_argument = check_argument;
-  if (size <= 1) {
+  if (team.size <= 1) {
     Member member{&team, 0};
     work(member);
   } else {

@@ -27,12 +27,17 @@ class ForwardPass {
     for (Index t = 0; t < rows.T;) {
       const Index end = chunk_end(rows, t, kProjectionRows);
       if (!f.keep) gates_from = rows.offset(t);
-      project(t, end);
+      // A chunk of one step takes a panel's input and recurrent part together: its gates stay in L1, and going back and
+      // forth over the panels then saves input weights from the cache's edge, too.
+      const Range r = my_rows(t);
+      const bool together = end == t + 1 && r.end - r.begin <= kGatherRows;
+      if (together) point_at_step(t, r);
+      else project(t, end);
       for (; t < end; ++t) {
-        step<0>(t);
+        step<0>(t, together);
         if constexpr (Cell::phases == 2) {
           if (!sync(m)) return;
-          step<1>(t);
+          step<1>(t, together);
         }
         finish(new_row(t), rows.active(t + 1), rows.active(t));
         if (!sync(m)) return;
@@ -54,6 +59,8 @@ class ForwardPass {
   const Index padded;
   const Range mine;      // batch rows of this thread's group
   Index gates_from = 0;  // the row of the sequence that is row 0 of the gate buffer
+  const T* x[kGatherRows];  // the rows being projected, or their tokens
+  int64_t tokens[kGatherRows];
 
   template <int P>
   const auto& phase() const {
@@ -116,20 +123,25 @@ class ForwardPass {
 
   // `count` rows from row b of step t on, running over into the next steps.
   void project_run(Index t, Index b, Index count) {
-    const T* x[kGatherRows];
-    int64_t tokens[kGatherRows];
     for (Index row = rows.offset(t) + b; count > 0;) {
       const Index n = count < kGatherRows ? count : kGatherRows;
-      for (Index i = 0; i < n; ++i) {
-        const Index time = rows.caller_time(t, b, f.reverse), at = rows.caller_row(b);
-        if (f.tokens) tokens[i] = f.tokens[time * f.tokens_time + at];
-        else x[i] = input_row(f.x.data + time * f.x.time + at * f.x.batch, i);
-        if (++b == rows.active(t)) ++t, b = 0;
-      }
-      project_rows<0>(row, n, x, tokens);
-      if constexpr (Cell::phases == 2) project_rows<1>(row, n, x, tokens);
+      point_at(t, b, n);
+      project_rows<0>(row, n);
+      if constexpr (Cell::phases == 2) project_rows<1>(row, n);
       if (stopped(m)) return;
       row += n, count -= n;
+    }
+  }
+
+  void point_at_step(Index t, Range r) { point_at(t, r.begin, r.end - r.begin); }
+
+  // Sets x (or tokens) for `n` rows, and t and b to the row after them.
+  void point_at(Index& t, Index& b, Index n) {
+    for (Index i = 0; i < n; ++i) {
+      const Index time = rows.caller_time(t, b, f.reverse), at = rows.caller_row(b);
+      if (f.tokens) tokens[i] = f.tokens[time * f.tokens_time + at];
+      else x[i] = input_row(f.x.data + time * f.x.time + at * f.x.batch, i);
+      if (++b == rows.active(t)) ++t, b = 0;
     }
   }
 
@@ -141,42 +153,45 @@ class ForwardPass {
   }
 
   template <int P>
-  void project_rows(Index row, Index n, const T* const* x, const int64_t* tokens) {
+  void project_rows(Index row, Index n) {
+    const Range panels = my_panels(phase<P>());
+    for (Index p = panels.begin; p < panels.end; ++p) project_panel<P>(p, row, n);
+  }
+
+  template <int P>
+  void project_panel(Index p, Index row, Index n) {
     const auto& ph = phase<P>();
-    const Range panels = my_panels(ph);
-    for (Index p = panels.begin; p < panels.end; ++p) {
-      const Index width = ph.w_width(p), row_width = ph.row_width(p);
-      const T* w = f.weights->W_x + ph.weight_offset(p, I);
-      const T* bias = f.weights->b_x + ph.weight_offset(p, 1);
-      T* out = gate_row(ph, p, row);
-      if (f.tokens) {
-        for (Index i = 0; i < n; ++i)
-          for (Index v = 0; v < width; v += W)
-            store(out + i * row_width + v, load(bias + v) + load(w + tokens[i] * width + v));
-        did(m, static_cast<double>(n * width));
-        continue;
-      }
-      const int vectors = static_cast<int>(width / W);
-      Tile<T> tile;
-      tile.k = I, tile.segments = 1, tile.a_step = 0, tile.w = w;
-      init_all(tile, vectors, bias, 0, 0);
-      tile.out_row = row_width;
-      const TileRows tiles({0, n}, vectors);
-      for (Index i = 0; i < tiles.tiles; ++i) {
-        const Range r = tiles.tile(i);
-        for (Index j = r.begin; j < r.end; ++j) tile.a[j - r.begin] = x[j];
-        tile.out = out + r.begin * row_width;
-        fusedrnn::FUSEDRNN_ISA::run(tile, static_cast<int>(r.end - r.begin), vectors, 1);
-      }
-      did(m, 2.0 * static_cast<double>(n * I * width));
+    const Index width = ph.w_width(p), row_width = ph.row_width(p);
+    const T* w = f.weights->W_x + ph.weight_offset(p, I);
+    const T* bias = f.weights->b_x + ph.weight_offset(p, 1);
+    T* out = gate_row(ph, p, row);
+    if (f.tokens) {
+      for (Index i = 0; i < n; ++i)
+        for (Index v = 0; v < width; v += W)
+          store(out + i * row_width + v, load(bias + v) + load(w + tokens[i] * width + v));
+      did(m, static_cast<double>(n * width));
+      return;
     }
+    const int vectors = static_cast<int>(width / W);
+    Tile<T> tile;
+    tile.k = I, tile.segments = 1, tile.a_step = 0, tile.w = w;
+    init_all(tile, vectors, bias, 0, 0);
+    tile.out_row = row_width;
+    const TileRows tiles({0, n}, vectors);
+    for (Index i = 0; i < tiles.tiles; ++i) {
+      const Range r = tiles.tile(i);
+      for (Index j = r.begin; j < r.end; ++j) tile.a[j - r.begin] = x[j];
+      tile.out = out + r.begin * row_width;
+      fusedrnn::FUSEDRNN_ISA::run(tile, static_cast<int>(r.end - r.begin), vectors, 1);
+    }
+    did(m, 2.0 * static_cast<double>(n * I * width));
   }
 
   // ---- recurrent part ---------------------------------------------------------------------------------------------
 
   // Odd steps walk the panels backwards: what the last step left in the cache is used first.
   template <int P>
-  void step(Index t) {
+  void step(Index t, bool project) {
     const auto& ph = phase<P>();
     const Range panels = my_panels(ph), r = my_rows(t);
     if (r.begin == r.end) return;
@@ -187,6 +202,8 @@ class ForwardPass {
       const Index end = p + stride < panels.end ? p + stride : panels.end;
       while (p < end) {
         const bool pair = p + 1 < end && ph.panels.width(p) == ph.panels.width(p + 1);
+        if (project)
+          for (int q = 0; q <= pair; ++q) project_panel<P>(p + q, rows.offset(t) + r.begin, r.end - r.begin);
         step_panel<P>(t, r, p, pair ? 2 : 1);
         p += pair ? 2 : 1;
       }

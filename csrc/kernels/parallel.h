@@ -3,6 +3,7 @@
 #pragma once
 
 #include <sched.h>
+#include <time.h>
 
 #include "../core/api.h"
 
@@ -10,23 +11,38 @@ namespace fusedrnn::FUSEDRNN_ISA {
 
 inline bool stopped(const Member& m) { return __atomic_load_n(&m.team->stop, __ATOMIC_RELAXED) != 0; }
 
-// Every thread publishes its own counter and waits for the others': no cache line is written by two threads. After a
-// while of spinning it yields, so that more threads than cores still make progress.
-inline bool meet(const Member& m, Flag* flags, Index value, Index first, Index count) {
+inline constexpr int kSpins = 200;  // a pause takes 10 to 50 ns: some microseconds in all
+
+inline Index nanoseconds() {
+  timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return static_cast<Index>(now.tv_sec) * 1000000000 + now.tv_nsec;
+}
+
+// Until `flag` reaches `value`; false when the call is being abandoned. After a while of spinning it yields, so that more
+// threads than cores still make progress.
+inline bool wait_for(Member& m, const Flag& flag, Index value) {
+  for (int spins = 0; __atomic_load_n(&flag.at, __ATOMIC_ACQUIRE) < value; ++spins) {
+    if (stopped(m)) return false;
+    if (spins < kSpins) {
+#if defined(__x86_64__)
+      __builtin_ia32_pause();
+#endif
+      continue;
+    }
+    const Index since = nanoseconds();
+    while (__atomic_load_n(&flag.at, __ATOMIC_ACQUIRE) < value && !stopped(m)) sched_yield();
+    m.waited += nanoseconds() - since;
+  }
+  return true;
+}
+
+// Every thread publishes its own counter and waits for the others': no cache line is written by two threads.
+inline bool meet(Member& m, Flag* flags, Index value, Index first, Index count) {
   if (count > 1) {
     __atomic_store_n(&flags[m.rank].at, value, __ATOMIC_RELEASE);
-    for (Index other = first; other < first + count; ++other) {
-      for (int spins = 0; __atomic_load_n(&flags[other].at, __ATOMIC_ACQUIRE) < value;) {
-        if (stopped(m)) return false;
-        if (++spins > 4000) {
-          sched_yield();
-        } else {
-#if defined(__x86_64__)
-          __builtin_ia32_pause();
-#endif
-        }
-      }
-    }
+    for (Index other = first; other < first + count; ++other)
+      if (!wait_for(m, flags[other], value)) return false;
   }
   return !stopped(m);
 }
