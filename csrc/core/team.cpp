@@ -44,14 +44,14 @@ class Crowd {
     const long long pause = pause_.load(std::memory_order_relaxed);
     if (threads * (elapsed - waited) < elapsed) {
       until_ = now_ns() + pause;
-      if (pause < 1'000'000'000) pause_ = 2 * pause;
+      if (pause < kLongestPause) pause_ = 2 * pause;
     } else {
       pause_ = kFirstPause;
     }
   }
 
  private:
-  static constexpr long long kFirstPause = 20'000'000;
+  static constexpr long long kFirstPause = 5'000'000, kLongestPause = 160'000'000;  // ns
   std::atomic<long long> until_{0}, pause_{kFirstPause};
 } crowd;
 

@@ -1,0 +1,29 @@
+"""Benchmarks: a published grid of cases, peers that are checked before they are timed, interleaved rounds, a report.
+
+`python -m fusedrnn bench` is the short form; `benchmarks/README.md` of the source tree says how to read and extend it.
+
+The path of a case: `cases` (what) -> `problem` (arrays) -> `peers` (who) -> `checking` -> `timing` -> `run` ->
+`report`.
+"""
+
+from .cases import CASES, QUICK, Case, select_cases
+from .peers import Job, Peer, select_peers
+from .problem import Problem, make_problem
+from .report import markdown, to_json
+from .run import Result, run_cases
+
+__all__ = [
+    "CASES",
+    "QUICK",
+    "Case",
+    "Job",
+    "Peer",
+    "Problem",
+    "Result",
+    "make_problem",
+    "markdown",
+    "run_cases",
+    "select_cases",
+    "select_peers",
+    "to_json",
+]

@@ -1,0 +1,176 @@
+"""Random problems for one layer in one direction, to be given to `fusedrnn.functional` and `fusedrnn.reference` alike."""
+
+from dataclasses import dataclass, replace
+from types import ModuleType
+from typing import Any, Self
+
+import numpy as np
+
+from fusedrnn.reference import CELLS
+from tolerances import assert_close, bound, dot_length
+
+#: What a layer hands out, as `tolerances.dot_length` calls it.
+QUANTITIES = {"h_n": "state_n", "c_n": "state_n", "dh_0": "dstate", "dc_0": "dstate"}
+
+Results = dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """Arguments of a layer, and gradients of its results. What lies past a row's length is poisoned."""
+
+    cell: str
+    x: Any  # (T, B, I), or tokens (T, B)
+    state: tuple[Any, ...]  # (h,) or (h, c), each (B, H) or None
+    weights: tuple[Any, Any, Any, Any]  # W_ih, W_hh, b_ih, b_hh; the biases may be None
+    dy: Any  # (T, B, H) or None
+    dstate: tuple[Any, ...]
+    lengths: Any = None
+    reverse: bool = False
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.weights[0].dtype
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        T, B = self.x.shape[:2]
+        return {"T": T, "B": B, "I": self.weights[0].shape[1], "H": self.weights[1].shape[1]}
+
+    def but(self, **changes: Any) -> Self:
+        return replace(self, **changes)
+
+    def forward(self, module: ModuleType) -> tuple[Results, Any]:
+        """y, h_n (and c_n), and the tape."""
+        name, _, variant = self.cell.partition("_")
+        options: dict[str, Any] = {"lengths": self.lengths, "reverse": self.reverse}
+        if name == "rnn":
+            options["nonlinearity"] = variant
+        elif name == "gru":
+            options["reset_after"] = variant == "after"
+        y, *state_n, tape = getattr(module, f"{name}_forward")(self.x, *self.state, *self.weights, **options)
+        return {"y": y} | dict(zip(("h_n", "c_n"), state_n, strict=False)), tape
+
+    def backward(self, module: ModuleType, tape: Any, need_dx: bool = True) -> Results:
+        """All gradients by name."""
+        name = self.cell.partition("_")[0]
+        return getattr(module, f"{name}_backward")(tape, self.dy, *self.dstate, need_dx=need_dx)._asdict()
+
+    def run(self, module: ModuleType) -> Results:
+        """Results and gradients by name."""
+        results, tape = self.forward(module)
+        return results | self.backward(module, tape)
+
+
+def make_problem(
+    rng: np.random.Generator,
+    cell: str,
+    dtype: Any,
+    *,
+    T: int,
+    B: int,
+    I: int,
+    H: int,
+    lengths: bool | Any = False,
+    reverse: bool = False,
+    tokens: bool = False,
+    bias: bool = True,
+    near_kinks: bool = True,
+) -> Problem:
+    """Pre-activations are about N(0, 1): the gates are curved there, but not saturated, so that errors show.
+
+    `lengths` may be True: random ones, unsorted, with a zero and a full row if there are rows enough. With
+    `near_kinks=False` no pre-activation is so near to relu's kink that rounding would decide about a gradient; large
+    problems in float32 do not exist then.
+    """
+    while True:
+        problem = _draw(rng, cell, dtype, T, B, I, H, lengths, reverse, tokens, bias)
+        if near_kinks or cell != "rnn_relu" or _distance_from_kink(problem) > 3 * bound(dtype, I + H, T):
+            return problem
+
+
+def _draw(
+    rng: np.random.Generator,
+    cell: str,
+    dtype: Any,
+    T: int,
+    B: int,
+    I: int,
+    H: int,
+    lengths: bool | Any,
+    reverse: bool,
+    tokens: bool,
+    bias: bool,
+) -> Problem:
+    G, S = CELLS[cell].gates, CELLS[cell].states
+
+    def normal(*shape: int, scale: float = 1.0) -> Any:
+        return (scale * rng.standard_normal(shape)).astype(dtype)
+
+    if lengths is True:
+        lengths = rng.integers(0, T + 1, B)
+        lengths[rng.permutation(B)[:2]] = (0, T)[: min(B, 2)]
+    elif lengths is False:
+        lengths = None
+    x = rng.integers(0, I, (T, B)) if tokens else normal(T, B, I)
+    dy = normal(T, B, H)
+    if lengths is not None:
+        padding = np.arange(T)[:, None] >= np.asarray(lengths)
+        x[padding] = -1 if tokens else np.nan
+        dy[padding] = np.nan
+    scale = (2 if tokens else I + H) ** -0.5
+    weights = (normal(G * H, I, scale=1.0 if tokens else scale), normal(G * H, H, scale=(I + H) ** -0.5))
+    biases = (normal(G * H, scale=0.5), normal(G * H, scale=0.5)) if bias else (None, None)
+    state = tuple(normal(B, H) for _ in range(S))
+    return Problem(
+        cell, x, state, (*weights, *biases), dy, tuple(normal(B, H) for _ in range(S)), lengths, reverse
+    )
+
+
+def _distance_from_kink(problem: Problem) -> float:
+    from fusedrnn import reference
+
+    (results, tape), (W_ih, W_hh, b_ih, b_hh) = problem.forward(reference), problem.weights
+    T, B = problem.x.shape[:2]
+    inside = np.ones((T, B), bool) if problem.lengths is None else np.arange(T)[:, None] < problem.lengths
+    if not inside.any():
+        return np.inf
+    before = tape.states[1:, 0] if problem.reverse else tape.states[:-1, 0]
+    inputs = W_ih.T[problem.x] if problem.x.ndim == 2 else problem.x @ W_ih.T
+    a = inputs + before @ W_hh.T + (0 if b_ih is None else b_ih + b_hh)
+    return float(np.abs(a[inside]).min() / max(1.0, np.abs(results["y"]).max()))
+
+
+def assert_results(actual: Results, expected: Results, problem: Problem) -> None:
+    """Every result and gradient is within the tolerance; there are no others."""
+    __tracebackhide__ = True
+    assert actual.keys() == expected.keys()
+    sizes, gates = problem.sizes, CELLS[problem.cell].gates
+    for name, value in expected.items():
+        K = dot_length(QUANTITIES.get(name, name), gates=gates, **sizes)  # type: ignore[arg-type]
+        what = f"{problem.cell} {sizes}: {name}"
+        assert_close(actual[name], value, dtype=problem.dtype, K=K, T=sizes["T"], what=what)
+
+
+def assert_same_bits(actual: Any, expected: Any, what: str) -> None:
+    """Equal bit for bit, signs of zeros included; of dictionaries, tuples and lists, all members."""
+    __tracebackhide__ = True
+    if isinstance(expected, dict):
+        assert actual.keys() == expected.keys(), what
+        for name, value in expected.items():
+            assert_same_bits(actual[name], value, f"{what}: {name}")
+    elif isinstance(expected, (tuple, list)):
+        assert len(actual) == len(expected), what
+        for k, value in enumerate(expected):
+            assert_same_bits(actual[k], value, f"{what}[{k}]")
+    elif expected is None:
+        assert actual is None, what
+    else:
+        actual, expected = np.ascontiguousarray(actual), np.ascontiguousarray(expected)
+        assert (actual.dtype, actual.shape) == (expected.dtype, expected.shape), what
+        bits = np.dtype(f"u{expected.itemsize}")
+        differ = actual.view(bits) != expected.view(bits)
+        assert not differ.any(), (
+            f"{what}: {np.count_nonzero(differ)} of {differ.size} elements differ, first at "
+            f"{tuple(int(k) for k in np.argwhere(differ)[0])}: {actual[differ][0]!r} and {expected[differ][0]!r}"
+        )
