@@ -4,9 +4,9 @@
     python benchmarks/activation_accuracy.py --stride 257         # every 257th: seconds
     python benchmarks/activation_accuracy.py --isa avx512 --functions sigmoid tanh
 
-Prints a Markdown table. Errors are against NumPy's float64 functions, whose own error of about 1e-16 is nothing beside a
-float32 ulp (6e-8), in ulps of the float32 nearest to the exact value. Where that is denormal, the kernels may flush it
-to zero. exp is measured where it is not clamped.
+Prints a Markdown table. Errors are against NumPy's float64 functions, whose own error of about 1e-16 is nothing beside
+a float32 ulp (6e-8), in ulps of the float32 nearest to the exact value. Where that is denormal, the kernels may flush
+it to zero. exp is measured where it is not clamped.
 """
 
 from __future__ import annotations

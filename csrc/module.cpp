@@ -72,8 +72,9 @@ static std::shared_ptr<WeightsBase> make_weights(CellId cell, const py::array& W
   require(H >= 1 && I >= 1, "Weights: empty");
   const RawWeights<T> raw{matrix<T>(W_ih, rows, I, nullptr, false, "W_ih"), matrix<T>(W_hh, rows, H, nullptr, false, "W_hh"),
                           vector<T>(b_ih, rows, false, "b_ih"), vector<T>(b_hh, rows, false, "b_hh")};
-  const py::gil_scoped_release release;
-  return std::make_shared<Weights<T>>(cell, I, H, raw, training);
+  return without_gil([&](Interrupt interrupt) -> std::shared_ptr<WeightsBase> {
+    return std::make_shared<Weights<T>>(cell, I, H, raw, training, interrupt);
+  });
 }
 
 // ---- forward and backward ---------------------------------------------------------------------------------------------

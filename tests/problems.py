@@ -1,4 +1,4 @@
-"""Random problems for one layer in one direction, to be given to `fusedrnn.functional` and `fusedrnn.reference` alike."""
+"""Random problems for one layer in one direction, for `fusedrnn.functional` and `fusedrnn.reference` alike."""
 
 from dataclasses import dataclass, replace
 from types import ModuleType
@@ -122,9 +122,7 @@ def _draw(
     weights = (normal(G * H, I, scale=1.0 if tokens else scale), normal(G * H, H, scale=(I + H) ** -0.5))
     biases = (normal(G * H, scale=0.5), normal(G * H, scale=0.5)) if bias else (None, None)
     state = tuple(normal(B, H) for _ in range(S))
-    return Problem(
-        cell, x, state, (*weights, *biases), dy, tuple(normal(B, H) for _ in range(S)), lengths, reverse
-    )
+    return Problem(cell, x, state, (*weights, *biases), dy, tuple(normal(B, H) for _ in range(S)), lengths, reverse)
 
 
 def _distance_from_kink(problem: Problem) -> float:

@@ -12,6 +12,9 @@
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
 
 namespace fusedrnn {
 namespace {
@@ -73,6 +76,9 @@ class Pool {
     for (auto& [bytes, blocks] : free_)
       for (void* data : blocks) std::free(data);
     free_.clear();
+#if defined(__GLIBC__)
+    malloc_trim(0);  // else blocks below malloc's threshold for mmap stay in its heap
+#endif
     return std::exchange(kept_, 0);
   }
 

@@ -109,7 +109,7 @@ Index Weights<T>::padded() const {
 }
 
 template <class T>
-Weights<T>::Weights(CellId cell_, Index I_, Index H_, const RawWeights<T>& raw, bool training_) {
+Weights<T>::Weights(CellId cell_, Index I_, Index H_, const RawWeights<T>& raw, bool training_, Interrupt interrupt) {
   kernels = &current_kernels();
   cell = cell_, I = I_, H = H_, training = training_;
   is_double = sizeof(T) == 8;
@@ -130,7 +130,8 @@ Weights<T>::Weights(CellId cell_, Index I_, Index H_, const RawWeights<T>& raw, 
 
   // Packing moves a word per cycle or so; below some 64 KiB a second thread's start costs more.
   const Index threads = nbytes < (std::size_t{1} << 17) ? 1 : std::min<Index>(num_threads(), static_cast<Index>(nbytes >> 16));
-  run_team(threads, 1, [&](Member& m) { kernel().pack(raw, packed, m); });
+  if (!run_team(threads, 1, [&](Member& m) { kernel().pack(raw, packed, m); }, interrupt.check, interrupt.argument))
+    throw Interrupted();
 }
 
 // ---- forward ----------------------------------------------------------------------------------------------------------
@@ -216,7 +217,9 @@ std::unique_ptr<Tape<T>> run_forward(std::shared_ptr<const Weights<T>> weights, 
         if (training) {
           // The caller may change x before backward: the tape has its own, in the order of rows.
           const Range steps = part_of(rows.T, m.rank, m.team->size);
-          for (Index t = steps.begin; t < steps.end; ++t)
+          for (Index t = steps.begin; t < steps.end && !__atomic_load_n(&m.team->stop, __ATOMIC_RELAXED); ++t) {
+            if (m.rank == 0 && interrupt.check && m.team->interrupted && interrupt.check(interrupt.argument))
+              __atomic_store_n(&m.team->stop, 1, __ATOMIC_RELAXED);
             for (Index b = 0; b < rows.active(t); ++b) {
               const Index time = rows.caller_time(t, b, reverse), row = rows.caller_row(b), to = rows.offset(t) + b;
               if (arrays.tokens) {
@@ -228,6 +231,7 @@ std::unique_ptr<Tape<T>> run_forward(std::shared_ptr<const Weights<T>> weights, 
               else
                 for (Index k = 0; k < I; ++k) std::memcpy(tape->x + to * I + k, from + k * arrays.x.feature, sizeof(T));
             }
+          }
         }
         kernel.forward(f, m);
       },

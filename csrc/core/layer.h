@@ -51,7 +51,7 @@ class WeightsBase {
 template <class T>
 class Weights final : public WeightsBase {
  public:
-  Weights(CellId cell, Index I, Index H, const RawWeights<T>& raw, bool training);
+  Weights(CellId cell, Index I, Index H, const RawWeights<T>& raw, bool training, Interrupt interrupt = {});
   const CellKernels<T>& kernel() const;
   Index padded() const;  // hidden units rounded up to whole vectors
 

@@ -155,36 +155,38 @@ class ForwardPass {
   template <int P>
   void project_rows(Index row, Index n) {
     const Range panels = my_panels(phase<P>());
-    for (Index p = panels.begin; p < panels.end; ++p) project_panel<P>(p, row, n);
+    for (Index p = panels.begin; p < panels.end; ++p) project_panels<P>(p, 1, row, n);
   }
 
+  // One panel, or for a single row two of equal width.
   template <int P>
-  void project_panel(Index p, Index row, Index n) {
+  void project_panels(Index p, int panels, Index row, Index n) {
     const auto& ph = phase<P>();
     const Index width = ph.w_width(p), row_width = ph.row_width(p);
     const T* w = f.weights->W_x + ph.weight_offset(p, I);
     const T* bias = f.weights->b_x + ph.weight_offset(p, 1);
     T* out = gate_row(ph, p, row);
     if (f.tokens) {
-      for (Index i = 0; i < n; ++i)
-        for (Index v = 0; v < width; v += W)
-          store(out + i * row_width + v, load(bias + v) + load(w + tokens[i] * width + v));
+      for (int q = 0; q < panels; ++q, out = gate_row(ph, p + 1, row), w += I * width, bias += width)
+        for (Index i = 0; i < n; ++i)
+          for (Index v = 0; v < width; v += W)
+            store(out + i * row_width + v, load(bias + v) + load(w + tokens[i] * width + v));
       did(m, static_cast<double>(n * width));
       return;
     }
     const int vectors = static_cast<int>(width / W);
     Tile<T> tile;
-    tile.k = I, tile.segments = 1, tile.a_step = 0, tile.w = w;
-    init_all(tile, vectors, bias, 0, 0);
-    tile.out_row = row_width;
+    tile.k = I, tile.segments = 1, tile.a_step = 0, tile.w = w, tile.w_panel = I * width;
+    init_all(tile, vectors, bias, 0, width);
+    tile.out_row = row_width, tile.out_panel = row_width * f.gate_rows;
     const TileRows tiles({0, n}, vectors);
     for (Index i = 0; i < tiles.tiles; ++i) {
       const Range r = tiles.tile(i);
       for (Index j = r.begin; j < r.end; ++j) tile.a[j - r.begin] = x[j];
       tile.out = out + r.begin * row_width;
-      fusedrnn::FUSEDRNN_ISA::run(tile, static_cast<int>(r.end - r.begin), vectors, 1);
+      fusedrnn::FUSEDRNN_ISA::run(tile, static_cast<int>(r.end - r.begin), vectors, panels);
     }
-    did(m, 2.0 * static_cast<double>(n * I * width));
+    did(m, 2.0 * static_cast<double>(n * I * width) * panels);
   }
 
   // ---- recurrent part ---------------------------------------------------------------------------------------------
@@ -202,8 +204,7 @@ class ForwardPass {
       const Index end = p + stride < panels.end ? p + stride : panels.end;
       while (p < end) {
         const bool pair = p + 1 < end && ph.panels.width(p) == ph.panels.width(p + 1);
-        if (project)
-          for (int q = 0; q <= pair; ++q) project_panel<P>(p + q, rows.offset(t) + r.begin, r.end - r.begin);
+        if (project) project_panels<P>(p, pair ? 2 : 1, rows.offset(t) + r.begin, r.end - r.begin);
         step_panel<P>(t, r, p, pair ? 2 : 1);
         p += pair ? 2 : 1;
       }

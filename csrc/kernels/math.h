@@ -66,7 +66,9 @@ inline V exp(V x) {
   const V n = shifted - C::to_integer;
   const V r = (x - n * C::ln2_high) - n * C::ln2_low;
   const V p = r * r * polynomial(r, C::exp_q) + r + T(1);
-  return (V)((Bits<V>)p + ((Bits<V>)shifted << C::mantissa));  // adds n to the exponent
+  // n in the exponent's place, times p: adding n to p's own exponent would turn some NaNs into numbers.
+  const V power = (V)(((Bits<V>)shifted << C::mantissa) + (Bits<V>)splat(T(1)));
+  return p * power;
 }
 
 template <class V>
@@ -84,7 +86,7 @@ inline V tanh(V x) {
   const V x2 = x * x;
   const V small = x * x2 * polynomial(x2, C::tanh_p) + x;
   const V large = T(1) - T(2) / (exp(magnitude + magnitude) + T(1));
-  return magnitude < C::tanh_small ? small : (V)((Bits<V>)large | sign);
+  return (V)((Bits<V>)(magnitude < C::tanh_small ? small : large) | sign);  // tanh(-0) is -0
 }
 
 }  // namespace fusedrnn::FUSEDRNN_ISA

@@ -8,6 +8,7 @@
 namespace fusedrnn::FUSEDRNN_ISA {
 
 inline constexpr Index kTransposeStep = 16;
+inline constexpr double kPackCost = 100;  // of moving a word, in floating-point operations, for did()
 
 // Both gate orders of a phase: the recurrent columns of a split phase start one gate later (see cells/gru.h).
 template <class P>
@@ -63,7 +64,8 @@ inline void unpack_panel(const P& phase, Index p, Index H, Gate gate, const T* p
 
 // The same weights for dx and dh: [panel of K columns][gate columns in the order of gate rows][K columns].
 template <class T, class P, class Gate>
-inline void pack_back(const P& phase, Index H, Gate gate, const T* w, Index K, T* packed, Range mine, const Panels& panels) {
+inline void pack_back(const P& phase, Index H, Gate gate, const T* w, Index K, T* packed, Range mine, const Panels& panels,
+                      Member& m) {
   constexpr Index W = kLanes<T>;
   for (Index q = mine.begin; q < mine.end; ++q) {
     const Index first = panels.start(q) * W, row_width = panels.width(q) * W;
@@ -75,6 +77,8 @@ inline void pack_back(const P& phase, Index H, Gate gate, const T* w, Index K, T
       for_each_column<T>(phase, p, H, gate, [&](Index row, Index column) {
         __builtin_memcpy(rows + column * row_width, w + row * K + first, static_cast<size_t>(real) * sizeof(T));
       });
+      did(m, kPackCost * static_cast<double>(P::gates * phase.panels.width(p) * W * real));
+      if (stopped(m)) return;
     }
   }
 }
@@ -104,19 +108,22 @@ void pack_phase(const RawWeights<T>& raw, const Packed<T>& packed, Member& m) {
         if (unit < H && raw.b_hh) b_h[l] = raw.b_hh[gate_of_x<ThisPhase>(0) * H + unit];
       }
     }
+    did(m, kPackCost * static_cast<double>((I + H) * phase.w_width(p)));
+    if (stopped(m)) return;
   }
   if (packed.W_x_back) {
     const Index before = phase.gates_before() * phase.padded;
     const Panels x_panels(blocks_of<T>(I), kMaxBackVectors), h_panels(blocks_of<T>(H), kMaxBackVectors);
     pack_back<T>(phase, H, gate_of_x<ThisPhase>, raw.W_ih, I, packed.W_x_back + before * x_panels.blocks * W,
-                 part_of(x_panels.count, m.rank, m.team->size), x_panels);
+                 part_of(x_panels.count, m.rank, m.team->size), x_panels, m);
     pack_back<T>(phase, H, gate_of_h<ThisPhase>, raw.W_hh, H, packed.W_h_back + before * h_panels.blocks * W,
-                 part_of(h_panels.count, m.rank, m.team->size), h_panels);
+                 part_of(h_panels.count, m.rank, m.team->size), h_panels, m);
   }
 }
 
 template <class T, class Cell>
 void pack(const RawWeights<T>& raw, const Packed<T>& packed, Member& m) {
+  const FloatingPointState state;  // the biases are added here
   pack_phase<T, Cell, 0>(raw, packed, m);
   if constexpr (Cell::phases == 2) pack_phase<T, Cell, 1>(raw, packed, m);
 }

@@ -369,7 +369,7 @@ def lengths(owner: str, value: Any, T: int, B: int, layout: str) -> NDArray[np.i
 def tokens(owner: str, x: Array, input_size: int, lengths: NDArray[np.int64] | None, layout: str) -> NDArray[np.int64]:
     """Tokens (T, B) as C-contiguous int64, all in range; what is out of range past a row's end becomes 0."""
     # The cast comes first: what is too large for memory fails there at once. Beyond int64, ids become negative.
-    ids = np.ascontiguousarray(x, dtype=np.int64)
+    ids = np.require(x, np.int64, ["C_CONTIGUOUS", "ALIGNED"])
     if ids.size and (ids.min() < 0 or ids.max() >= input_size):
         outside = (ids < 0) | (ids >= input_size)
         wrong = outside
@@ -585,13 +585,13 @@ def functional_weights(
             continue
         array = as_array(owner, name, value)
         if dtype is None:
-            if array.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
-                raise TypeError(f"{owner}: {name} has dtype {_dtype_name(array.dtype)}; expected float32 or float64")
+            if array.dtype.type not in (np.float32, np.float64):
+                raise TypeError(f"{owner}: {name} has dtype {array.dtype}; expected float32 or float64")
             dtype = np.dtype(array.dtype.type)
-        elif array.dtype != dtype:
-            raise TypeError(f"{owner}: {name} has dtype {_dtype_name(array.dtype)}; expected {dtype}, as W_ih has")
-        if not (array.flags.c_contiguous and array.flags.aligned):
-            array = np.array(array, order="C")
+        elif array.dtype.type is not dtype.type:
+            raise TypeError(f"{owner}: {name} has dtype {array.dtype}; expected {dtype}, as W_ih has")
+        if not (array.flags.c_contiguous and array.flags.aligned and array.dtype.isnative):
+            array = np.array(array, dtype=dtype, order="C")
         arrays.append(array)
     ih, hh = arrays[:2]
     assert dtype is not None

@@ -1,0 +1,292 @@
+"""Layers of any options on sequences of any shape equal the same composition written with the reference."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from hypothesis import HealthCheck, given, note, settings
+from hypothesis import strategies as st
+
+import fusedrnn
+from fusedrnn import reference
+from fusedrnn.reference import CELLS
+from problems import assert_same_bits
+from tolerances import assert_close
+
+LAYERS = {
+    "rnn_tanh": (fusedrnn.RNN, {"nonlinearity": "tanh"}),
+    "rnn_relu": (fusedrnn.RNN, {"nonlinearity": "relu"}),
+    "gru_after": (fusedrnn.GRU, {"reset_after": True}),
+    "gru_before": (fusedrnn.GRU, {"reset_after": False}),
+    "lstm": (fusedrnn.LSTM, {}),
+}
+
+
+def examples(count: int) -> settings:
+    """The same ones in every run."""
+    return settings(
+        max_examples=count,
+        derandomize=True,
+        deadline=None,
+        database=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
+    )
+
+
+# ---- the composition, time-major and batched
+
+
+@dataclass
+class Composed:
+    """Results of a whole layer object in float64, and the way back."""
+
+    y: Any  # (T, B, width), or a pair of these
+    state: list[Any]  # one (L*D, B, H) for each of h, c
+    backward: Callable[[Any, Any], tuple[Any, list[Any], dict[str, Any]]]
+
+
+def compose(cell: str, layer: Any, x: Any, state: Any, lengths: Any) -> Composed:
+    """What the documentation of layers says, and nothing else: stack, run both ways, merge."""
+    S, D = CELLS[cell].states, 1 + layer.bidirectional
+    names = ["weight_ih", "weight_hh"] + (["bias_ih", "bias_hh"] if layer.bias else [])
+    suffixes = [f"_l{k}{way}" for k in range(layer.num_layers) for way in ("", "_reverse")[:D]]
+    tapes, factors, finals = [], [], []
+    for k in range(layer.num_layers):
+        ys = []
+        for d in range(D):
+            row = k * D + d
+            weights = [layer.params[name + suffixes[row]] for name in names]
+            y, final, tape = reference.forward(
+                cell,
+                x,
+                tuple(s[row] for s in state) if state else (None,) * S,
+                *weights,
+                lengths=lengths,
+                reverse=d == 1,
+            )
+            ys.append(y)
+            tapes.append(tape)
+            finals.append(final)
+        factors.append(ys)
+        x = join(layer.merge if k == layer.num_layers - 1 else layer.merge or "concat", ys)
+    result = [np.stack([final[s] for final in finals]) for s in range(S)]
+
+    def backward(dy: Any, dstate: Any) -> tuple[Any, list[Any], dict[str, Any]]:
+        dparams, dstates = {}, [np.zeros_like(s) for s in result]
+        for k in reversed(range(layer.num_layers)):
+            merge = layer.merge if k == layer.num_layers - 1 else layer.merge or "concat"
+            dys = [dy] if D == 1 else split(merge, dy, factors[k])
+            dx = 0.0
+            for d in range(D):
+                row = k * D + d
+                dlast = tuple(
+                    np.zeros_like(s[row]) if ds is None else ds[row] for s, ds in zip(result, dstate, strict=True)
+                )
+                grads = reference.backward(tapes[row], dys[d], dlast)
+                dx = None if grads.dx is None else dx + grads.dx
+                for s in range(S):
+                    dstates[s][row] = grads.dstate[s]
+                for name, value in zip(names, grads[2:], strict=False):
+                    dparams[name + suffixes[row]] = value
+            dy = dx
+        return dy, dstates, dparams
+
+    return Composed(x, result, backward)
+
+
+def join(merge: str | None, ys: list[Any]) -> Any:
+    if len(ys) == 1:
+        return ys[0]
+    first, second = ys
+    if merge == "concat":
+        return np.concatenate(ys, axis=2)
+    return {"sum": first + second, "mean": (first + second) / 2, "mul": first * second}.get(str(merge), (first, second))
+
+
+def split(merge: str | None, dy: Any, ys: list[Any]) -> list[Any]:
+    if merge is None:
+        return [None, None] if dy is None else list(dy)
+    if dy is None:
+        return [None, None]
+    first, second = ys
+    if merge == "concat":
+        return [dy[..., : first.shape[2]], dy[..., first.shape[2] :]]
+    return {"sum": [dy, dy], "mean": [dy / 2, dy / 2], "mul": [dy * second, dy * first]}[merge]
+
+
+# ---- problems
+
+
+@st.composite
+def layers(draw: Any) -> tuple[str, Any]:
+    """A layer of any options."""
+    cell = draw(st.sampled_from(list(LAYERS)))
+    make, options = LAYERS[cell]
+    bidirectional = draw(st.booleans())
+    # In float32, rounding would now and then decide on which side of relu's kink a gradient is taken.
+    dtypes = ["float64"] if cell == "rnn_relu" else ["float32", "float64"]
+    layer = make(
+        draw(st.integers(1, 20), "I"),
+        draw(st.integers(1, 35), "H"),
+        num_layers=draw(st.integers(1, 3)),
+        bias=draw(st.booleans()),
+        batch_first=draw(st.booleans()),
+        bidirectional=bidirectional,
+        merge=draw(st.sampled_from(["concat", "sum", "mean", "mul", None])) if bidirectional else "concat",
+        dtype=draw(st.sampled_from(dtypes)),
+        rng=draw(st.integers(0, 1000)),
+        **options,
+    )
+    return cell, layer
+
+
+def strided(array: Any, draw: Any) -> Any:
+    """The same values in memory of another order, with gaps, or running backwards."""
+    order = draw(st.permutations(range(array.ndim)))
+    steps = [draw(st.sampled_from([1, 1, 2, -1, -3])) for _ in order]
+    turned = array.transpose(order)
+    large = np.zeros([n * abs(step) for n, step in zip(turned.shape, steps, strict=True)], array.dtype)
+    view = large[tuple(slice(None, None, step) for step in steps)]
+    view[...] = turned
+    return view.transpose(np.argsort(order))
+
+
+@given(st.data())
+@examples(1500)
+def test_layers_equal_their_composition(data):
+    draw = data.draw
+    cell, layer = draw(layers())
+    isa = draw(st.sampled_from(fusedrnn.available_isas()))
+    T, B = draw(st.integers(0, 9), "T"), draw(st.integers(0, 9), "B")
+    lengths = draw(st.none() | st.lists(st.integers(0, T), min_size=B, max_size=B), "lengths")
+    tokens = draw(st.booleans(), "tokens")
+    rng = np.random.default_rng(draw(st.integers(0, 1000)))
+    S, D, dtype = CELLS[cell].states, 1 + layer.bidirectional, layer.dtype
+    note(f"{isa} {layer!r} {dtype}")
+
+    def normal(*shape: int) -> Any:
+        return rng.standard_normal(shape).astype(dtype)
+
+    x = rng.integers(0, layer.input_size, (T, B)) if tokens else normal(T, B, layer.input_size)
+    state = (
+        [normal(layer.num_layers * D, B, layer.hidden_size) for _ in range(S)] if draw(st.booleans(), "state") else None
+    )
+    expected = compose(cell, layer, x, state, lengths)
+
+    # Our own way of calling: padding poisoned, memory in any order, the batch first or not.
+    padding = np.arange(T)[:, None] >= (np.full(B, T) if lengths is None else np.array(lengths, int))
+    poisoned = x.copy()
+    poisoned[padding] = 10**6 if tokens else np.nan
+
+    def turn(array: Any) -> Any:
+        return array.swapaxes(0, 1) if layer.batch_first else array
+
+    with fusedrnn.use_isa(isa):
+        given_state = None if state is None else tuple(state) if S == 2 else state[0]
+        y, state_n, tape = layer.forward(strided(turn(poisoned), draw), given_state, lengths=lengths)
+        ys, expected_ys = (y, expected.y) if layer.merge is None else ([y], [expected.y])
+        with_dy, with_dstate = draw(st.sampled_from([(True, True), (True, False), (False, True)]), "gradients")
+        dys = [normal(*e.shape) for e in expected_ys] if with_dy else [None] * len(ys)
+        dstate = [normal(*s.shape) for s in expected.state] if with_dstate else [None] * S
+        poisoned_dys = [None if d is None else np.where(padding[..., None], np.nan, d).astype(dtype) for d in dys]
+        turned = [None if d is None else strided(turn(d), draw) for d in poisoned_dys]
+        grads = tape.backward(
+            tuple(turned) if layer.merge is None else turned[0],
+            None if not with_dstate else tuple(dstate) if S == 2 else dstate[0],
+        )
+
+    clean = [None if d is None else np.where(padding[..., None], 0, d) for d in dys]
+    if layer.merge is None:
+        dx, dstate_0, dparams = expected.backward(clean if with_dy else None, dstate)
+    else:
+        dx, dstate_0, dparams = expected.backward(clean[0], dstate)
+    states, dstates = (state_n, grads.state) if S == 2 else ((state_n,), (grads.state,))
+    assert (grads.x is None) == tokens
+    assert list(grads.params) == list(layer.params)
+    K = max(4 * layer.hidden_size, layer.input_size + layer.hidden_size, T * B)
+    check = Checker(dtype, K, max(T, 1) * layer.num_layers)
+    check.group("results", [turn(a) for a in ys], expected_ys)
+    check.group("state", states, expected.state)
+    check.group("gradients", [] if tokens else [turn(grads.x)], [] if tokens else [dx])
+    check.group("dstate", dstates, dstate_0)
+    check.group("parameters", [grads.params[name] for name in layer.params], [dparams[name] for name in layer.params])
+
+
+class Checker:
+    """float64: array by array. float32: many arrays share a scale, as those here have few elements, or one alone."""
+
+    def __init__(self, dtype: Any, K: int, T: int) -> None:
+        self.dtype, self.K, self.T = dtype, K, T
+
+    def group(self, what: str, actual: Any, expected: Any) -> None:
+        __tracebackhide__ = True
+        for a, e in zip(actual, expected, strict=True):
+            assert a.shape == e.shape, what
+            if self.dtype == np.float64:
+                assert_close(a, e, dtype=self.dtype, K=self.K, T=self.T, what=what)
+        if self.dtype == np.float32 and len(actual):
+            flat = [np.concatenate([np.ravel(a) for a in arrays]) for arrays in (actual, expected)]
+            assert_close(*flat, dtype=self.dtype, K=self.K, T=self.T, what=what)
+
+
+@given(st.data())
+@examples(300)
+def test_two_parts_are_the_whole(data):
+    draw = data.draw
+    _, layer = draw(layers().filter(lambda pair: not pair[1].bidirectional))
+    T, B = draw(st.integers(0, 9)), draw(st.integers(0, 9))
+    cut = draw(st.integers(0, T))
+    x = np.random.default_rng(T).standard_normal((T, B, layer.input_size)).astype(layer.dtype)
+    whole, last = layer(x.swapaxes(0, 1) if layer.batch_first else x)
+    axis = 1 if layer.batch_first else 0
+    first, state = layer(x[:cut].swapaxes(0, 1) if layer.batch_first else x[:cut])
+    second, state = layer(x[cut:].swapaxes(0, 1) if layer.batch_first else x[cut:], state)
+    assert_same_bits(np.concatenate([first, second], axis=axis), whole, "y")
+    assert_same_bits(state, last, "state")
+
+
+@given(st.data())
+@examples(300)
+def test_permuting_the_batch_permutes_the_result(data):
+    draw = data.draw
+    _, layer = draw(layers())
+    lengths = np.array(draw(st.lists(st.integers(0, 9), min_size=1, max_size=9)))
+    order = np.array(draw(st.permutations(range(len(lengths)))))
+    T, B = int(lengths.max()), len(lengths)
+    x = np.random.default_rng(B).standard_normal((B, T, layer.input_size)).astype(layer.dtype)
+    axis = 0 if layer.batch_first else 1
+
+    def run(x: Any, lengths: Any) -> tuple[Any, Any]:
+        return layer(x if layer.batch_first else x.swapaxes(0, 1), lengths=lengths)
+
+    y, state = run(x, lengths)
+    y_permuted, state_permuted = run(x[order], lengths[order])
+    for ours, permuted in zip(as_tuple(y), as_tuple(y_permuted), strict=True):
+        assert_same_bits(permuted, ours.take(order, axis), "y")
+    for ours, permuted in zip(as_tuple(state), as_tuple(state_permuted), strict=True):
+        assert_same_bits(permuted, ours[:, order], "state")
+
+
+@given(st.data())
+@examples(300)
+def test_a_row_of_a_list_is_the_row_unbatched(data):
+    draw = data.draw
+    _, layer = draw(layers())
+    lengths = draw(st.lists(st.integers(0, 9), min_size=1, max_size=6))
+    rng = np.random.default_rng(sum(lengths))
+    if draw(st.booleans()):
+        xs = [rng.integers(0, layer.input_size, n) for n in lengths]
+    else:
+        xs = [rng.standard_normal((n, layer.input_size)).astype(layer.dtype) for n in lengths]
+    y, state = layer(xs)
+    for b, x in enumerate(xs):
+        y_b, state_b = layer(x)
+        for ours, alone in zip(y if layer.merge is None else [y], as_tuple(y_b), strict=True):
+            assert_same_bits(ours[b], alone, f"y of row {b}")
+        for ours, alone in zip(as_tuple(state), as_tuple(state_b), strict=True):
+            assert_same_bits(ours[:, b], alone, f"state of row {b}")
+
+
+def as_tuple(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)

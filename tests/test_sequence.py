@@ -1,0 +1,163 @@
+"""The kernels equal the reference: every cell, dtype and instruction set, on both sides of every tile edge.
+
+Both get the same numbers, rounded to the dtype under test; the reference computes in float64. It is asked once for
+each problem, whatever the number of instruction sets.
+"""
+
+import functools
+import itertools
+import zlib
+
+import numpy as np
+import pytest
+
+from fusedrnn import functional, reference
+from problems import Problem, Results, assert_results, make_problem
+
+DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
+
+# All combinations of (lengths, reverse, tokens, bias), and short names of them.
+OPTIONS = list(itertools.product([False, True], repeat=4))
+
+
+def name_of(options: tuple[bool, ...]) -> str:
+    names = ("lengths", "reverse", "tokens", "bias")
+    return "-".join(name for name, on in zip(names, options, strict=True) if on) or "none"
+
+
+@functools.cache
+def solved(cell: str, dtype: str, T: int, B: int, I: int, H: int, options: tuple[bool, ...]) -> tuple[Problem, Results]:
+    """A problem, the same in every run, and what the reference says to it."""
+    lengths, reverse, tokens, bias = options
+    seed = zlib.crc32(repr((cell, dtype, T, B, I, H, options)).encode())
+    problem = make_problem(
+        np.random.default_rng(seed), cell, dtype,
+        T=T, B=B, I=I, H=H, lengths=lengths, reverse=reverse, tokens=tokens, bias=bias, near_kinks=False,
+    )  # fmt: skip
+    return problem, problem.run(reference)
+
+
+# ---- sizes
+
+# H and I take every value from 1 to 70, B too (29 and 43 have no factor in common with 70), and never are all small:
+# errors are measured by an array's scale, and a single element may be what is left of larger terms. A different
+# combination of options goes with each size for each cell. Odd sizes above that: more panels than one run of segments,
+# an odd count of panels.
+SIZES = [(1 + n % 4, 1 + (n * 43 + 20) % 70, 1 + (n * 29 + 10) % 70, 1 + n) for n in range(70)]
+assert all({size[k] for size in SIZES} == set(range(1, 71)) for k in (1, 2, 3))
+WIDE = [(3, 2, 131, 129), (2, 7, 70, 193), (3, 1, 257, 300), (2, 3, 1, 321), (2, 13, 300, 1), (3, 40, 1, 1)]
+
+
+@DTYPES
+@pytest.mark.parametrize("sizes", SIZES + WIDE, ids="T{0[0]}-B{0[1]}-I{0[2]}-H{0[3]}".format)
+def test_every_size(cell, isa, dtype, sizes):
+    options = OPTIONS[zlib.crc32(f"{cell} {sizes}".encode()) % len(OPTIONS)]
+    problem, expected = solved(cell, dtype, *sizes, options)
+    assert_results(problem.run(functional), expected, problem)
+
+
+@DTYPES
+@pytest.mark.parametrize("options", OPTIONS, ids=name_of)
+@pytest.mark.parametrize("sizes", [(7, 9, 13, 17), (5, 4, 33, 67)], ids="T{0[0]}-B{0[1]}-I{0[2]}-H{0[3]}".format)
+def test_every_combination_of_options(cell, isa, dtype, sizes, options):
+    problem, expected = solved(cell, dtype, *sizes, options)
+    assert_results(problem.run(functional), expected, problem)
+
+
+# Rows are projected and differentiated in chunks of 192 and 768: fewer, that many, more; and steps larger than a chunk.
+CHUNKED = [(400, 1), (97, 2), (64, 3), (65, 3), (256, 3), (257, 3), (12, 64), (41, 70), (2, 193), (3, 769)]
+
+
+@DTYPES
+@pytest.mark.parametrize("lengths", [False, True], ids=["full", "ragged"])
+@pytest.mark.parametrize(("T", "B"), CHUNKED)
+def test_chunks_of_steps(cell, isa, dtype, T, B, lengths):
+    options = (lengths, T % 2 == 0, B == 2, True)
+    problem, expected = solved(cell, dtype, T, B, 3, 5, options)
+    assert_results(problem.run(functional), expected, problem)
+
+
+# ---- states and gradients alone
+
+
+@DTYPES
+def test_no_initial_state_is_zeros(cell, isa, dtype):
+    problem, _ = solved(cell, dtype, 4, 3, 5, 19, (True, False, False, True))
+    problem = problem.but(state=(None,) * len(problem.state))
+    assert_results(problem.run(functional), problem.run(reference), problem)
+
+
+@DTYPES
+@pytest.mark.parametrize("given", ["dy", "dh", "dc", "dstate", "dy and dc"])
+def test_gradients_of_some_results_alone(cell, isa, dtype, given):
+    if "dc" in given and cell != "lstm":
+        given = "dstate"
+    problem, _ = solved(cell, dtype, 5, 6, 7, 18, (True, True, False, True))
+    wanted = {"dh": (True, False), "dc": (False, True), "dstate": (True, True), "dy and dc": (False, True)}
+    keep = wanted.get(given, (False, False))
+    problem = problem.but(
+        dy=problem.dy if "dy" in given else None,
+        dstate=tuple(d if k else None for d, k in zip(problem.dstate, keep, strict=False)),
+    )
+    assert_results(problem.run(functional), problem.run(reference), problem)
+
+
+@DTYPES
+def test_gradient_of_the_input_can_be_left_out(cell, isa, dtype):
+    problem, expected = solved(cell, dtype, 4, 3, 5, 19, (True, False, False, True))
+    _, tape = problem.forward(functional)
+    grads = problem.backward(functional, tape, need_dx=False)
+    assert grads["dx"] is None
+    assert_results(grads, {name: expected[name] for name in grads} | {"dx": None}, problem)
+
+
+# ---- nothing to do
+
+
+@DTYPES
+@pytest.mark.parametrize("tokens", [False, True], ids=["floats", "tokens"])
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+@pytest.mark.parametrize(
+    ("T", "B", "lengths"),
+    [(0, 3, False), (4, 0, False), (0, 0, False), (0, 3, [0, 0, 0]), (4, 0, []), (4, 3, [0, 0, 0])],
+    ids=["T0", "B0", "T0-B0", "T0-lengths", "B0-lengths", "zero-lengths"],
+)
+def test_empty(cell, isa, dtype, T, B, lengths, reverse, tokens, rng):
+    lengths = lengths if lengths is False else np.array(lengths, np.int64)
+    problem = make_problem(rng, cell, dtype, T=T, B=B, I=5, H=6, lengths=lengths, reverse=reverse, tokens=tokens)
+    results = problem.run(functional)
+    assert_results(results, problem.run(reference), problem)
+    np.testing.assert_array_equal(results["h_n"], problem.state[0])
+    np.testing.assert_array_equal(results["dh_0"], problem.dstate[0])
+    for name in ("y", "dW_ih", "dW_hh", "db_ih", "db_hh"):
+        assert not results[name].any(), f"{name} is not zero"
+
+
+# ---- special values
+
+
+@DTYPES
+def test_a_row_with_nan_or_infinity_leaves_other_rows_alone(cell, isa, dtype, rng):
+    problem = make_problem(rng, cell, dtype, T=4, B=5, I=6, H=20)
+    x = problem.x.copy()
+    x[1, 1, 2], x[2, 3, 0], x[0, 4] = np.nan, np.inf, -np.inf
+    clean, _ = problem.forward(functional)
+    dirty, _ = problem.but(x=x).forward(functional)
+    assert np.isnan(dirty["y"][1:, 1]).any()
+    for name in clean:
+        np.testing.assert_array_equal(dirty[name][..., [0, 2], :], clean[name][..., [0, 2], :])
+    np.testing.assert_array_equal(dirty["y"][0, 1], clean["y"][0, 1])
+
+
+@DTYPES
+def test_saturated_gates(cell, isa, dtype, rng):
+    if cell == "rnn_relu":
+        pytest.skip("relu does not saturate")
+    problem = make_problem(rng, cell, dtype, T=4, B=3, I=5, H=20)
+    W_ih, *rest = problem.weights
+    problem = problem.but(weights=(W_ih * W_ih.dtype.type(1000), *rest))
+    results, expected = problem.run(functional), problem.run(reference)
+    for name, value in results.items():
+        assert np.isfinite(value).all(), name
+    for name in ("y", "h_n"):
+        assert_results({name: results[name]}, {name: expected[name]}, problem)
