@@ -11,7 +11,8 @@ namespace fusedrnn::python {
 
 using namespace pybind11::literals;
 
-// ---- signals ----------------------------------------------------------------------------------------------------------
+// ---- signals
+// ----------------------------------------------------------------------------------------------------------
 
 static std::atomic<unsigned long> main_thread{0};
 
@@ -44,7 +45,8 @@ static auto without_gil(Call call) {
   }
 }
 
-// ---- arrays -----------------------------------------------------------------------------------------------------------
+// ---- arrays
+// -----------------------------------------------------------------------------------------------------------
 
 static py::array empty(const py::tuple& shape, const py::dtype& dtype) {
   std::vector<py::ssize_t> sizes;
@@ -61,23 +63,27 @@ static py::array empty(const py::tuple& shape, const py::dtype& dtype) {
   return py::array(dtype, sizes, {}, data, owner);
 }
 
-// ---- weights ----------------------------------------------------------------------------------------------------------
+// ---- weights
+// ----------------------------------------------------------------------------------------------------------
 
 template <class T>
 static std::shared_ptr<WeightsBase> make_weights(CellId cell, const py::array& W_ih, const py::array& W_hh,
                                                  const py::object& b_ih, const py::object& b_hh, bool training) {
   require(W_ih.ndim() == 2 && W_hh.ndim() == 2, "Weights: W_ih and W_hh have two axes");
   const Index G = table_of<T>(current_kernels()).cells[cell].gates;
-  const Index H = W_hh.shape(1), I = W_ih.shape(1), rows = static_cast<Index>(product(static_cast<std::size_t>(G), static_cast<std::size_t>(H)));
+  const Index H = W_hh.shape(1), I = W_ih.shape(1),
+              rows = static_cast<Index>(product(static_cast<std::size_t>(G), static_cast<std::size_t>(H)));
   require(H >= 1 && I >= 1, "Weights: empty");
-  const RawWeights<T> raw{matrix<T>(W_ih, rows, I, nullptr, false, "W_ih"), matrix<T>(W_hh, rows, H, nullptr, false, "W_hh"),
-                          vector<T>(b_ih, rows, false, "b_ih"), vector<T>(b_hh, rows, false, "b_hh")};
+  const RawWeights<T> raw{matrix<T>(W_ih, rows, I, nullptr, false, "W_ih"),
+                          matrix<T>(W_hh, rows, H, nullptr, false, "W_hh"), vector<T>(b_ih, rows, false, "b_ih"),
+                          vector<T>(b_hh, rows, false, "b_hh")};
   return without_gil([&](Interrupt interrupt) -> std::shared_ptr<WeightsBase> {
     return std::make_shared<Weights<T>>(cell, I, H, raw, training, interrupt);
   });
 }
 
-// ---- forward and backward ---------------------------------------------------------------------------------------------
+// ---- forward and backward
+// ---------------------------------------------------------------------------------------------
 
 template <class T>
 static std::unique_ptr<TapeBase> forward_typed(const std::shared_ptr<WeightsBase>& base, const py::array& x,
@@ -128,7 +134,8 @@ static void backward_typed(const Tape<T>& tape, const py::object& dy, const py::
   }
   for (std::size_t s = 0; s < states; ++s) {
     if (!dstate_n[s].is_none())
-      arrays.dstate_n[s] = matrix<T>(py::cast<py::array>(dstate_n[s]), B, H, &arrays.dstate_n_stride[s], false, "dstate_n");
+      arrays.dstate_n[s] =
+          matrix<T>(py::cast<py::array>(dstate_n[s]), B, H, &arrays.dstate_n_stride[s], false, "dstate_n");
     arrays.dstate[s] = matrix<T>(py::cast<py::array>(dstate[s]), B, H, &arrays.dstate_stride[s], true, "dstate");
   }
   arrays.dW_ih = matrix<T>(dW_ih, G * H, I, nullptr, true, "dW_ih");
@@ -144,10 +151,12 @@ static void backward(const TapeBase& tape, const py::object& dy, const py::tuple
   if (const auto* f32 = dynamic_cast<const Tape<float>*>(&tape))
     backward_typed(*f32, dy, dstate_n, dx, accumulate, dstate, dW_ih, dW_hh, db_ih, db_hh);
   else
-    backward_typed(dynamic_cast<const Tape<double>&>(tape), dy, dstate_n, dx, accumulate, dstate, dW_ih, dW_hh, db_ih, db_hh);
+    backward_typed(dynamic_cast<const Tape<double>&>(tape), dy, dstate_n, dx, accumulate, dstate, dW_ih, dW_hh, db_ih,
+                   db_hh);
 }
 
-// ---- activations, for accuracy tests ----------------------------------------------------------------------------------
+// ---- activations, for accuracy tests
+// ----------------------------------------------------------------------------------
 
 template <class T>
 static py::array apply_typed(const std::string& function, const py::array& x) {
@@ -168,7 +177,8 @@ static py::array apply_typed(const std::string& function, const py::array& x) {
   return y;
 }
 
-// ---- the module -------------------------------------------------------------------------------------------------------
+// ---- the module
+// -------------------------------------------------------------------------------------------------------
 
 PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.doc() = "fusedrnn's compiled kernels; see _core.pyi";
@@ -186,10 +196,12 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def("get_num_threads", &num_threads);
   m.def("set_num_threads", [](int n) { require(n >= 1, "set_num_threads: at least 1"), set_num_threads(n); }, "n"_a);
   m.def("get_local_num_threads", &local_num_threads);
-  m.def("set_local_num_threads", [](int n) { require(n >= 0, "set_local_num_threads: at least 0"), set_local_num_threads(n); },
-        "n"_a);
+  m.def(
+      "set_local_num_threads",
+      [](int n) { require(n >= 0, "set_local_num_threads: at least 0"), set_local_num_threads(n); }, "n"_a);
   m.def("build_info", [] {
-    return py::dict("compiler"_a = __VERSION__, "openmp"_a = parallel_runtime(), "assertions"_a =
+    return py::dict("compiler"_a = __VERSION__, "openmp"_a = parallel_runtime(),
+                    "assertions"_a =
 #if defined(NDEBUG)
                         "off"
 #else
@@ -197,14 +209,19 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
 #endif
     );
   });
-  m.def("empty", [](const py::tuple& shape, const py::object& dtype) { return empty(shape, py::dtype::from_args(dtype)); },
-        "shape"_a, "dtype"_a);
+  m.def(
+      "empty",
+      [](const py::tuple& shape, const py::object& dtype) { return empty(shape, py::dtype::from_args(dtype)); },
+      "shape"_a, "dtype"_a);
   m.def("trim_pool", &trim_pool);
-  m.def("apply", [](const std::string& function, const py::array& x) {
-    if (is_native<float>(x)) return apply_typed<float>(function, x);
-    require(is_native<double>(x), "apply: x is float32 or float64");
-    return apply_typed<double>(function, x);
-  }, "function"_a, "x"_a);
+  m.def(
+      "apply",
+      [](const std::string& function, const py::array& x) {
+        if (is_native<float>(x)) return apply_typed<float>(function, x);
+        require(is_native<double>(x), "apply: x is float32 or float64");
+        return apply_typed<double>(function, x);
+      },
+      "function"_a, "x"_a);
 
   py::class_<Schedule, std::shared_ptr<Schedule>>(m, "Schedule", py::is_final())
       .def(py::init([](Index T, Index B, const py::object& lengths) {
@@ -225,19 +242,23 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       .def_property_readonly("nbytes", [](const WeightsBase& w) { return w.nbytes; })
       .def_property_readonly("isa", [](const WeightsBase& w) { return w.kernels->name; })
       .def_property_readonly("cell", [](const WeightsBase& w) { return name_of(w.cell); })
-      .def_property_readonly("dtype", [](const WeightsBase& w) { return w.is_double ? py::dtype::of<double>() : py::dtype::of<float>(); })
+      .def_property_readonly(
+          "dtype", [](const WeightsBase& w) { return w.is_double ? py::dtype::of<double>() : py::dtype::of<float>(); })
       .def_property_readonly("input_size", [](const WeightsBase& w) { return w.I; })
       .def_property_readonly("hidden_size", [](const WeightsBase& w) { return w.H; });
 
-  py::class_<TapeBase>(m, "Tape", py::is_final()).def_property_readonly("nbytes", [](const TapeBase& t) { return t.nbytes; });
+  py::class_<TapeBase>(m, "Tape", py::is_final()).def_property_readonly("nbytes", [](const TapeBase& t) {
+    return t.nbytes;
+  });
 
-  m.def("forward",
-        [](const std::shared_ptr<WeightsBase>& weights, const py::array& x, const py::tuple& state, const py::array& y,
-           const py::tuple& state_n, const std::shared_ptr<Schedule>& schedule, bool reverse, bool training) {
-          return weights->is_double ? forward_typed<double>(weights, x, state, y, state_n, schedule, reverse, training)
-                                    : forward_typed<float>(weights, x, state, y, state_n, schedule, reverse, training);
-        },
-        "weights"_a, "x"_a, "state"_a, "y"_a, "state_n"_a, "schedule"_a, "reverse"_a, "training"_a);
+  m.def(
+      "forward",
+      [](const std::shared_ptr<WeightsBase>& weights, const py::array& x, const py::tuple& state, const py::array& y,
+         const py::tuple& state_n, const std::shared_ptr<Schedule>& schedule, bool reverse, bool training) {
+        return weights->is_double ? forward_typed<double>(weights, x, state, y, state_n, schedule, reverse, training)
+                                  : forward_typed<float>(weights, x, state, y, state_n, schedule, reverse, training);
+      },
+      "weights"_a, "x"_a, "state"_a, "y"_a, "state_n"_a, "schedule"_a, "reverse"_a, "training"_a);
   m.def("backward", &backward, "tape"_a, "dy"_a, "dstate_n"_a, "dx"_a, "accumulate"_a, "dstate"_a, "dW_ih"_a, "dW_hh"_a,
         "db_ih"_a, "db_hh"_a);
   add_stream(m);

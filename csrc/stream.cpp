@@ -18,13 +18,12 @@ struct Engine {
   Index B = 0, I = 0, H = 0, L = 0;
   bool release = false;
   std::atomic<bool> busy{false};
-  PyObject* real = nullptr;   // descriptors, compared by address: NumPy has one per built-in type
+  PyObject* real = nullptr;  // descriptors, compared by address: NumPy has one per built-in type
   PyObject* token = nullptr;
 };
 
 struct StreamObject {
-  PyObject_HEAD
-  Engine* engine;
+  PyObject_HEAD Engine* engine;
 };
 
 Engine* engine_of(PyObject* self) {
@@ -46,7 +45,8 @@ class Turn {
 };
 
 using ArrayStruct = py::detail::PyArray_Proxy;
-constexpr int kContiguous = py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_, kAligned = py::detail::npy_api::NPY_ARRAY_ALIGNED_,
+constexpr int kContiguous = py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_,
+              kAligned = py::detail::npy_api::NPY_ARRAY_ALIGNED_,
               kWriteable = py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
 
 PyTypeObject* array_type() {
@@ -108,9 +108,11 @@ py::object step(PyObject* self, PyObject* x, PyObject* out) {
     if (!output)
       throw std::invalid_argument("Stream: out " + described(py::reinterpret_borrow<py::object>(out)) +
                                   "; expected a contiguous, writable array of shape (batch_size, hidden_size) = (" +
-                                  std::to_string(e.B) + ", " + std::to_string(e.H) + ") and dtype " + (e.f32 ? "float32" : "float64"));
+                                  std::to_string(e.B) + ", " + std::to_string(e.H) + ") and dtype " +
+                                  (e.f32 ? "float32" : "float64"));
     const std::size_t item = e.f32 ? sizeof(float) : sizeof(double);
-    if (overlap(input->data, static_cast<std::size_t>(e.B * (tokens ? 1 : e.I)) * (tokens ? sizeof(std::int64_t) : item),
+    if (overlap(input->data,
+                static_cast<std::size_t>(e.B * (tokens ? 1 : e.I)) * (tokens ? sizeof(std::int64_t) : item),
                 output->data, static_cast<std::size_t>(e.B * e.H) * item))
       throw std::invalid_argument("Stream: out overlaps x; give an array of its own");
     result = py::reinterpret_borrow<py::object>(out);
@@ -127,7 +129,8 @@ py::object step(PyObject* self, PyObject* x, PyObject* out) {
   return result;
 }
 
-// ---- states -------------------------------------------------------------------------------------------------------------
+// ---- states
+// -------------------------------------------------------------------------------------------------------------
 
 template <class T>
 py::tuple get_state_typed(StepRunner<T>& runner, const Engine& e) {
@@ -150,8 +153,8 @@ void set_state_typed(StepRunner<T>& runner, const Engine& e, const py::tuple& pa
   require(parts.size() == static_cast<std::size_t>(runner.states()), "set_state: wrong number of states");
   for (int s = 0; s < runner.states(); ++s) {
     const auto part = py::cast<py::array>(parts[static_cast<std::size_t>(s)]);
-    require(is_native<T>(part) && part.ndim() == 3 && part.shape(0) == e.L && part.shape(1) == e.B && part.shape(2) == e.H &&
-                (part.flags() & py::array::c_style) && is_aligned<T>(part),
+    require(is_native<T>(part) && part.ndim() == 3 && part.shape(0) == e.L && part.shape(1) == e.B &&
+                part.shape(2) == e.H && (part.flags() & py::array::c_style) && is_aligned<T>(part),
             "set_state: wrong dtype, shape or layout");
     const T* from = static_cast<const T*>(part.data());
     for (Index l = 0; l < e.L; ++l) {
@@ -179,14 +182,16 @@ std::unique_ptr<StepRunner<T>> make_runner(const py::list& list, Index B) {
   for (const py::handle& item : list) {
     const auto base = py::cast<std::shared_ptr<WeightsBase>>(item);
     require(base->is_double == (sizeof(T) == 8), "Stream: layers of different dtypes");
-    require(layers.empty() || (base->cell == layers.back()->cell && base->H == layers.back()->H && base->I == layers.back()->H),
+    require(layers.empty() ||
+                (base->cell == layers.back()->cell && base->H == layers.back()->H && base->I == layers.back()->H),
             "Stream: layers do not fit each other");
     layers.push_back(std::static_pointer_cast<const Weights<T>>(base));
   }
   return std::make_unique<StepRunner<T>>(std::move(layers), B);
 }
 
-// ---- the type -----------------------------------------------------------------------------------------------------------
+// ---- the type
+// -----------------------------------------------------------------------------------------------------------
 
 // C entry points: no C++ exception may cross them.
 template <class Call>
@@ -215,7 +220,8 @@ int stream_init(PyObject* self, PyObject* arguments, PyObject* keywords) {
   PyObject* weights;
   Py_ssize_t batch_size;
   static const char* names[] = {"weights", "batch_size", nullptr};
-  if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O!n", const_cast<char**>(names), &PyList_Type, &weights, &batch_size))
+  if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O!n", const_cast<char**>(names), &PyList_Type, &weights,
+                                   &batch_size))
     return -1;
   PyObject* done = guarded([&] {
     const auto list = py::reinterpret_borrow<py::list>(weights);
@@ -252,7 +258,9 @@ PyObject* stream_step(PyObject* self, PyObject* const* arguments, Py_ssize_t cou
   PyObject* given[2] = {count > 0 ? arguments[0] : nullptr, count > 1 ? arguments[1] : nullptr};
   for (Py_ssize_t i = 0; i < named; ++i) {
     PyObject* name = PyTuple_GET_ITEM(keywords, i);
-    const int slot = PyUnicode_CompareWithASCIIString(name, "out") == 0 ? 1 : PyUnicode_CompareWithASCIIString(name, "x") == 0 ? 0 : -1;
+    const int slot = PyUnicode_CompareWithASCIIString(name, "out") == 0 ? 1
+                     : PyUnicode_CompareWithASCIIString(name, "x") == 0 ? 0
+                                                                        : -1;
     if (slot < 0 || given[slot]) {
       PyErr_Format(PyExc_TypeError, "step() got an unexpected or repeated argument '%U'", name);
       return nullptr;

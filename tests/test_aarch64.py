@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from problems import assert_results, make_problem
 
 from fusedrnn import reference
+from problems import assert_results, make_problem
 
 ROOT = Path(__file__).parents[1]
 COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"

@@ -247,7 +247,6 @@ def test_any_layout_of_any_argument(cell, isa, dtype, layout, rng):
         dy=change(problem.dy),
         state=tuple(map(change, problem.state)),
         dstate=tuple(map(change, problem.dstate)),
-        # The functional API takes its dtype from the weights, so these are not converted.
         weights=tuple(map(change, problem.weights)),
     )
     assert_same_bits(changed.run(functional), expected, layout)

@@ -22,31 +22,29 @@ inline constexpr int kMaxStates = 2, kMaxPhases = 2;
 // The rows of a batch by step. Rows are sorted by falling length inside, so those active at step t are the first
 // active(t); row b of step t is row offset(t) + b of every buffer over time.
 struct Rows {
-  Index T = 0, B = 0;               // T: steps with at least one active row
-  const Index* active_at = nullptr; // (T,), offset_at (T + 1,); null when every length is T
+  Index T = 0, B = 0;                // T: steps with at least one active row
+  const Index* active_at = nullptr;  // (T,), offset_at (T + 1,); null when every length is T
   const Index* offset_at = nullptr;
-  const Index* order = nullptr;     // (B,) sorted row -> the caller's; null: the same
-  const Index* length = nullptr;    // (B,) of sorted rows; null: T
+  const Index* order = nullptr;   // (B,) sorted row -> the caller's; null: the same
+  const Index* length = nullptr;  // (B,) of sorted rows; null: T
 
   FUSEDRNN_INLINE Index active(Index t) const { return t >= T ? 0 : active_at ? active_at[t] : B; }
   FUSEDRNN_INLINE Index offset(Index t) const { return offset_at ? offset_at[t] : t * B; }
   FUSEDRNN_INLINE Index caller_row(Index b) const { return order ? order[b] : b; }
   FUSEDRNN_INLINE Index length_of(Index b) const { return length ? length[b] : T; }
-  FUSEDRNN_INLINE Index caller_time(Index t, Index b, bool reverse) const {
-    return reverse ? length_of(b) - 1 - t : t;
-  }
+  FUSEDRNN_INLINE Index caller_time(Index t, Index b, bool reverse) const { return reverse ? length_of(b) - 1 - t : t; }
 };
 
 // Packed weights. Columns of a gate row are ordered [panel][gate][unit block of the panel][lane]: see kernels/layout.h.
 template <class T>
 struct Packed {
   Index I = 0, H = 0;
-  T* W_x = nullptr;     // per phase: panels of (I, gates * units)
-  T* W_h = nullptr;     // per phase: panels of (H, gates * units)
-  T* b_x = nullptr;     // initial value of the input part
-  T* b_h = nullptr;     // split cells: initial value of the recurrent part of the first gate, (Hp,)
-  T* W_x_back = nullptr; // panels of input columns: (gates * Hp, columns); null when not packed for training
-  T* W_h_back = nullptr; // panels of hidden columns, the same
+  T* W_x = nullptr;       // per phase: panels of (I, gates * units)
+  T* W_h = nullptr;       // per phase: panels of (H, gates * units)
+  T* b_x = nullptr;       // initial value of the input part
+  T* b_h = nullptr;       // split cells: initial value of the recurrent part of the first gate, (Hp,)
+  T* W_x_back = nullptr;  // panels of input columns: (gates * Hp, columns); null when not packed for training
+  T* W_h_back = nullptr;  // panels of hidden columns, the same
 };
 
 template <class T>
@@ -68,9 +66,9 @@ struct alignas(64) Flag {
 
 struct Team {
   Index size = 1, row_groups = 1;
-  Flag* flags = nullptr;      // one per thread: steps done, watched by the thread's row group
-  Flag* barriers = nullptr;   // one per thread: barriers passed, watched by everybody
-  int stop = 0;               // set by rank 0 when a signal arrived: everybody returns at once
+  Flag* flags = nullptr;     // one per thread: steps done, watched by the thread's row group
+  Flag* barriers = nullptr;  // one per thread: barriers passed, watched by everybody
+  int stop = 0;              // set by rank 0 when a signal arrived: everybody returns at once
   bool (*interrupted)(void*) = nullptr;
   void* interrupted_argument = nullptr;
 };
@@ -80,7 +78,7 @@ struct Member {
   Index rank;
   Index steps = 0, meetings = 0;
   Index waited = 0;  // nanoseconds in waits that outlasted spinning
-  double work = 0;  // floating-point operations since the last look for signals
+  double work = 0;   // floating-point operations since the last look for signals
 };
 
 // [begin, end) of part `index` of `parts` nearly equal parts of n things.
@@ -109,10 +107,10 @@ struct Forward {
   T* gates;               // gate rows: N (keep) or chunk_rows of them
   Index gate_rows;
   Index chunk_rows;
-  T* states[kMaxStates];  // (B + N or 2 * B, Hp); the first B rows hold the initial state
-  Index slot;             // 0 or 1: which of the two slots holds it, when there is no history
-  T* operand;             // two phases: second operand, (N or B, Hp)
-  T* states_n[kMaxStates]; // final states, caller's order; null: left in the slots
+  T* states[kMaxStates];    // (B + N or 2 * B, Hp); the first B rows hold the initial state
+  Index slot;               // 0 or 1: which of the two slots holds it, when there is no history
+  T* operand;               // two phases: second operand, (N or B, Hp)
+  T* states_n[kMaxStates];  // final states, caller's order; null: left in the slots
   Index states_n_stride[kMaxStates];
 };
 
@@ -121,21 +119,21 @@ struct Backward {
   const Packed<T>* weights;
   Rows rows;
   bool reverse;
-  const T* x;              // (N, I) in row order, or
-  const int64_t* tokens;   // (N,)
-  const T* gates;          // N gate rows
+  const T* x;             // (N, I) in row order, or
+  const int64_t* tokens;  // (N,)
+  const T* gates;         // N gate rows
   const T* states[kMaxStates];
-  const T* operand;        // (N, Hp)
-  Strided dy;              // feature contiguous; data may be null
-  Strided dx;              // feature contiguous; data null: not wanted
-  bool accumulate;         // add to dx
+  const T* operand;  // (N, Hp)
+  Strided dy;        // feature contiguous; data may be null
+  Strided dx;        // feature contiguous; data null: not wanted
+  bool accumulate;   // add to dx
   Index dx_T;
   Index chunk_rows;
   T* dgates;               // chunk_rows gate rows
   T* dstates[kMaxStates];  // (B, Hp), sorted rows; in: gradient of the final states, out: of the initial ones
   T* doperand;             // two phases: (B, Hp)
-  T* inputs;               // the chunk's x, h and second operand, packed for the weight gradients: (I + H [+ H], chunk_rows)
-  T *dW_x, *dW_h, *db;     // sums in panel layout, and their final place:
+  T* inputs;  // the chunk's x, h and second operand, packed for the weight gradients: (I + H [+ H], chunk_rows)
+  T *dW_x, *dW_h, *db;  // sums in panel layout, and their final place:
   T *dW_ih, *dW_hh, *db_ih, *db_hh;
 };
 

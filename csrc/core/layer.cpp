@@ -9,7 +9,8 @@
 
 namespace fusedrnn {
 
-// ---- names ------------------------------------------------------------------------------------------------------------
+// ---- names
+// ------------------------------------------------------------------------------------------------------------
 
 static constexpr const char* kCellNames[kCellCount] = {"rnn_tanh", "rnn_relu", "gru_after", "gru_before", "lstm"};
 
@@ -20,7 +21,8 @@ CellId cell_named(const std::string& name) {
 }
 const char* name_of(CellId cell) { return kCellNames[cell]; }
 
-// ---- schedule ---------------------------------------------------------------------------------------------------------
+// ---- schedule
+// ---------------------------------------------------------------------------------------------------------
 
 Schedule::Schedule(Index T, Index B, const std::int64_t* lengths) : T_(T) {
   rows_.B = B;
@@ -52,7 +54,8 @@ Schedule::Schedule(Index T, Index B, const std::int64_t* lengths) : T_(T) {
   rows_.offset_at = offset_.data();
 }
 
-// ---- how many threads -------------------------------------------------------------------------------------------------
+// ---- how many threads
+// -------------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -84,7 +87,8 @@ void copy_rows(T* to, Index to_stride, const T* from, Index from_stride, Index r
   for (Index b = 0; b < rows; ++b) {
     const Index other = order.caller_row(b);
     T* target = to + (sorted_to ? b : other) * to_stride;
-    if (from) std::memcpy(target, from + (sorted_to ? other : b) * from_stride, static_cast<std::size_t>(width) * sizeof(T));
+    if (from)
+      std::memcpy(target, from + (sorted_to ? other : b) * from_stride, static_cast<std::size_t>(width) * sizeof(T));
     else std::memset(target, 0, static_cast<std::size_t>(width) * sizeof(T));
     if (sorted_to)  // padded lanes start from zero and stay there
       std::memset(target + width, 0, static_cast<std::size_t>(to_stride - width) * sizeof(T));
@@ -95,7 +99,8 @@ std::size_t size(Index n) { return static_cast<std::size_t>(n); }
 
 }  // namespace
 
-// ---- weights ----------------------------------------------------------------------------------------------------------
+// ---- weights
+// ----------------------------------------------------------------------------------------------------------
 
 template <class T>
 const CellKernels<T>& Weights<T>::kernel() const {
@@ -116,7 +121,8 @@ Weights<T>::Weights(CellId cell_, Index I_, Index H_, const RawWeights<T>& raw, 
   const Index lanes = table_of<T>(*kernels).lanes;
   const std::size_t wide = size(padded()), wide_I = size((I + lanes - 1) / lanes * lanes), G = size(kernel().gates);
   Arena arena;
-  const std::size_t W_x = arena.add(product(G * wide, size(I)), sizeof(T)), W_h = arena.add(product(G * wide, size(H)), sizeof(T));
+  const std::size_t W_x = arena.add(product(G * wide, size(I)), sizeof(T)),
+                    W_h = arena.add(product(G * wide, size(H)), sizeof(T));
   const std::size_t b_x = arena.add(G * wide, sizeof(T)), b_h = arena.add(wide, sizeof(T));
   const std::size_t W_x_back = training ? arena.add(product(G * wide, wide_I), sizeof(T)) : 0;
   const std::size_t W_h_back = training ? arena.add(product(G * wide, wide), sizeof(T)) : 0;
@@ -129,16 +135,19 @@ Weights<T>::Weights(CellId cell_, Index I_, Index H_, const RawWeights<T>& raw, 
   if (training) packed.W_x_back = at(W_x_back), packed.W_h_back = at(W_h_back);
 
   // Packing moves a word per cycle or so; below some 64 KiB a second thread's start costs more.
-  const Index threads = nbytes < (std::size_t{1} << 17) ? 1 : std::min<Index>(num_threads(), static_cast<Index>(nbytes >> 16));
+  const Index threads =
+      nbytes < (std::size_t{1} << 17) ? 1 : std::min<Index>(num_threads(), static_cast<Index>(nbytes >> 16));
   if (!run_team(threads, 1, [&](Member& m) { kernel().pack(raw, packed, m); }, interrupt.check, interrupt.argument))
     throw Interrupted();
 }
 
-// ---- forward ----------------------------------------------------------------------------------------------------------
+// ---- forward
+// ----------------------------------------------------------------------------------------------------------
 
 template <class T>
-std::unique_ptr<Tape<T>> run_forward(std::shared_ptr<const Weights<T>> weights, std::shared_ptr<const Schedule> schedule,
-                                     const ForwardArrays<T>& arrays, bool reverse, bool training, Interrupt interrupt) {
+std::unique_ptr<Tape<T>> run_forward(std::shared_ptr<const Weights<T>> weights,
+                                     std::shared_ptr<const Schedule> schedule, const ForwardArrays<T>& arrays,
+                                     bool reverse, bool training, Interrupt interrupt) {
   const CellKernels<T>& kernel = weights->kernel();
   const Rows& rows = schedule->rows();
   const Index I = weights->I, H = weights->H, B = rows.B, N = schedule->row_count(), wide = weights->padded();
@@ -167,9 +176,9 @@ std::unique_ptr<Tape<T>> run_forward(std::shared_ptr<const Weights<T>> weights, 
   const int lanes = table_of<T>(*weights->kernels).lanes;
   const double gate_columns = static_cast<double>(kernel.gates * wide);
   const Index most_blocks = std::max(1, 4 / kernel.gates);
-  const TeamShape shape =
-      choose_team(2.0 * static_cast<double>(N) * gate_columns * static_cast<double>(H + (arrays.tokens ? 1 : I)), rows.T,
-                  gate_columns * static_cast<double>(H) * sizeof(T), lanes, (wide / lanes + most_blocks - 1) / most_blocks, B);
+  const TeamShape shape = choose_team(
+      2.0 * static_cast<double>(N) * gate_columns * static_cast<double>(H + (arrays.tokens ? 1 : I)), rows.T,
+      gate_columns * static_cast<double>(H) * sizeof(T), lanes, (wide / lanes + most_blocks - 1) / most_blocks, B);
 
   // One allocation: the tape's, and what only this call needs.
   auto tape = training ? std::make_unique<Tape<T>>() : nullptr;
@@ -184,7 +193,8 @@ std::unique_ptr<Tape<T>> run_forward(std::shared_ptr<const Weights<T>> weights, 
       kernel.phases == 2 ? lasting.add(product(training ? size(N) : size(B), size(wide)), sizeof(T)) : 0;
   const std::size_t x = training && !arrays.tokens ? kept.add(product(size(N), size(I)), sizeof(T)) : 0;
   const std::size_t tokens = training && arrays.tokens ? kept.add(size(N), sizeof(std::int64_t)) : 0;
-  const std::size_t gather = arrays.tokens || arrays.x_direct ? 0 : scratch.add(product(size(shape.size * kGatherRows), size(I)), sizeof(T));
+  const std::size_t gather =
+      arrays.tokens || arrays.x_direct ? 0 : scratch.add(product(size(shape.size * kGatherRows), size(I)), sizeof(T));
   const Buffer temporary = scratch.allocate();
   const auto place = [](const Buffer& b, std::size_t offset) { return reinterpret_cast<T*>(b.as<char>() + offset); };
   if (training) tape->memory = kept.allocate();
@@ -240,7 +250,8 @@ std::unique_ptr<Tape<T>> run_forward(std::shared_ptr<const Weights<T>> weights, 
   return tape;
 }
 
-// ---- backward ---------------------------------------------------------------------------------------------------------
+// ---- backward
+// ---------------------------------------------------------------------------------------------------------
 
 template <class T>
 void run_backward(const Tape<T>& tape, const BackwardArrays<T>& arrays, Interrupt interrupt) {
@@ -268,8 +279,9 @@ void run_backward(const Tape<T>& tape, const BackwardArrays<T>& arrays, Interrup
   const int lanes = table_of<T>(*weights.kernels).lanes;
   const double gate_columns = static_cast<double>(kernel.gates * wide);
   const Index blocks = wide / lanes, h_panels = (blocks + 3) / 4 + (blocks > 4 && (blocks + 3) / 4 % 2);
-  const TeamShape shape = choose_team(4.0 * static_cast<double>(N) * gate_columns * static_cast<double>(H + (arrays.dx.data ? I : 1)),
-                                      rows.T, gate_columns * static_cast<double>(H) * sizeof(T), lanes, h_panels, B);
+  const TeamShape shape =
+      choose_team(4.0 * static_cast<double>(N) * gate_columns * static_cast<double>(H + (arrays.dx.data ? I : 1)),
+                  rows.T, gate_columns * static_cast<double>(H) * sizeof(T), lanes, h_panels, B);
 
   Arena arena;
   const std::size_t columns = size(kernel.gates + kernel.split) * size(wide), gates = size(kernel.gates) * size(wide);
@@ -278,7 +290,8 @@ void run_backward(const Tape<T>& tape, const BackwardArrays<T>& arrays, Interrup
   for (int s = 0; s < kernel.states; ++s) dstates[s] = arena.add(product(size(B), size(wide)), sizeof(T));
   const std::size_t doperand = kernel.phases == 2 ? arena.add(product(size(B), size(wide)), sizeof(T)) : 0;
   const std::size_t inputs = arena.add(product(size(I + kernel.phases * H), size(f.chunk_rows)), sizeof(T));
-  const std::size_t dW_x = arena.add(product(gates, size(I)), sizeof(T)), dW_h = arena.add(product(gates, size(H)), sizeof(T));
+  const std::size_t dW_x = arena.add(product(gates, size(I)), sizeof(T)),
+                    dW_h = arena.add(product(gates, size(H)), sizeof(T));
   const std::size_t db = arena.add(columns, sizeof(T));
   const Buffer memory = arena.allocate();
   const auto place = [&](std::size_t offset) { return reinterpret_cast<T*>(memory.as<char>() + offset); };
@@ -292,14 +305,15 @@ void run_backward(const Tape<T>& tape, const BackwardArrays<T>& arrays, Interrup
   f.dW_x = place(dW_x), f.dW_h = place(dW_h), f.db = place(db);
   if (N == 0) std::memset(f.dW_x, 0, arena.size() - dW_x);  // nothing will be summed
 
-  const bool finished = run_team(shape.size, shape.row_groups, [&](Member& m) { kernel.backward(f, m); }, interrupt.check,
-                                 interrupt.argument);
+  const bool finished = run_team(
+      shape.size, shape.row_groups, [&](Member& m) { kernel.backward(f, m); }, interrupt.check, interrupt.argument);
   if (!finished) throw Interrupted();
   for (int s = 0; s < kernel.states; ++s)
     copy_rows(arrays.dstate[s], arrays.dstate_stride[s], f.dstates[s], wide, B, H, rows, false);
 }
 
-// ---- one step ---------------------------------------------------------------------------------------------------------
+// ---- one step
+// ---------------------------------------------------------------------------------------------------------
 
 template <class T>
 StepRunner<T>::StepRunner(std::vector<std::shared_ptr<const Weights<T>>> layers, Index B) : B_(B) {
@@ -313,7 +327,9 @@ StepRunner<T>::StepRunner(std::vector<std::shared_ptr<const Weights<T>>> layers,
     const std::size_t operand = arena.add(product(rows, wide), sizeof(T));
     Layer layer{weights, arena.allocate(), {}};
     std::memset(layer.memory.template as<char>(), 0, arena.size());
-    const auto place = [&](std::size_t offset) { return reinterpret_cast<T*>(layer.memory.template as<char>() + offset); };
+    const auto place = [&](std::size_t offset) {
+      return reinterpret_cast<T*>(layer.memory.template as<char>() + offset);
+    };
     Forward<T>& f = layer.forward;
     f.weights = &weights->packed;
     f.rows.T = B > 0 ? 1 : 0, f.rows.B = B;
@@ -357,10 +373,12 @@ template class StepRunner<float>;
 template class StepRunner<double>;
 template class Weights<float>;
 template class Weights<double>;
-template std::unique_ptr<Tape<float>> run_forward(std::shared_ptr<const Weights<float>>, std::shared_ptr<const Schedule>,
-                                                  const ForwardArrays<float>&, bool, bool, Interrupt);
-template std::unique_ptr<Tape<double>> run_forward(std::shared_ptr<const Weights<double>>, std::shared_ptr<const Schedule>,
-                                                   const ForwardArrays<double>&, bool, bool, Interrupt);
+template std::unique_ptr<Tape<float>> run_forward(std::shared_ptr<const Weights<float>>,
+                                                  std::shared_ptr<const Schedule>, const ForwardArrays<float>&, bool,
+                                                  bool, Interrupt);
+template std::unique_ptr<Tape<double>> run_forward(std::shared_ptr<const Weights<double>>,
+                                                   std::shared_ptr<const Schedule>, const ForwardArrays<double>&, bool,
+                                                   bool, Interrupt);
 template void run_backward(const Tape<float>&, const BackwardArrays<float>&, Interrupt);
 template void run_backward(const Tape<double>&, const BackwardArrays<double>&, Interrupt);
 

@@ -104,8 +104,9 @@ class Tape final : public TapeBase {
 };
 
 template <class T>
-std::unique_ptr<Tape<T>> run_forward(std::shared_ptr<const Weights<T>> weights, std::shared_ptr<const Schedule> schedule,
-                                     const ForwardArrays<T>& arrays, bool reverse, bool training, Interrupt interrupt);
+std::unique_ptr<Tape<T>> run_forward(std::shared_ptr<const Weights<T>> weights,
+                                     std::shared_ptr<const Schedule> schedule, const ForwardArrays<T>& arrays,
+                                     bool reverse, bool training, Interrupt interrupt);
 
 template <class T>
 void run_backward(const Tape<T>& tape, const BackwardArrays<T>& arrays, Interrupt interrupt);

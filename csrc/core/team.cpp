@@ -25,7 +25,9 @@ thread_local int local_threads = 0;
 // region works: the surviving thread hands its regions to a fresh one. docs/decisions/0003-fork.md
 thread_local bool forked = false;
 struct RegisterForkHandler {
-  RegisterForkHandler() { pthread_atfork(nullptr, nullptr, [] { forked = true; }); }
+  RegisterForkHandler() {
+    pthread_atfork(nullptr, nullptr, [] { forked = true; });
+  }
 } register_fork_handler;
 
 long long now_ns() {

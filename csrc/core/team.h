@@ -7,11 +7,11 @@
 
 namespace fusedrnn {
 
-int num_threads();                     // for calls of this thread
-void set_num_threads(int n);           // for the process
-void set_local_num_threads(int n);     // for this thread; 0: as the process
-int local_num_threads();               // 0: as the process
-const char* parallel_runtime();        // "GNU OpenMP ...", or "none"
+int num_threads();                  // for calls of this thread
+void set_num_threads(int n);        // for the process
+void set_local_num_threads(int n);  // for this thread; 0: as the process
+int local_num_threads();            // 0: as the process
+const char* parallel_runtime();     // "GNU OpenMP ...", or "none"
 
 // Asked now and then while a call runs; true: a signal wants it to end. Called on the thread that called run_team.
 using InterruptCheck = bool (*)(void*);

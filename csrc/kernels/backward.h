@@ -14,7 +14,7 @@
 
 namespace fusedrnn::FUSEDRNN_ISA {
 
-inline constexpr Index kInputBlockBytes = 512 << 10;   // of packed inputs, to stay in L2 beside a panel of gradients
+inline constexpr Index kInputBlockBytes = 512 << 10;     // of packed inputs, to stay in L2 beside a panel of gradients
 inline constexpr Index kGradientBlockBytes = 768 << 10;  // of gate gradients, the same beside a panel of weights
 inline constexpr Index kBackwardK = 256;  // gate columns of dh taken at once: a 64 KiB piece of a panel stays in L2
 
@@ -28,9 +28,17 @@ template <class T, class Cell>
 class BackwardPass {
  public:
   BackwardPass(const Backward<T>& backward, Member& member)
-      : f(backward), m(member), rows(backward.rows), N(rows.offset(rows.T)), I(backward.weights->I),
-        H(backward.weights->H), first(H), last(H), x_panels(blocks_of<T>(I), kMaxBackVectors),
-        h_panels(blocks_of<T>(H), kMaxBackVectors), padded(first.padded),
+      : f(backward),
+        m(member),
+        rows(backward.rows),
+        N(rows.offset(rows.T)),
+        I(backward.weights->I),
+        H(backward.weights->H),
+        first(H),
+        last(H),
+        x_panels(blocks_of<T>(I), kMaxBackVectors),
+        h_panels(blocks_of<T>(H), kMaxBackVectors),
+        padded(first.padded),
         mine(part_of(rows.B, row_rank(member), member.team->row_groups)),
         my_panels(part_of(h_panels.count, unit_rank(member), units_in_group(member))) {}
 
@@ -71,7 +79,7 @@ class BackwardPass {
   const Last last;
   const Panels x_panels, h_panels;  // of the columns of the weights packed for backward
   const Index padded;
-  const Range mine, my_panels;      // batch rows and hidden panels of this thread
+  const Range mine, my_panels;  // batch rows and hidden panels of this thread
   Index chunk_from = 0, chunk_count = 0;
 
   template <int P>
@@ -241,16 +249,16 @@ class BackwardPass {
 
   // ---- sums over the chunk ----------------------------------------------------------------------------------------
 
-  // Inputs of the weight gradients, packed once for all panels of gates: [tile of inputs][row][input of the tile]. Taken
-  // where they lie, each row would be a cache line and a page of its own: the products then wait for memory.
-  static constexpr Index kInputTile = tile_rows(First::gates * First::most < kMaxVectors ? First::gates * First::most : kMaxVectors);
+  // Inputs of the weight gradients, packed once for all panels of gates: [tile of inputs][row][input of the tile].
+  // Taken where they lie, each row would be a cache line and a page of its own: the products then wait for memory.
+  static constexpr Index kInputTile =
+      tile_rows(First::gates * First::most < kMaxVectors ? First::gates * First::most : kMaxVectors);
 
   T* packed_x() const { return f.inputs; }
   T* packed_h(int phase) const { return f.inputs + (I + phase * H) * f.chunk_rows; }
 
   void pack_inputs(Index begin, Index end) {
-    if (!f.tokens)
-      pack_tiles(I, packed_x(), begin, end, [&](Index t) { return f.x + rows.offset(t) * I; }, I);
+    if (!f.tokens) pack_tiles(I, packed_x(), begin, end, [&](Index t) { return f.x + rows.offset(t) * I; }, I);
     pack_tiles(H, packed_h(0), begin, end, [&](Index t) { return f.states[0] + old_row(t) * padded; }, padded);
     if constexpr (Cell::phases == 2)
       pack_tiles(H, packed_h(1), begin, end, [&](Index t) { return f.operand + rows.offset(t) * padded; }, padded);
@@ -367,12 +375,12 @@ class BackwardPass {
           if constexpr (Cell::phases == 2) input_tile<1>(tile, part, vectors, width, column);
           for (Index row = part.begin; row < part.end; ++row) {
             T* dx = reinterpret_cast<T*>(f.dx.data + rows.caller_time(next_t, next_b, f.reverse) * f.dx.time +
-                                         rows.caller_row(next_b) * f.dx.batch) + column;
+                                         rows.caller_row(next_b) * f.dx.batch) +
+                    column;
             const T* computed = scratch + (row - part.begin) * width;
             if (f.accumulate)
               for (Index k = 0; k < real; ++k) dx[k] += computed[k];
-            else
-              __builtin_memcpy(dx, computed, static_cast<size_t>(real) * sizeof(T));
+            else __builtin_memcpy(dx, computed, static_cast<size_t>(real) * sizeof(T));
             if (++next_b == rows.active(next_t)) ++next_t, next_b = 0;
           }
         }
@@ -387,12 +395,12 @@ class BackwardPass {
   void input_tile(Tile<T>& tile, Range part, int vectors, Index width, Index column) const {
     using ThisPhase = Phase<T, Cell, P>;
     const ThisPhase& ph = phase<P>();
-    const T* w = f.weights->W_x_back + ph.gates_before() * padded * x_panels.blocks * W + column * ThisPhase::gates * padded;
+    const T* w =
+        f.weights->W_x_back + ph.gates_before() * padded * x_panels.blocks * W + column * ThisPhase::gates * padded;
     for_each_segment_run<P>(false, ThisPhase::gates * padded, [&](Index p, Index k, Index segments, Index) {
       tile.k = k, tile.segments = segments, tile.a_step = f.chunk_rows * ph.row_width(p);
       tile.w = w + ThisPhase::gates * ph.panels.start(p) * W * width;
-      for (Index row = part.begin; row < part.end; ++row)
-        tile.a[row - part.begin] = dgate_row(ph, p, chunk_from + row);
+      for (Index row = part.begin; row < part.end; ++row) tile.a[row - part.begin] = dgate_row(ph, p, chunk_from + row);
       fusedrnn::FUSEDRNN_ISA::run(tile, static_cast<int>(part.end - part.begin), vectors, 1);
       init_all<T>(tile, vectors, tile.out, width, 0);
     });
@@ -409,10 +417,12 @@ class BackwardPass {
       unpack_panel<T>(ph, p, H, gate_of_x<ThisPhase>, f.dW_x + ph.weight_offset(p, I), I, f.dW_ih);
       unpack_panel<T>(ph, p, H, gate_of_h<ThisPhase>, f.dW_h + ph.weight_offset(p, H), H, f.dW_hh);
       const T* db = f.db + ph.gate_offset(p, 1);
-      if (f.db_ih) for_each_column<T>(ph, p, H, gate_of_x<ThisPhase>, [&](Index row, Index c) { f.db_ih[row] = db[c]; });
+      if (f.db_ih)
+        for_each_column<T>(ph, p, H, gate_of_x<ThisPhase>, [&](Index row, Index c) { f.db_ih[row] = db[c]; });
       if (f.db_hh)
-        for_each_column<T>(ph, p, H, gate_of_h<ThisPhase>,
-                           [&](Index row, Index c) { f.db_hh[row] = db[ThisPhase::split * ph.panels.width(p) * W + c]; });
+        for_each_column<T>(ph, p, H, gate_of_h<ThisPhase>, [&](Index row, Index c) {
+          f.db_hh[row] = db[ThisPhase::split * ph.panels.width(p) * W + c];
+        });
     }
   }
 };

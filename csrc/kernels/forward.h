@@ -18,8 +18,15 @@ template <class T, class Cell>
 class ForwardPass {
  public:
   ForwardPass(const Forward<T>& forward, Member& member)
-      : f(forward), m(member), rows(forward.rows), I(forward.weights->I), H(forward.weights->H), first(H), last(H),
-        padded(first.padded), mine(part_of(rows.B, row_rank(member), member.team->row_groups)) {}
+      : f(forward),
+        m(member),
+        rows(forward.rows),
+        I(forward.weights->I),
+        H(forward.weights->H),
+        first(H),
+        last(H),
+        padded(first.padded),
+        mine(part_of(rows.B, row_rank(member), member.team->row_groups)) {}
 
   void run() {
     zero_past_the_end();
@@ -57,8 +64,8 @@ class ForwardPass {
   const First first;
   const Last last;
   const Index padded;
-  const Range mine;      // batch rows of this thread's group
-  Index gates_from = 0;  // the row of the sequence that is row 0 of the gate buffer
+  const Range mine;         // batch rows of this thread's group
+  Index gates_from = 0;     // the row of the sequence that is row 0 of the gate buffer
   const T* x[kGatherRows];  // the rows being projected, or their tokens
   int64_t tokens[kGatherRows];
 

@@ -26,8 +26,8 @@ struct Tile {
   Index w_panel;              // distance of the second panel, when two are taken at once
   struct {
     const T* at;
-    Index row, panel;         // strides; row 0: the same for all rows (a bias)
-  } init[kMaxVectors];        // what each vector's sums start from
+    Index row, panel;   // strides; row 0: the same for all rows (a bias)
+  } init[kMaxVectors];  // what each vector's sums start from
   T* out;
   Index out_row, out_panel;
 };
@@ -47,8 +47,7 @@ void run_tile(const Tile<T>& t) {
 #pragma GCC unroll 12
     for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 4
-      for (int v = 0; v < VECTORS; ++v)
-        sum[p][r][v] = load(t.init[v].at + p * t.init[v].panel + r * t.init[v].row);
+      for (int v = 0; v < VECTORS; ++v) sum[p][r][v] = load(t.init[v].at + p * t.init[v].panel + r * t.init[v].row);
 
   const T* a[ROWS];
 #pragma GCC unroll 12
@@ -89,7 +88,7 @@ struct OuterTile {
   Index n;
   const T* w;
   Index w_row;
-  T* out;      // (rows, vectors)
+  T* out;  // (rows, vectors)
   bool add;
 };
 
@@ -100,8 +99,7 @@ void run_outer_tile(const OuterTile<T>& t) {
 #pragma GCC unroll 12
   for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 4
-    for (int v = 0; v < VECTORS; ++v)
-      sum[r][v] = t.add ? load(t.out + (r * VECTORS + v) * W) : Vec<T>{};
+    for (int v = 0; v < VECTORS; ++v) sum[r][v] = t.add ? load(t.out + (r * VECTORS + v) * W) : Vec<T>{};
   const T* a = t.a;
   const T* w = t.w;
   for (Index n = 0; n < t.n; ++n) {
@@ -140,27 +138,39 @@ template <class T>
 inline void run(const Tile<T>& t, int rows, int vectors, int panels) {
   if (panels == 2) {
     switch (vectors) {
-      case 1: return run_tile<T, 1, 1, 2>(t);
-      case 2: return run_tile<T, 1, 2, 2>(t);
-      case 3: return run_tile<T, 1, 3, 2>(t);
-      default: return run_tile<T, 1, 4, 2>(t);
+      case 1:
+        return run_tile<T, 1, 1, 2>(t);
+      case 2:
+        return run_tile<T, 1, 2, 2>(t);
+      case 3:
+        return run_tile<T, 1, 3, 2>(t);
+      default:
+        return run_tile<T, 1, 4, 2>(t);
     }
   }
   switch (vectors) {
-    case 1: return run_rows<T, 1>(t, rows);
-    case 2: return run_rows<T, 2>(t, rows);
-    case 3: return run_rows<T, 3>(t, rows);
-    default: return run_rows<T, 4>(t, rows);
+    case 1:
+      return run_rows<T, 1>(t, rows);
+    case 2:
+      return run_rows<T, 2>(t, rows);
+    case 3:
+      return run_rows<T, 3>(t, rows);
+    default:
+      return run_rows<T, 4>(t, rows);
   }
 }
 
 template <class T>
 inline void run(const OuterTile<T>& t, int rows, int vectors) {
   switch (vectors) {
-    case 1: return run_outer_rows<T, 1>(t, rows);
-    case 2: return run_outer_rows<T, 2>(t, rows);
-    case 3: return run_outer_rows<T, 3>(t, rows);
-    default: return run_outer_rows<T, 4>(t, rows);
+    case 1:
+      return run_outer_rows<T, 1>(t, rows);
+    case 2:
+      return run_outer_rows<T, 2>(t, rows);
+    case 3:
+      return run_outer_rows<T, 3>(t, rows);
+    default:
+      return run_outer_rows<T, 4>(t, rows);
   }
 }
 

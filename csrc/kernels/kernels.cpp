@@ -18,8 +18,8 @@ void over_array(const T* x, T* y, Index n) {
 
 template <class T, class Cell>
 constexpr CellKernels<T> kernels_of() {
-  return {Cell::gates, Cell::states, Cell::phases, Cell::split, Cell::saved,
-          pack<T, Cell>, forward<T, Cell>, backward<T, Cell>};
+  return {Cell::gates, Cell::states,  Cell::phases,     Cell::split,
+          Cell::saved, pack<T, Cell>, forward<T, Cell>, backward<T, Cell>};
 }
 
 template <class T>

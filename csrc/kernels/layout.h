@@ -22,7 +22,8 @@ inline Index blocks_of(Index n) {
 }
 
 // Blocks cut into panels of at most `most`, the wider ones first, widths differing by at most one. An odd count above
-// one is made even, so that two threads (or any even number) get equal shares: three panels of four become four of three.
+// one is made even, so that two threads (or any even number) get equal shares: three panels of four become four of
+// three.
 struct Panels {
   Index blocks, count, small, extra;
 
@@ -38,7 +39,7 @@ struct Panels {
   }
 };
 
-inline constexpr int kMaxVectors = 4;   // of a panel
+inline constexpr int kMaxVectors = 4;  // of a panel
 inline constexpr int kMaxBackVectors = 4;
 
 // One phase of a cell, with the sizes that follow.
@@ -64,10 +65,10 @@ struct Phase {
 
   // Offset of panel p in gate rows that have room for `rows` rows, and in weights over K inputs.
   inline Index gate_offset(Index p, Index rows) const {
-    return (columns_before() * padded + columns * panels.start(p) * kLanes<T>) * rows;
+    return (columns_before() * padded + columns * panels.start(p) * kLanes<T>)*rows;
   }
   inline Index weight_offset(Index p, Index K) const {
-    return (gates_before() * padded + gates * panels.start(p) * kLanes<T>) * K;
+    return (gates_before() * padded + gates * panels.start(p) * kLanes<T>)*K;
   }
 };
 

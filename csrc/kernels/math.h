@@ -15,14 +15,15 @@ struct MathConstants<float> {
   static constexpr float lowest = -87.33f, highest = 88.37f;  // exp() stays a normal number
   static constexpr float to_integer = 12582912.0f;            // 1.5 * 2^23: adding it leaves round(x) in the low bits
   static constexpr float log2_e = 1.44269504088896341f;
-  static constexpr float ln2_high = 0.693145751953125f, ln2_low = 1.42860682030941723e-6f;  // high: 15 bits, n * high exact
+  static constexpr float ln2_high = 0.693145751953125f,
+                         ln2_low = 1.42860682030941723e-6f;  // high: 15 bits, n * high exact
   static constexpr int mantissa = 23;
   // (exp(r) - 1 - r) / r^2 on |r| <= ln(2) / 2, error 2^-28 of exp
   static constexpr float exp_q[] = {0.49999993447796486827f, 0.16666520631709496887f, 0.041668388045313996659f,
                                     0.0083687168797281399469f, 0.0013814598646664034453f};
   // (tanh(x) / x - 1) / x^2 as a polynomial in x^2 on |x| <= 0.625, error 2^-32 of tanh
   static constexpr float tanh_small = 0.625f;
-  static constexpr float tanh_p[] = {-0.33333330802723516245f, 0.13333206008151463693f, -0.053946763041674852261f,
+  static constexpr float tanh_p[] = {-0.33333330802723516245f, 0.13333206008151463693f,    -0.053946763041674852261f,
                                      0.021700703143668225759f, -0.0081773980995364152633f, 0.002142961751477318114f};
 };
 
@@ -33,15 +34,15 @@ struct MathConstants<double> {
   static constexpr double log2_e = 1.44269504088896340736;
   static constexpr double ln2_high = 0x1.62e42fefa0000p-1, ln2_low = 0x1.cf79abc9e3b39p-40;  // high: 36 bits
   static constexpr int mantissa = 52;
-  static constexpr double exp_q[] = {0.50000000000000000439,  0.1666666666666668342,    0.041666666666666094269,
-                                     0.0083333333333170343817, 0.0013888888889115634019, 0.00019841269896383537154,
+  static constexpr double exp_q[] = {0.50000000000000000439,     0.1666666666666668342,    0.041666666666666094269,
+                                     0.0083333333333170343817,   0.0013888888889115634019, 0.00019841269896383537154,
                                      0.000024801586926620575104, 2.7557234862161097802e-6, 2.7557581859337941151e-7,
-                                     2.5112036766837636659e-8, 2.082662362761640331e-9};
+                                     2.5112036766837636659e-8,   2.082662362761640331e-9};
   static constexpr double tanh_small = 0.55;  // error 2^-60 of tanh
-  static constexpr double tanh_p[] = {-0.33333333333333298411,  0.13333333333326620344,    -0.053968253963760403691,
-                                      0.021869488385851169848,  -0.0088632326013787987482, 0.0035920920299067940943,
-                                      -0.0014555428428462446144, 0.00058844447590055510695, -0.00023338154249664071896,
-                                      0.000083316418865059011008, -0.000019494672030855716281};
+  static constexpr double tanh_p[] = {
+      -0.33333333333333298411,    0.13333333333326620344,     -0.053968253963760403691,   0.021869488385851169848,
+      -0.0088632326013787987482,  0.0035920920299067940943,   -0.0014555428428462446144,  0.00058844447590055510695,
+      -0.00023338154249664071896, 0.000083316418865059011008, -0.000019494672030855716281};
 };
 
 template <class V>

@@ -64,8 +64,8 @@ inline void unpack_panel(const P& phase, Index p, Index H, Gate gate, const T* p
 
 // The same weights for dx and dh: [panel of K columns][gate columns in the order of gate rows][K columns].
 template <class T, class P, class Gate>
-inline void pack_back(const P& phase, Index H, Gate gate, const T* w, Index K, T* packed, Range mine, const Panels& panels,
-                      Member& m) {
+inline void pack_back(const P& phase, Index H, Gate gate, const T* w, Index K, T* packed, Range mine,
+                      const Panels& panels, Member& m) {
   constexpr Index W = kLanes<T>;
   for (Index q = mine.begin; q < mine.end; ++q) {
     const Index first = panels.start(q) * W, row_width = panels.width(q) * W;

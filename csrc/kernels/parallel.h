@@ -19,8 +19,8 @@ inline Index nanoseconds() {
   return static_cast<Index>(now.tv_sec) * 1000000000 + now.tv_nsec;
 }
 
-// Until `flag` reaches `value`; false when the call is being abandoned. After a while of spinning it yields, so that more
-// threads than cores still make progress.
+// Until `flag` reaches `value`; false when the call is being abandoned. After a while of spinning it yields, so that
+// more threads than cores still make progress.
 inline bool wait_for(Member& m, const Flag& flag, Index value) {
   for (int spins = 0; __atomic_load_n(&flag.at, __ATOMIC_ACQUIRE) < value; ++spins) {
     if (stopped(m)) return false;

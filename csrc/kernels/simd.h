@@ -75,10 +75,18 @@ inline void store_partial(T* p, Vec<T> v, ptrdiff_t count) {
 // GCC 12 makes compare and blend of `a < b ? a : b`; hence the intrinsics.
 #if defined(__AVX512F__)
 // The maskz forms with a full mask are the plain instructions; GCC 12 warns of an undefined value inside the others.
-inline Vec<float> min(Vec<float> a, Vec<float> b) { return (Vec<float>)_mm512_maskz_min_ps(0xFFFF, (__m512)a, (__m512)b); }
-inline Vec<float> max(Vec<float> a, Vec<float> b) { return (Vec<float>)_mm512_maskz_max_ps(0xFFFF, (__m512)a, (__m512)b); }
-inline Vec<double> min(Vec<double> a, Vec<double> b) { return (Vec<double>)_mm512_maskz_min_pd(0xFF, (__m512d)a, (__m512d)b); }
-inline Vec<double> max(Vec<double> a, Vec<double> b) { return (Vec<double>)_mm512_maskz_max_pd(0xFF, (__m512d)a, (__m512d)b); }
+inline Vec<float> min(Vec<float> a, Vec<float> b) {
+  return (Vec<float>)_mm512_maskz_min_ps(0xFFFF, (__m512)a, (__m512)b);
+}
+inline Vec<float> max(Vec<float> a, Vec<float> b) {
+  return (Vec<float>)_mm512_maskz_max_ps(0xFFFF, (__m512)a, (__m512)b);
+}
+inline Vec<double> min(Vec<double> a, Vec<double> b) {
+  return (Vec<double>)_mm512_maskz_min_pd(0xFF, (__m512d)a, (__m512d)b);
+}
+inline Vec<double> max(Vec<double> a, Vec<double> b) {
+  return (Vec<double>)_mm512_maskz_max_pd(0xFF, (__m512d)a, (__m512d)b);
+}
 #elif defined(__AVX__)
 inline Vec<float> min(Vec<float> a, Vec<float> b) { return (Vec<float>)_mm256_min_ps((__m256)a, (__m256)b); }
 inline Vec<float> max(Vec<float> a, Vec<float> b) { return (Vec<float>)_mm256_max_ps((__m256)a, (__m256)b); }

@@ -28,7 +28,7 @@ def apply(function: str, x: Array) -> Array:
 
 @final
 class Schedule:
-    """Which rows of a batch are active at which step: rows sorted by falling length inside, the caller's order outside."""
+    """Which rows are active at which step: sorted by falling length inside, in the caller's order outside."""
 
     def __init__(self, T: int, B: int, lengths: NDArray[np.int64] | None = None) -> None: ...
     @property
@@ -74,7 +74,7 @@ class Tape:
 
 def forward(
     weights: Weights,
-    x: Array,  # (T, B, I) of weights.dtype, native byte order, any strides; or tokens (T, B) int64 C-contiguous, in range
+    x: Array,  # (T, B, I) of weights.dtype, any strides; or tokens (T, B): contiguous int64 in range
     state: tuple[Array, ...],  # (h,) or (h, c), each (B, H), last axis contiguous
     y: Array,  # out: (T, B, H), last axis contiguous; zeros past a row's end
     state_n: tuple[Array, ...],  # out: as state
@@ -86,7 +86,8 @@ def backward(
     tape: Tape,
     dy: Array | None,  # (T, B, H), last axis contiguous
     dstate_n: tuple[Array | None, ...],  # as state; None = zeros
-    dx: Array | None,  # out: (T, B, I), last axis contiguous; None: not wanted (always so for tokens); zeros past the end
+    dx: Array
+    | None,  # out: (T, B, I), last axis contiguous; None: not wanted (always so for tokens); zeros past the end
     accumulate: bool,  # add to dx instead of overwriting it
     dstate: tuple[Array, ...],  # out: as state
     dW_ih: Array,  # out: C-contiguous, as the weights

@@ -34,10 +34,11 @@ static void run(CellId cell, Index steps, Index B, Index I, Index H, bool revers
   const Index G = kernel.gates, S = kernel.states;
   const auto lengths = read<std::int64_t>(with_lengths ? B : 0);
   auto W_ih = read<T>(G * H * I), W_hh = read<T>(G * H * H), b_ih = read<T>(G * H), b_hh = read<T>(G * H);
-  auto x = read<T>(steps * B * I), state = read<T>(S * B * H), dy = read<T>(steps * B * H), dstate_n = read<T>(S * B * H);
+  auto x = read<T>(steps * B * I), state = read<T>(S * B * H), dy = read<T>(steps * B * H),
+       dstate_n = read<T>(S * B * H);
 
-  const auto weights =
-      std::make_shared<const Weights<T>>(cell, I, H, RawWeights<T>{W_ih.data(), W_hh.data(), b_ih.data(), b_hh.data()}, true);
+  const auto weights = std::make_shared<const Weights<T>>(
+      cell, I, H, RawWeights<T>{W_ih.data(), W_hh.data(), b_ih.data(), b_hh.data()}, true);
   const auto schedule = std::make_shared<const Schedule>(steps, B, with_lengths ? lengths.data() : nullptr);
   std::vector<T> y(static_cast<std::size_t>(steps * B * H)), state_n(state.size()), dx(x.size()), dstate(state.size());
   std::vector<T> dW_ih(W_ih.size()), dW_hh(W_hh.size()), db_ih(b_ih.size()), db_hh(b_hh.size());
@@ -46,7 +47,8 @@ static void run(CellId cell, Index steps, Index B, Index I, Index H, bool revers
   forward.x = dense(x, B, I), forward.y = dense(y, B, H);
   BackwardArrays<T> backward;
   backward.dy = dense(dy, B, H), backward.dx = dense(dx, B, I);
-  backward.dW_ih = dW_ih.data(), backward.dW_hh = dW_hh.data(), backward.db_ih = db_ih.data(), backward.db_hh = db_hh.data();
+  backward.dW_ih = dW_ih.data(), backward.dW_hh = dW_hh.data(), backward.db_ih = db_ih.data(),
+  backward.db_hh = db_hh.data();
   for (Index s = 0; s < S; ++s) {
     forward.state[s] = state.data() + s * B * H, forward.state_n[s] = state_n.data() + s * B * H;
     backward.dstate_n[s] = dstate_n.data() + s * B * H, backward.dstate[s] = dstate.data() + s * B * H;

@@ -1,0 +1,79 @@
+"""Things that are written twice agree: the stub and the compiled module, the reference's cells and the kernels'."""
+
+import ast
+import inspect
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fusedrnn import _core, functional, reference
+
+STUB = ast.parse((Path(__file__).parents[1] / "python/fusedrnn/_core.pyi").read_text(encoding="utf-8"))
+FUNCTIONS = {node.name: node for node in STUB.body if isinstance(node, ast.FunctionDef)}
+CLASSES = {node.name: node for node in STUB.body if isinstance(node, ast.ClassDef)}
+METHODS = {
+    (name, member.name): member
+    for name, node in CLASSES.items()
+    for member in node.body
+    if isinstance(member, ast.FunctionDef)
+}
+
+
+def names_of(function: ast.FunctionDef) -> list[str]:
+    return [argument.arg for argument in function.args.args if argument.arg != "self"]
+
+
+def names_at_run_time(thing: object) -> list[str]:
+    """pybind11 writes the signature into the docstring's first line; `step` and its like have a text signature."""
+    if getattr(thing, "__text_signature__", None):
+        return [name for name in inspect.signature(thing).parameters if name != "self"]  # type: ignore[arg-type]
+    first_line = (thing.__doc__ or "").splitlines()[0]
+    return [name for name in re.findall(r"[(,] ?(\w+): ", first_line) if name not in ("self", "arg0")]
+
+
+def test_the_stub_lists_what_there_is():
+    public = {name for name in vars(_core) if not name.startswith("_")}
+    assert public == set(FUNCTIONS) | set(CLASSES)
+    for name, node in CLASSES.items():
+        listed = {member.name for member in node.body if isinstance(member, ast.FunctionDef)} - {"__init__"}
+        members = {member for member in vars(getattr(_core, name)) if not member.startswith("_")}
+        assert members == listed, name
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions_have_the_stubs_arguments(name):
+    assert names_at_run_time(getattr(_core, name)) == names_of(FUNCTIONS[name])
+
+
+@pytest.mark.parametrize(("owner", "name"), METHODS)
+def test_methods_have_the_stubs_arguments(owner, name):
+    thing = vars(getattr(_core, owner))[name]
+    if isinstance(thing, property):
+        assert names_of(METHODS[owner, name]) == []
+    elif (owner, name) != ("Stream", "__init__"):  # C slots have no signature
+        assert names_at_run_time(thing) == names_of(METHODS[owner, name])
+
+
+@pytest.mark.parametrize("name", reference.CELLS)
+def test_every_reference_cell_has_kernels(name):
+    gates = reference.CELLS[name].gates
+    weights = _core.Weights(name, np.zeros((gates * 2, 3)), np.zeros((gates * 2, 2)), None, None, False)
+    assert (weights.cell, weights.input_size, weights.hidden_size) == (name, 3, 2)
+
+
+def test_there_are_no_other_kernels():
+    for name in ("", "lstm2", "gru"):
+        with pytest.raises(ValueError, match="unknown cell"):
+            _core.Weights(name, np.zeros((4, 3)), np.zeros((4, 1)), None, None, False)
+
+
+@pytest.mark.parametrize("kind", ["rnn", "gru", "lstm"])
+@pytest.mark.parametrize("way", ["forward", "backward"])
+def test_functional_and_reference_take_the_same_arguments(kind, way):
+    name = f"{kind}_{way}"
+    ours = list(inspect.signature(getattr(functional, name)).parameters)
+    reference_only = {"dtype"}
+    theirs = [p for p in inspect.signature(getattr(reference, name)).parameters if p not in reference_only]
+    assert ours == theirs
