@@ -11,8 +11,7 @@ namespace fusedrnn::python {
 
 using namespace pybind11::literals;
 
-// ---- signals
-// ----------------------------------------------------------------------------------------------------------
+// ---- signals ------------------------------------------------------------------------------------
 
 static std::atomic<unsigned long> main_thread{0};
 
@@ -45,8 +44,7 @@ static auto without_gil(Call call) {
   }
 }
 
-// ---- arrays
-// -----------------------------------------------------------------------------------------------------------
+// ---- arrays -------------------------------------------------------------------------------------
 
 static py::array empty(const py::tuple& shape, const py::dtype& dtype) {
   std::vector<py::ssize_t> sizes;
@@ -63,8 +61,7 @@ static py::array empty(const py::tuple& shape, const py::dtype& dtype) {
   return py::array(dtype, sizes, {}, data, owner);
 }
 
-// ---- weights
-// ----------------------------------------------------------------------------------------------------------
+// ---- weights ------------------------------------------------------------------------------------
 
 template <class T>
 static std::shared_ptr<WeightsBase> make_weights(CellId cell, const py::array& W_ih, const py::array& W_hh,
@@ -82,8 +79,7 @@ static std::shared_ptr<WeightsBase> make_weights(CellId cell, const py::array& W
   });
 }
 
-// ---- forward and backward
-// ---------------------------------------------------------------------------------------------
+// ---- forward and backward -----------------------------------------------------------------------
 
 template <class T>
 static std::unique_ptr<TapeBase> forward_typed(const std::shared_ptr<WeightsBase>& base, const py::array& x,
@@ -155,8 +151,7 @@ static void backward(const TapeBase& tape, const py::object& dy, const py::tuple
                    db_hh);
 }
 
-// ---- activations, for accuracy tests
-// ----------------------------------------------------------------------------------
+// ---- activations, for accuracy tests ------------------------------------------------------------
 
 template <class T>
 static py::array apply_typed(const std::string& function, const py::array& x) {
@@ -177,8 +172,7 @@ static py::array apply_typed(const std::string& function, const py::array& x) {
   return y;
 }
 
-// ---- the module
-// -------------------------------------------------------------------------------------------------------
+// ---- the module ---------------------------------------------------------------------------------
 
 PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.doc() = "fusedrnn's compiled kernels; see _core.pyi";

@@ -129,8 +129,7 @@ py::object step(PyObject* self, PyObject* x, PyObject* out) {
   return result;
 }
 
-// ---- states
-// -------------------------------------------------------------------------------------------------------------
+// ---- states -------------------------------------------------------------------------------------
 
 template <class T>
 py::tuple get_state_typed(StepRunner<T>& runner, const Engine& e) {
@@ -190,8 +189,7 @@ std::unique_ptr<StepRunner<T>> make_runner(const py::list& list, Index B) {
   return std::make_unique<StepRunner<T>>(std::move(layers), B);
 }
 
-// ---- the type
-// -----------------------------------------------------------------------------------------------------------
+// ---- the type -----------------------------------------------------------------------------------
 
 // C entry points: no C++ exception may cross them.
 template <class Call>

@@ -9,8 +9,7 @@
 
 namespace fusedrnn {
 
-// ---- names
-// ------------------------------------------------------------------------------------------------------------
+// ---- names --------------------------------------------------------------------------------------
 
 static constexpr const char* kCellNames[kCellCount] = {"rnn_tanh", "rnn_relu", "gru_after", "gru_before", "lstm"};
 
@@ -21,8 +20,7 @@ CellId cell_named(const std::string& name) {
 }
 const char* name_of(CellId cell) { return kCellNames[cell]; }
 
-// ---- schedule
-// ---------------------------------------------------------------------------------------------------------
+// ---- schedule -----------------------------------------------------------------------------------
 
 Schedule::Schedule(Index T, Index B, const std::int64_t* lengths) : T_(T) {
   rows_.B = B;
@@ -54,8 +52,7 @@ Schedule::Schedule(Index T, Index B, const std::int64_t* lengths) : T_(T) {
   rows_.offset_at = offset_.data();
 }
 
-// ---- how many threads
-// -------------------------------------------------------------------------------------------------
+// ---- how many threads ---------------------------------------------------------------------------
 
 namespace {
 
@@ -99,8 +96,7 @@ std::size_t size(Index n) { return static_cast<std::size_t>(n); }
 
 }  // namespace
 
-// ---- weights
-// ----------------------------------------------------------------------------------------------------------
+// ---- weights ------------------------------------------------------------------------------------
 
 template <class T>
 const CellKernels<T>& Weights<T>::kernel() const {
@@ -141,8 +137,7 @@ Weights<T>::Weights(CellId cell_, Index I_, Index H_, const RawWeights<T>& raw, 
     throw Interrupted();
 }
 
-// ---- forward
-// ----------------------------------------------------------------------------------------------------------
+// ---- forward ------------------------------------------------------------------------------------
 
 template <class T>
 std::unique_ptr<Tape<T>> run_forward(std::shared_ptr<const Weights<T>> weights,
@@ -250,8 +245,7 @@ std::unique_ptr<Tape<T>> run_forward(std::shared_ptr<const Weights<T>> weights,
   return tape;
 }
 
-// ---- backward
-// ---------------------------------------------------------------------------------------------------------
+// ---- backward -----------------------------------------------------------------------------------
 
 template <class T>
 void run_backward(const Tape<T>& tape, const BackwardArrays<T>& arrays, Interrupt interrupt) {
@@ -312,8 +306,7 @@ void run_backward(const Tape<T>& tape, const BackwardArrays<T>& arrays, Interrup
     copy_rows(arrays.dstate[s], arrays.dstate_stride[s], f.dstates[s], wide, B, H, rows, false);
 }
 
-// ---- one step
-// ---------------------------------------------------------------------------------------------------------
+// ---- one step -----------------------------------------------------------------------------------
 
 template <class T>
 StepRunner<T>::StepRunner(std::vector<std::shared_ptr<const Weights<T>>> layers, Index B) : B_(B) {

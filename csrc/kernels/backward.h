@@ -106,7 +106,7 @@ class BackwardPass {
     }
   }
 
-  // ---- one step ---------------------------------------------------------------------------------------------------
+  // ---- one step ---------------------------------------------------------------------------------
 
   bool step(Index t) {
     const Range r = my_rows(t);
@@ -247,7 +247,7 @@ class BackwardPass {
     }
   }
 
-  // ---- sums over the chunk ----------------------------------------------------------------------------------------
+  // ---- sums over the chunk ----------------------------------------------------------------------
 
   // Inputs of the weight gradients, packed once for all panels of gates: [tile of inputs][row][input of the tile].
   // Taken where they lie, each row would be a cache line and a page of its own: the products then wait for memory.
@@ -406,7 +406,7 @@ class BackwardPass {
     });
   }
 
-  // ---- sums to torch's layout -------------------------------------------------------------------------------------
+  // ---- sums to torch's layout -------------------------------------------------------------------
 
   template <int P>
   void unpack() {

@@ -118,7 +118,7 @@ class ForwardPass {
                          f.states[s] + (at + b) * padded + unit, static_cast<size_t>(count) * sizeof(T));
   }
 
-  // ---- input part -------------------------------------------------------------------------------------------------
+  // ---- input part -------------------------------------------------------------------------------
 
   void project(Index t, Index end) {
     if (m.team->row_groups == 1) return project_run(t, 0, rows.offset(end) - rows.offset(t));
@@ -196,7 +196,7 @@ class ForwardPass {
     did(m, 2.0 * static_cast<double>(n * I * width) * panels);
   }
 
-  // ---- recurrent part ---------------------------------------------------------------------------------------------
+  // ---- recurrent part ---------------------------------------------------------------------------
 
   // Odd steps walk the panels backwards: what the last step left in the cache is used first.
   template <int P>

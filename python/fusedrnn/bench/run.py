@@ -200,5 +200,5 @@ def _check(
         if wrong:
             refused[peer.name] = "; ".join(wrong)
         else:
-            entries.append(Entry(peer.name, job.call, using))
+            entries.append(Entry(peer.name, job.call, using, job.steps))
     return entries, refused, oracle

@@ -24,16 +24,17 @@ MIN_ROUNDS = 3
 
 @dataclass(frozen=True)
 class Entry:
-    """Something to be timed: `call` inside of `using()`."""
+    """Something to be timed: `call` inside of `using()`. One call makes `steps` steps; times are those of one step."""
 
     name: str
     call: Callable[[], object]
     using: Callable[[], AbstractContextManager[None]]
+    steps: int = 1
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Seconds per call, one value a round, each the mean of `repeats` calls."""
+    """Seconds per step, one value a round, each the mean of `repeats` calls."""
 
     seconds: tuple[float, ...]
     repeats: int
@@ -73,7 +74,7 @@ def measure(entries: list[Entry], *, rounds: int, seconds: float) -> dict[str, S
             with entry.using():
                 if once[entry.name] < LONG_SECONDS:
                     _warm(entry.call)
-                taken[entry.name].append(_sample(entry.call, repeats[entry.name]))
+                taken[entry.name].append(_sample(entry.call, repeats[entry.name]) / entry.steps)
     return {name: Samples(tuple(values), repeats[name]) for name, values in taken.items()}
 
 

@@ -3,6 +3,7 @@
 from .base import Job, Peer
 from .fused_peer import FusedPeer
 from .numpy_peer import NumpyPeer
+from .onednn_peer import OnednnPeer
 from .torch_peer import TorchPeer
 
 __all__ = ["DEFAULT_PEERS", "Job", "Peer", "all_peers", "select_peers"]
@@ -12,7 +13,16 @@ DEFAULT_PEERS = ("fusedrnn", "numpy", "torch")
 
 def all_peers() -> list[Peer]:
     """One of each, installed or not."""
-    return [FusedPeer(), FusedPeer(frozen=False), NumpyPeer(), TorchPeer(), TorchPeer(onednn=False)]
+    return [
+        FusedPeer(),
+        FusedPeer(frozen=False),
+        NumpyPeer(),
+        TorchPeer(),
+        TorchPeer(onednn=False),
+        OnednnPeer(),
+        OnednnPeer("prepacked"),
+        OnednnPeer("stream"),
+    ]
 
 
 def select_peers(names: tuple[str, ...] = DEFAULT_PEERS) -> list[Peer]:

@@ -25,10 +25,13 @@ class Job:
     outputs : callable
         Runs the case once, from its initial state, and gives what it computes: `y`, `h_n`, `c_n` and, in mode
         "train", `dx`, `dh_0`, `dc_0` and the gradient of every parameter as `d` + its name. Not timed.
+    steps : int
+        How often `call` runs the case: a loop in C++ can make many steps in one call. Times are divided by it.
     """
 
     call: Callable[[], object]
     outputs: Callable[[], dict[str, Array]]
+    steps: int = 1
 
 
 class Peer(ABC):
