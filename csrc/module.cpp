@@ -81,15 +81,31 @@ static std::shared_ptr<WeightsBase> make_weights(CellId cell, const py::array& W
 
 // ---- forward and backward -----------------------------------------------------------------------
 
+using WeightsPointer = std::shared_ptr<WeightsBase>;
+using SchedulePointer = std::shared_ptr<Schedule>;
+
+// One direction's arguments, as Python hands them over.
+struct ForwardArguments {
+  WeightsPointer weights;
+  py::tuple state;
+  py::array y;
+  py::tuple state_n;
+  bool reverse;
+};
+struct BackwardArguments {
+  const TapeBase& tape;
+  py::object dy;
+  py::tuple dstate_n, dstate, dparams;
+};
+
 template <class T>
-static std::unique_ptr<TapeBase> forward_typed(const std::shared_ptr<WeightsBase>& base, const py::array& x,
-                                               const py::tuple& state, const py::array& y, const py::tuple& state_n,
-                                               const std::shared_ptr<Schedule>& schedule, bool reverse, bool training) {
-  const auto weights = std::static_pointer_cast<const Weights<T>>(base);
+static ForwardCall<T> prepare(const ForwardArguments& given, const py::array& x, const SchedulePointer& schedule,
+                              bool training) {
+  const auto weights = std::static_pointer_cast<const Weights<T>>(given.weights);
   const Index steps = schedule->T(), B = schedule->B(), I = weights->I, H = weights->H;
   const std::size_t states = static_cast<std::size_t>(weights->kernel().states);
   require(!training || weights->training, "forward: these weights were not packed for training");
-  require(state.size() == states && state_n.size() == states, "forward: wrong number of states");
+  require(given.state.size() == states && given.state_n.size() == states, "forward: wrong number of states");
   ForwardArrays<T> arrays;
   if (x.ndim() == 2 && is_native<std::int64_t>(x)) {
     require(x.shape(0) == steps && x.shape(1) == B && (x.flags() & py::array::c_style) && is_aligned<std::int64_t>(x),
@@ -102,53 +118,82 @@ static std::unique_ptr<TapeBase> forward_typed(const std::shared_ptr<WeightsBase
     arrays.x = strided<T>(x, steps, B, I, false, "x");
     arrays.x_direct = is_aligned<T>(x) && (I == 1 || arrays.x.feature == static_cast<Index>(sizeof(T)));
   }
-  arrays.y = rows_of<T>(y, steps, B, H, true, "y");
+  arrays.y = rows_of<T>(given.y, steps, B, H, true, "y");
   for (std::size_t s = 0; s < states; ++s) {
-    arrays.state[s] = matrix<T>(py::cast<py::array>(state[s]), B, H, &arrays.state_stride[s], false, "state");
-    arrays.state_n[s] = matrix<T>(py::cast<py::array>(state_n[s]), B, H, &arrays.state_n_stride[s], true, "state_n");
+    arrays.state[s] = matrix<T>(py::cast<py::array>(given.state[s]), B, H, &arrays.state_stride[s], false, "state");
+    arrays.state_n[s] =
+        matrix<T>(py::cast<py::array>(given.state_n[s]), B, H, &arrays.state_n_stride[s], true, "state_n");
   }
-  return without_gil([&](Interrupt interrupt) -> std::unique_ptr<TapeBase> {
-    return run_forward<T>(weights, schedule, arrays, reverse, training, interrupt);
-  });
+  return ForwardCall<T>(weights, schedule, arrays, given.reverse, training);
 }
 
 template <class T>
-static void backward_typed(const Tape<T>& tape, const py::object& dy, const py::tuple& dstate_n, const py::object& dx,
-                           bool accumulate, const py::tuple& dstate, const py::array& dW_ih, const py::array& dW_hh,
-                           const py::object& db_ih, const py::object& db_hh) {
-  const Weights<T>& weights = *tape.weights;
-  const Index steps = tape.schedule->T(), B = tape.schedule->B(), I = weights.I, H = weights.H;
-  const Index G = weights.kernel().gates;
+static BackwardCall<T> prepare(const BackwardArguments& given, const py::object& dx, bool accumulate) {
+  const auto* tape = dynamic_cast<const Tape<T>*>(&given.tape);
+  require(tape, "backward: tapes of different dtypes");
+  const Weights<T>& weights = *tape->weights;
+  const Index steps = tape->schedule->T(), B = tape->schedule->B(), I = weights.I, H = weights.H;
+  const Index rows = weights.kernel().gates * H;
   const std::size_t states = static_cast<std::size_t>(weights.kernel().states);
-  require(dstate_n.size() == states && dstate.size() == states, "backward: wrong number of states");
+  require(given.dstate_n.size() == states && given.dstate.size() == states, "backward: wrong number of states");
+  require(given.dparams.size() == 4, "backward: dparams are dW_ih, dW_hh, db_ih, db_hh");
   BackwardArrays<T> arrays;
   arrays.accumulate = accumulate;
-  if (!dy.is_none()) arrays.dy = rows_of<T>(py::cast<py::array>(dy), steps, B, H, false, "dy");
+  if (!given.dy.is_none()) arrays.dy = rows_of<T>(py::cast<py::array>(given.dy), steps, B, H, false, "dy");
   if (!dx.is_none()) {
-    require(!tape.tokens, "backward: tokens have no gradient");
+    require(!tape->tokens, "backward: tokens have no gradient");
     arrays.dx = rows_of<T>(py::cast<py::array>(dx), steps, B, I, true, "dx");
   }
   for (std::size_t s = 0; s < states; ++s) {
-    if (!dstate_n[s].is_none())
+    if (!given.dstate_n[s].is_none())
       arrays.dstate_n[s] =
-          matrix<T>(py::cast<py::array>(dstate_n[s]), B, H, &arrays.dstate_n_stride[s], false, "dstate_n");
-    arrays.dstate[s] = matrix<T>(py::cast<py::array>(dstate[s]), B, H, &arrays.dstate_stride[s], true, "dstate");
+          matrix<T>(py::cast<py::array>(given.dstate_n[s]), B, H, &arrays.dstate_n_stride[s], false, "dstate_n");
+    arrays.dstate[s] = matrix<T>(py::cast<py::array>(given.dstate[s]), B, H, &arrays.dstate_stride[s], true, "dstate");
   }
-  arrays.dW_ih = matrix<T>(dW_ih, G * H, I, nullptr, true, "dW_ih");
-  arrays.dW_hh = matrix<T>(dW_hh, G * H, H, nullptr, true, "dW_hh");
-  arrays.db_ih = vector<T>(db_ih, G * H, true, "db_ih");
-  arrays.db_hh = vector<T>(db_hh, G * H, true, "db_hh");
-  without_gil([&](Interrupt interrupt) { run_backward<T>(tape, arrays, interrupt); });
+  arrays.dW_ih = matrix<T>(py::cast<py::array>(given.dparams[0]), rows, I, nullptr, true, "dW_ih");
+  arrays.dW_hh = matrix<T>(py::cast<py::array>(given.dparams[1]), rows, H, nullptr, true, "dW_hh");
+  arrays.db_ih = vector<T>(given.dparams[2], rows, true, "db_ih");
+  arrays.db_hh = vector<T>(given.dparams[3], rows, true, "db_hh");
+  return BackwardCall<T>(*tape, arrays);
 }
 
-static void backward(const TapeBase& tape, const py::object& dy, const py::tuple& dstate_n, const py::object& dx,
-                     bool accumulate, const py::tuple& dstate, const py::array& dW_ih, const py::array& dW_hh,
-                     const py::object& db_ih, const py::object& db_hh) {
-  if (const auto* f32 = dynamic_cast<const Tape<float>*>(&tape))
-    backward_typed(*f32, dy, dstate_n, dx, accumulate, dstate, dW_ih, dW_hh, db_ih, db_hh);
-  else
-    backward_typed(dynamic_cast<const Tape<double>&>(tape), dy, dstate_n, dx, accumulate, dstate, dW_ih, dW_hh, db_ih,
-                   db_hh);
+template <class T>
+static py::list forward_typed(const std::vector<ForwardArguments>& directions, const py::array& x,
+                              const SchedulePointer& schedule, bool training) {
+  std::vector<ForwardCall<T>> calls;
+  for (const ForwardArguments& direction : directions) calls.push_back(prepare<T>(direction, x, schedule, training));
+  without_gil([&](Interrupt interrupt) { run_forward(calls, interrupt); });
+  py::list tapes;
+  for (ForwardCall<T>& call : calls) tapes.append(py::cast(call.take_tape()));
+  return tapes;
+}
+
+static py::list forward(const std::vector<ForwardArguments>& directions, const py::array& x,
+                        const SchedulePointer& schedule, bool training) {
+  const bool is_double = directions.front().weights->is_double;
+  for (const ForwardArguments& direction : directions)
+    require(direction.weights->is_double == is_double, "forward: weights of different dtypes");
+  return is_double ? forward_typed<double>(directions, x, schedule, training)
+                   : forward_typed<float>(directions, x, schedule, training);
+}
+
+template <class T>
+static void backward_typed(const std::vector<BackwardArguments>& directions, const py::object& dx, bool accumulate) {
+  std::vector<BackwardCall<T>> calls;
+  for (const BackwardArguments& direction : directions)
+    calls.push_back(prepare<T>(direction, dx, accumulate || !calls.empty()));
+  without_gil([&](Interrupt interrupt) { run_backward(calls, interrupt); });
+}
+
+static void backward(const std::vector<BackwardArguments>& directions, const py::object& dx, bool accumulate) {
+  if (dynamic_cast<const Tape<float>*>(&directions.front().tape)) backward_typed<float>(directions, dx, accumulate);
+  else backward_typed<double>(directions, dx, accumulate);
+}
+
+template <class A>
+static A of(const py::tuple& pair, std::size_t direction) {
+  require(pair.size() == 2, "two directions: every argument is a pair");
+  return py::cast<A>(pair[direction]);
 }
 
 // ---- activations, for accuracy tests ------------------------------------------------------------
@@ -247,14 +292,39 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
 
   m.def(
       "forward",
-      [](const std::shared_ptr<WeightsBase>& weights, const py::array& x, const py::tuple& state, const py::array& y,
-         const py::tuple& state_n, const std::shared_ptr<Schedule>& schedule, bool reverse, bool training) {
-        return weights->is_double ? forward_typed<double>(weights, x, state, y, state_n, schedule, reverse, training)
-                                  : forward_typed<float>(weights, x, state, y, state_n, schedule, reverse, training);
+      [](const WeightsPointer& weights, const py::array& x, const py::tuple& state, const py::array& y,
+         const py::tuple& state_n, const SchedulePointer& schedule, bool reverse, bool training) -> py::object {
+        return forward({{weights, state, y, state_n, reverse}}, x, schedule, training)[0];
       },
       "weights"_a, "x"_a, "state"_a, "y"_a, "state_n"_a, "schedule"_a, "reverse"_a, "training"_a);
-  m.def("backward", &backward, "tape"_a, "dy"_a, "dstate_n"_a, "dx"_a, "accumulate"_a, "dstate"_a, "dW_ih"_a, "dW_hh"_a,
-        "db_ih"_a, "db_hh"_a);
+  m.def(
+      "forward_both",
+      [](const py::tuple& weights, const py::array& x, const py::tuple& states, const py::tuple& ys,
+         const py::tuple& states_n, const SchedulePointer& schedule, bool training) {
+        std::vector<ForwardArguments> directions;
+        for (std::size_t d : {0, 1})
+          directions.push_back({of<WeightsPointer>(weights, d), of<py::tuple>(states, d), of<py::array>(ys, d),
+                                of<py::tuple>(states_n, d), d == 1});
+        return forward(directions, x, schedule, training);
+      },
+      "weights"_a, "x"_a, "states"_a, "ys"_a, "states_n"_a, "schedule"_a, "training"_a);
+  m.def(
+      "backward",
+      [](const TapeBase& tape, const py::object& dy, const py::tuple& dstate_n, const py::object& dx, bool accumulate,
+         const py::tuple& dstate,
+         const py::tuple& dparams) { backward({{tape, dy, dstate_n, dstate, dparams}}, dx, accumulate); },
+      "tape"_a, "dy"_a, "dstate_n"_a, "dx"_a, "accumulate"_a, "dstate"_a, "dparams"_a);
+  m.def(
+      "backward_both",
+      [](const py::tuple& tapes, const py::tuple& dys, const py::tuple& dstates_n, const py::object& dx,
+         const py::tuple& dstates, const py::tuple& dparams) {
+        std::vector<BackwardArguments> directions;
+        for (std::size_t d : {0, 1})
+          directions.push_back({of<const TapeBase&>(tapes, d), of<py::object>(dys, d), of<py::tuple>(dstates_n, d),
+                                of<py::tuple>(dstates, d), of<py::tuple>(dparams, d)});
+        backward(directions, dx, false);
+      },
+      "tapes"_a, "dys"_a, "dstates_n"_a, "dx"_a, "dstates"_a, "dparams"_a);
   add_stream(m);
 }
 

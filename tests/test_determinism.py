@@ -54,6 +54,25 @@ def layer_of(problem: Problem, **options: Any) -> Any:
 # ---- threads
 
 
+# Two directions run side by side when their weights are small, and one after the other, each split, when they are large.
+# Both ways must give the bits of one thread, the sum of both dx included.
+@DTYPES
+@pytest.mark.parametrize("merge", ["concat", "mul"])
+@pytest.mark.parametrize(("I", "H"), [(40, 33), (90, 401)])
+def test_both_directions_on_any_number_of_threads(dtype, merge, I, H, rng):
+    layer = fusedrnn.LSTM(I, H, num_layers=2, bidirectional=True, merge=merge, dtype=dtype, rng=1)
+    T, B = 12, 19
+    x, lengths = rng.standard_normal((T, B, I)).astype(dtype), rng.integers(0, T + 1, B)
+    results = []
+    for n in (1, 2, 3, 5):
+        with fusedrnn.threads(n):
+            y, state, tape = layer.forward(x, lengths=lengths)
+            grads = tape.backward(y, state)
+            results.append((y, state, grads.x, grads.state, grads.params))
+    for result in results[1:]:
+        assert_same_bits(result, results[0], "threads")
+
+
 @DTYPES
 @pytest.mark.parametrize("options", [{}, {"lengths": True, "reverse": True}, {"tokens": True}], ids=str)
 def test_any_number_of_threads(cell, isa, dtype, options, rng):

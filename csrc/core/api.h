@@ -68,7 +68,7 @@ struct Team {
   Index size = 1, row_groups = 1;
   Flag* flags = nullptr;     // one per thread: steps done, watched by the thread's row group
   Flag* barriers = nullptr;  // one per thread: barriers passed, watched by everybody
-  int stop = 0;              // set by rank 0 when a signal arrived: everybody returns at once
+  int* stop = nullptr;       // set by rank 0 when a signal arrived: everybody returns at once
   bool (*interrupted)(void*) = nullptr;
   void* interrupted_argument = nullptr;
 };
@@ -150,6 +150,7 @@ template <class T>
 struct KernelTable {
   int lanes;
   CellKernels<T> cells[kCellCount];
+  void (*add)(const T*, T*, Index);  // to y
   void (*exp)(const T*, T*, Index);
   void (*sigmoid)(const T*, T*, Index);
   void (*tanh)(const T*, T*, Index);

@@ -56,26 +56,45 @@ Schedule::Schedule(Index T, Index B, const std::int64_t* lengths) : T_(T) {
 
 namespace {
 
-struct TeamShape {
-  Index size = 1, row_groups = 1;
-};
-
 // A second thread pays when a step is long against the 0.2-0.4 us at which threads meet, and a region when the call is
 // long against starting it. The rates are this side of what the kernels reach; only the order of magnitude matters.
-TeamShape choose_team(double flops, Index steps, double weight_bytes, int lanes, Index unit_panels, Index rows) {
-  const Index most = num_threads();
-  if (most <= 1 || steps == 0 || flops <= 0) return {};
-  const double compute = flops / (7e9 * lanes), memory = static_cast<double>(steps) * weight_bytes / 80e9;
-  const double seconds = std::max(compute, memory), step = seconds / static_cast<double>(steps);
-  if (seconds < 15e-6) return {};
+constexpr double kMeeting = 0.5e-6, kRegion = 15e-6;  // seconds
+constexpr double kCoreCache = 1.5 * (1 << 20);        // bytes of weights that one core's L2 surely holds
+
+double seconds_of(const Workload& load) {
+  const double memory = static_cast<double>(load.steps) * load.weight_bytes / 80e9;
+  return std::max(load.flops / (7e9 * load.lanes), memory);
+}
+
+TeamShape choose_team(const Workload& load, Index most) {
+  const double seconds = seconds_of(load);
+  if (most <= 1 || load.steps == 0 || seconds < kRegion) return {};
   TeamShape shape;
-  shape.size = std::min<Index>(most, static_cast<Index>(step / 0.5e-6));
+  shape.size = std::min<Index>(most, static_cast<Index>(seconds / static_cast<double>(load.steps) / kMeeting));
   if (shape.size <= 1) return {};
-  const Index units = std::min(shape.size, unit_panels);
+  const Index units = std::min(shape.size, load.unit_panels);
   // Threads beyond the panels take other rows; fewer than eight rows each would starve the tiles.
-  shape.row_groups = std::clamp<Index>(shape.size / units, 1, std::max<Index>(rows / 8, 1));
+  shape.row_groups = std::clamp<Index>(shape.size / units, 1, std::max<Index>(load.rows / 8, 1));
   shape.size = units * shape.row_groups;
   return shape;
+}
+
+// Two directions side by side need not meet at all, but every core then reads all weights of its direction: it pays
+// while those fit its cache. Beyond, each direction in turn is split over all cores, which hold its weights together.
+bool side_by_side(const Workload& a, const Workload& b) {
+  return num_threads() >= 2 && a.weight_bytes <= kCoreCache && b.weight_bytes <= kCoreCache &&
+         seconds_of(a) + seconds_of(b) > kRegion;
+}
+
+void run_jobs(std::vector<TeamWork> jobs, const std::vector<Workload>& loads, bool together, Interrupt interrupt) {
+  const Index threads = num_threads();
+  for (std::size_t i = 0; i < jobs.size(); ++i) jobs[i].shape = choose_team(loads[i], together ? threads / 2 : threads);
+  if (together) {
+    if (!run_teams(std::move(jobs), interrupt.check, interrupt.argument)) throw Interrupted();
+    return;
+  }
+  for (TeamWork& job : jobs)
+    if (!run_teams({job}, interrupt.check, interrupt.argument)) throw Interrupted();
 }
 
 template <class T>
@@ -133,22 +152,23 @@ Weights<T>::Weights(CellId cell_, Index I_, Index H_, const RawWeights<T>& raw, 
   // Packing moves a word per cycle or so; below some 64 KiB a second thread's start costs more.
   const Index threads =
       nbytes < (std::size_t{1} << 17) ? 1 : std::min<Index>(num_threads(), static_cast<Index>(nbytes >> 16));
-  if (!run_team(threads, 1, [&](Member& m) { kernel().pack(raw, packed, m); }, interrupt.check, interrupt.argument))
+  if (!run_teams({{{threads, 1}, [&](Member& m) { kernel().pack(raw, packed, m); }}}, interrupt.check,
+                 interrupt.argument))
     throw Interrupted();
 }
 
 // ---- forward ------------------------------------------------------------------------------------
 
 template <class T>
-std::unique_ptr<Tape<T>> run_forward(std::shared_ptr<const Weights<T>> weights,
-                                     std::shared_ptr<const Schedule> schedule, const ForwardArrays<T>& arrays,
-                                     bool reverse, bool training, Interrupt interrupt) {
+ForwardCall<T>::ForwardCall(std::shared_ptr<const Weights<T>> weights, std::shared_ptr<const Schedule> schedule,
+                            const ForwardArrays<T>& arrays, bool reverse, bool training)
+    : weights_(*weights), arrays_(arrays) {
   const CellKernels<T>& kernel = weights->kernel();
   const Rows& rows = schedule->rows();
   const Index I = weights->I, H = weights->H, B = rows.B, N = schedule->row_count(), wide = weights->padded();
   const bool keep = training && kernel.saved > 0;
 
-  Forward<T> f{};
+  Forward<T>& f = f_;
   f.weights = &weights->packed;
   f.rows = rows;
   f.reverse = reverse;
@@ -171,12 +191,14 @@ std::unique_ptr<Tape<T>> run_forward(std::shared_ptr<const Weights<T>> weights,
   const int lanes = table_of<T>(*weights->kernels).lanes;
   const double gate_columns = static_cast<double>(kernel.gates * wide);
   const Index most_blocks = std::max(1, 4 / kernel.gates);
-  const TeamShape shape = choose_team(
-      2.0 * static_cast<double>(N) * gate_columns * static_cast<double>(H + (arrays.tokens ? 1 : I)), rows.T,
-      gate_columns * static_cast<double>(H) * sizeof(T), lanes, (wide / lanes + most_blocks - 1) / most_blocks, B);
+  load_.flops = 2.0 * static_cast<double>(N) * gate_columns * static_cast<double>(H + (arrays.tokens ? 1 : I));
+  load_.weight_bytes = gate_columns * static_cast<double>(H) * sizeof(T);
+  load_.steps = rows.T, load_.rows = B, load_.lanes = lanes;
+  load_.unit_panels = (wide / lanes + most_blocks - 1) / most_blocks;
 
   // One allocation: the tape's, and what only this call needs.
-  auto tape = training ? std::make_unique<Tape<T>>() : nullptr;
+  if (training) tape_ = std::make_unique<Tape<T>>();
+  Tape<T>* const tape = tape_.get();
   Arena kept, scratch;
   Arena& lasting = training ? kept : scratch;
   const std::size_t columns = size(kernel.gates + kernel.split) * size(wide);
@@ -188,13 +210,14 @@ std::unique_ptr<Tape<T>> run_forward(std::shared_ptr<const Weights<T>> weights,
       kernel.phases == 2 ? lasting.add(product(training ? size(N) : size(B), size(wide)), sizeof(T)) : 0;
   const std::size_t x = training && !arrays.tokens ? kept.add(product(size(N), size(I)), sizeof(T)) : 0;
   const std::size_t tokens = training && arrays.tokens ? kept.add(size(N), sizeof(std::int64_t)) : 0;
-  const std::size_t gather =
-      arrays.tokens || arrays.x_direct ? 0 : scratch.add(product(size(shape.size * kGatherRows), size(I)), sizeof(T));
-  const Buffer temporary = scratch.allocate();
+  const std::size_t gather = arrays.tokens || arrays.x_direct
+                                 ? 0
+                                 : scratch.add(product(size(num_threads() * kGatherRows), size(I)), sizeof(T));
+  temporary_ = scratch.allocate();
   const auto place = [](const Buffer& b, std::size_t offset) { return reinterpret_cast<T*>(b.as<char>() + offset); };
   if (training) tape->memory = kept.allocate();
-  const Buffer& long_lived = training ? tape->memory : temporary;
-  f.gates = place(keep ? long_lived : temporary, gates);
+  const Buffer& long_lived = training ? tape->memory : temporary_;
+  f.gates = place(keep ? long_lived : temporary_, gates);
   for (int s = 0; s < kernel.states; ++s) {
     f.states[s] = place(long_lived, states[s]);
     f.states_n[s] = arrays.state_n[s];
@@ -202,7 +225,7 @@ std::unique_ptr<Tape<T>> run_forward(std::shared_ptr<const Weights<T>> weights,
     copy_rows(f.states[s], wide, arrays.state[s], arrays.state_stride[s], B, H, rows, true);
   }
   if (kernel.phases == 2) f.operand = place(long_lived, operand);
-  if (!arrays.tokens && !arrays.x_direct) f.gather = place(temporary, gather);
+  if (!arrays.tokens && !arrays.x_direct) f.gather = place(temporary_, gather);
 
   if (training) {
     tape->weights = weights;
@@ -215,46 +238,58 @@ std::unique_ptr<Tape<T>> run_forward(std::shared_ptr<const Weights<T>> weights,
     if (arrays.tokens) tape->tokens = reinterpret_cast<std::int64_t*>(place(tape->memory, tokens));
     else tape->x = place(tape->memory, x);
   }
+}
 
-  const bool finished = run_team(
-      shape.size, shape.row_groups,
-      [&](Member& m) {
-        if (training) {
-          // The caller may change x before backward: the tape has its own, in the order of rows.
-          const Range steps = part_of(rows.T, m.rank, m.team->size);
-          for (Index t = steps.begin; t < steps.end && !__atomic_load_n(&m.team->stop, __ATOMIC_RELAXED); ++t) {
-            if (m.rank == 0 && interrupt.check && m.team->interrupted && interrupt.check(interrupt.argument))
-              __atomic_store_n(&m.team->stop, 1, __ATOMIC_RELAXED);
-            for (Index b = 0; b < rows.active(t); ++b) {
-              const Index time = rows.caller_time(t, b, reverse), row = rows.caller_row(b), to = rows.offset(t) + b;
-              if (arrays.tokens) {
-                tape->tokens[to] = arrays.tokens[time * B + row];
-                continue;
-              }
-              const char* from = arrays.x.data + time * arrays.x.time + row * arrays.x.batch;
-              if (arrays.x_direct) std::memcpy(tape->x + to * I, from, size(I) * sizeof(T));
-              else
-                for (Index k = 0; k < I; ++k) std::memcpy(tape->x + to * I + k, from + k * arrays.x.feature, sizeof(T));
-            }
-          }
-        }
-        kernel.forward(f, m);
-      },
-      interrupt.check, interrupt.argument);
-  if (!finished) throw Interrupted();
-  return tape;
+// The caller may change x before backward: the tape has its own, in the order of rows.
+template <class T>
+void ForwardCall<T>::copy_input(Member& m, Interrupt interrupt) const {
+  const Rows& rows = f_.rows;
+  const Index I = weights_.I;
+  const Range steps = part_of(rows.T, m.rank, m.team->size);
+  for (Index t = steps.begin; t < steps.end && !__atomic_load_n(m.team->stop, __ATOMIC_RELAXED); ++t) {
+    if (m.rank == 0 && m.team->interrupted && interrupt.check(interrupt.argument))
+      __atomic_store_n(m.team->stop, 1, __ATOMIC_RELAXED);
+    for (Index b = 0; b < rows.active(t); ++b) {
+      const Index time = rows.caller_time(t, b, f_.reverse), row = rows.caller_row(b), to = rows.offset(t) + b;
+      if (arrays_.tokens) {
+        tape_->tokens[to] = arrays_.tokens[time * rows.B + row];
+        continue;
+      }
+      const char* from = arrays_.x.data + time * arrays_.x.time + row * arrays_.x.batch;
+      if (arrays_.x_direct) std::memcpy(tape_->x + to * I, from, size(I) * sizeof(T));
+      else
+        for (Index k = 0; k < I; ++k) std::memcpy(tape_->x + to * I + k, from + k * arrays_.x.feature, sizeof(T));
+    }
+  }
+}
+
+template <class T>
+void ForwardCall<T>::run(Member& m, Interrupt interrupt) const {
+  if (tape_) copy_input(m, interrupt);
+  weights_.kernel().forward(f_, m);
+}
+
+template <class T>
+void run_forward(std::vector<ForwardCall<T>>& calls, Interrupt interrupt) {
+  std::vector<TeamWork> jobs;
+  std::vector<Workload> loads;
+  for (ForwardCall<T>& call : calls) {
+    jobs.push_back({{}, [&](Member& m) { call.run(m, interrupt); }});
+    loads.push_back(call.load());
+  }
+  run_jobs(std::move(jobs), loads, calls.size() == 2 && side_by_side(loads[0], loads[1]), interrupt);
 }
 
 // ---- backward -----------------------------------------------------------------------------------
 
 template <class T>
-void run_backward(const Tape<T>& tape, const BackwardArrays<T>& arrays, Interrupt interrupt) {
+BackwardCall<T>::BackwardCall(const Tape<T>& tape, const BackwardArrays<T>& arrays) : tape_(tape), arrays_(arrays) {
   const Weights<T>& weights = *tape.weights;
   const CellKernels<T>& kernel = weights.kernel();
   const Rows& rows = tape.schedule->rows();
   const Index I = weights.I, H = weights.H, B = rows.B, N = tape.schedule->row_count(), wide = weights.padded();
 
-  Backward<T> f{};
+  Backward<T>& f = f_;
   f.weights = &weights.packed;
   f.rows = rows;
   f.reverse = tape.reverse;
@@ -273,9 +308,9 @@ void run_backward(const Tape<T>& tape, const BackwardArrays<T>& arrays, Interrup
   const int lanes = table_of<T>(*weights.kernels).lanes;
   const double gate_columns = static_cast<double>(kernel.gates * wide);
   const Index blocks = wide / lanes, h_panels = (blocks + 3) / 4 + (blocks > 4 && (blocks + 3) / 4 % 2);
-  const TeamShape shape =
-      choose_team(4.0 * static_cast<double>(N) * gate_columns * static_cast<double>(H + (arrays.dx.data ? I : 1)),
-                  rows.T, gate_columns * static_cast<double>(H) * sizeof(T), lanes, h_panels, B);
+  load_.flops = 4.0 * static_cast<double>(N) * gate_columns * static_cast<double>(H + (arrays.dx.data ? I : 1));
+  load_.weight_bytes = gate_columns * static_cast<double>(H) * sizeof(T);
+  load_.steps = rows.T, load_.rows = B, load_.lanes = lanes, load_.unit_panels = h_panels;
 
   Arena arena;
   const std::size_t columns = size(kernel.gates + kernel.split) * size(wide), gates = size(kernel.gates) * size(wide);
@@ -287,8 +322,8 @@ void run_backward(const Tape<T>& tape, const BackwardArrays<T>& arrays, Interrup
   const std::size_t dW_x = arena.add(product(gates, size(I)), sizeof(T)),
                     dW_h = arena.add(product(gates, size(H)), sizeof(T));
   const std::size_t db = arena.add(columns, sizeof(T));
-  const Buffer memory = arena.allocate();
-  const auto place = [&](std::size_t offset) { return reinterpret_cast<T*>(memory.as<char>() + offset); };
+  memory_ = arena.allocate();
+  const auto place = [&](std::size_t offset) { return reinterpret_cast<T*>(memory_.as<char>() + offset); };
   f.dgates = place(dgates);
   for (int s = 0; s < kernel.states; ++s) {
     f.dstates[s] = place(dstates[s]);
@@ -298,12 +333,53 @@ void run_backward(const Tape<T>& tape, const BackwardArrays<T>& arrays, Interrup
   f.inputs = place(inputs);
   f.dW_x = place(dW_x), f.dW_h = place(dW_h), f.db = place(db);
   if (N == 0) std::memset(f.dW_x, 0, arena.size() - dW_x);  // nothing will be summed
+}
 
-  const bool finished = run_team(
-      shape.size, shape.row_groups, [&](Member& m) { kernel.backward(f, m); }, interrupt.check, interrupt.argument);
-  if (!finished) throw Interrupted();
-  for (int s = 0; s < kernel.states; ++s)
-    copy_rows(arrays.dstate[s], arrays.dstate_stride[s], f.dstates[s], wide, B, H, rows, false);
+template <class T>
+void BackwardCall<T>::run(Member& m) const {
+  tape_.weights->kernel().backward(f_, m);
+}
+
+template <class T>
+void BackwardCall<T>::finish() const {
+  const Weights<T>& weights = *tape_.weights;
+  for (int s = 0; s < weights.kernel().states; ++s)
+    copy_rows(arrays_.dstate[s], arrays_.dstate_stride[s], f_.dstates[s], weights.padded(), f_.rows.B, weights.H,
+              f_.rows, false);
+}
+
+template <class T>
+void BackwardCall<T>::detach_dx() {
+  const Index item = sizeof(T), I = tape_.weights->I, B = f_.rows.B;
+  dx_ = Buffer(product(product(size(tape_.schedule->T()), size(B)), size(I * item)));
+  f_.dx = {dx_.as<char>(), B * I * item, I * item, item};
+  f_.dx_T = 0;  // what lies past a row's end is not added
+  f_.accumulate = false;
+}
+
+template <class T>
+void BackwardCall<T>::add_dx() const {
+  const auto add = table_of<T>(*tape_.weights->kernels).add;
+  for (Index b = 0; b < f_.rows.B; ++b)
+    for (Index t = 0, row = f_.rows.caller_row(b); t < f_.rows.length_of(b); ++t)
+      add(reinterpret_cast<const T*>(f_.dx.data + t * f_.dx.time + row * f_.dx.batch),
+          reinterpret_cast<T*>(arrays_.dx.data + t * arrays_.dx.time + row * arrays_.dx.batch), tape_.weights->I);
+}
+
+template <class T>
+void run_backward(std::vector<BackwardCall<T>>& calls, Interrupt interrupt) {
+  std::vector<TeamWork> jobs;
+  std::vector<Workload> loads;
+  for (BackwardCall<T>& call : calls) {
+    jobs.push_back({{}, [&](Member& m) { call.run(m); }});
+    loads.push_back(call.load());
+  }
+  const bool together = calls.size() == 2 && side_by_side(loads[0], loads[1]);
+  const bool shared_dx = together && calls[1].accumulates();
+  if (shared_dx) calls[1].detach_dx();
+  run_jobs(std::move(jobs), loads, together, interrupt);
+  if (shared_dx) calls[1].add_dx();
+  for (const BackwardCall<T>& call : calls) call.finish();
 }
 
 // ---- one step -----------------------------------------------------------------------------------
@@ -341,6 +417,8 @@ StepRunner<T>::StepRunner(std::vector<std::shared_ptr<const Weights<T>>> layers,
 template <class T>
 void StepRunner<T>::step(const T* x, const std::int64_t* tokens, T* y) {
   Team team;
+  int never = 0;
+  team.stop = &never;
   Index stride = layers_.front().weights->I;
   for (std::size_t l = 0; l < layers_.size(); ++l) {
     Layer& layer = layers_[l];
@@ -366,13 +444,13 @@ template class StepRunner<float>;
 template class StepRunner<double>;
 template class Weights<float>;
 template class Weights<double>;
-template std::unique_ptr<Tape<float>> run_forward(std::shared_ptr<const Weights<float>>,
-                                                  std::shared_ptr<const Schedule>, const ForwardArrays<float>&, bool,
-                                                  bool, Interrupt);
-template std::unique_ptr<Tape<double>> run_forward(std::shared_ptr<const Weights<double>>,
-                                                   std::shared_ptr<const Schedule>, const ForwardArrays<double>&, bool,
-                                                   bool, Interrupt);
-template void run_backward(const Tape<float>&, const BackwardArrays<float>&, Interrupt);
-template void run_backward(const Tape<double>&, const BackwardArrays<double>&, Interrupt);
+template class ForwardCall<float>;
+template class ForwardCall<double>;
+template class BackwardCall<float>;
+template class BackwardCall<double>;
+template void run_forward(std::vector<ForwardCall<float>>&, Interrupt);
+template void run_forward(std::vector<ForwardCall<double>>&, Interrupt);
+template void run_backward(std::vector<BackwardCall<float>>&, Interrupt);
+template void run_backward(std::vector<BackwardCall<double>>&, Interrupt);
 
 }  // namespace fusedrnn

@@ -103,13 +103,61 @@ class Tape final : public TapeBase {
   std::int64_t* tokens = nullptr;
 };
 
+// What a call costs, for choosing its threads.
+struct Workload {
+  double flops, weight_bytes;  // weights: read at every step
+  Index steps, unit_panels, rows;
+  int lanes;
+};
+
+// One layer in one direction, made ready: everything allocated, to be run by a team. Two directions of a layer are two
+// calls that may run side by side.
 template <class T>
-std::unique_ptr<Tape<T>> run_forward(std::shared_ptr<const Weights<T>> weights,
-                                     std::shared_ptr<const Schedule> schedule, const ForwardArrays<T>& arrays,
-                                     bool reverse, bool training, Interrupt interrupt);
+class ForwardCall {
+ public:
+  ForwardCall(std::shared_ptr<const Weights<T>> weights, std::shared_ptr<const Schedule> schedule,
+              const ForwardArrays<T>& arrays, bool reverse, bool training);
+  const Workload& load() const { return load_; }
+  void run(Member& m, Interrupt interrupt) const;
+  std::unique_ptr<TapeBase> take_tape() { return std::move(tape_); }
+
+ private:
+  void copy_input(Member& m, Interrupt interrupt) const;
+
+  const Weights<T>& weights_;
+  ForwardArrays<T> arrays_;
+  Forward<T> f_{};
+  Workload load_;
+  std::unique_ptr<Tape<T>> tape_;  // null: inference
+  Buffer temporary_;
+};
 
 template <class T>
-void run_backward(const Tape<T>& tape, const BackwardArrays<T>& arrays, Interrupt interrupt);
+class BackwardCall {
+ public:
+  BackwardCall(const Tape<T>& tape, const BackwardArrays<T>& arrays);
+  const Workload& load() const { return load_; }
+  void run(Member& m) const;
+  void finish() const;  // the gradients of the initial states to their place
+
+  // Sends dx elsewhere for now, and adds it to its place later: two directions must not write one array at once.
+  bool accumulates() const { return f_.dx.data && f_.accumulate; }
+  void detach_dx();
+  void add_dx() const;
+
+ private:
+  const Tape<T>& tape_;
+  BackwardArrays<T> arrays_;
+  Backward<T> f_{};
+  Workload load_;
+  Buffer memory_, dx_;
+};
+
+// Run one call, or both directions' calls. Throws Interrupted.
+template <class T>
+void run_forward(std::vector<ForwardCall<T>>& calls, Interrupt interrupt);
+template <class T>
+void run_backward(std::vector<BackwardCall<T>>& calls, Interrupt interrupt);
 
 // Stacked one-way layers, one step at a time, on the calling thread. Owns the states; a step allocates nothing.
 template <class T>

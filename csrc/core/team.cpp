@@ -22,7 +22,7 @@ thread_local int local_threads = 0;
 
 // GNU OpenMP keeps its sleeping workers in the thread that started them. After a fork that thread goes on without the
 // workers, and its next region would wait for them for ever. A thread born after the fork starts with none, so there a
-// region works: the surviving thread hands its regions to a fresh one. docs/decisions/0003-fork.md
+// region works: the surviving thread hands its regions to a fresh one. docs/decisions/0003-threads.md
 thread_local bool forked = false;
 struct RegisterForkHandler {
   RegisterForkHandler() {
@@ -65,37 +65,52 @@ int cores() {
 #endif
 }
 
-void run_region(Team& team, const std::function<void(Member&)>& work) {
-#if defined(_OPENMP)
-  const int asked = static_cast<int>(team.size);
-#pragma omp parallel num_threads(asked)
-  {
-    // A nested or limited region may get fewer threads than asked for: then rank 0 alone does everything.
-    const bool complete = omp_get_num_threads() == asked;
-#pragma omp single
-    if (!complete) team.size = 1, team.row_groups = 1;
-    if (complete || omp_get_thread_num() == 0) {
-      Member member{&team, static_cast<Index>(omp_get_thread_num())};
-      const long long start = now_ns();
-      work(member);
-      // Rank 0 reports. More threads than cores were asked for on purpose: that is no crowd.
-      if (member.rank == 0 && asked <= cores()) crowd.report(asked, now_ns() - start, member.waited);
+struct Call {
+  std::vector<Team> teams;
+  std::vector<TeamWork> works;
+  Index size = 0;  // threads in all
+  int stop = 0;
+
+  // One thread does everything, one work after the other.
+  void run_alone() {
+    for (std::size_t i = 0; i < works.size(); ++i) {
+      teams[i].size = teams[i].row_groups = 1;
+      Member member{&teams[i], 0};
+      works[i].work(member);
     }
   }
+  void run_as(Index rank) {
+    std::size_t i = 0;
+    while (rank >= teams[i].size) rank -= teams[i++].size;
+    Member member{&teams[i], rank};
+    const long long start = now_ns();
+    works[i].work(member);
+    // More threads than cores were asked for on purpose: that is no crowd.
+    if (rank == 0 && i == 0 && size <= cores()) crowd.report(teams[0].size, now_ns() - start, member.waited);
+  }
+};
+
+void run_region(Call& call) {
+#if defined(_OPENMP)
+  const int asked = static_cast<int>(call.size);
+#pragma omp parallel num_threads(asked)
+  {
+    // A nested or limited region may get fewer threads than asked for.
+    if (omp_get_num_threads() == asked) call.run_as(omp_get_thread_num());
+    else if (omp_get_thread_num() == 0) call.run_alone();
+  }
 #else
-  team.size = 1, team.row_groups = 1;
-  Member member{&team, 0};
-  work(member);
+  call.run_alone();
 #endif
 }
 
-void run_on_fresh_thread(Team& team, const std::function<void(Member&)>& work) {
-  const InterruptCheck check = std::exchange(team.interrupted, nullptr);
+void run_on_fresh_thread(Call& call) {
+  const InterruptCheck check = std::exchange(call.teams[0].interrupted, nullptr);
   std::mutex mutex;
   std::condition_variable finished;
   bool done = false;
   std::thread fresh([&] {
-    run_region(team, work);
+    run_region(call);
     const std::lock_guard<std::mutex> lock(mutex);
     done = true;
     finished.notify_one();
@@ -103,7 +118,7 @@ void run_on_fresh_thread(Team& team, const std::function<void(Member&)>& work) {
   std::unique_lock<std::mutex> lock(mutex);
   while (!finished.wait_for(lock, std::chrono::milliseconds(20), [&] { return done; })) {
     lock.unlock();
-    if (check && check(team.interrupted_argument)) __atomic_store_n(&team.stop, 1, __ATOMIC_RELAXED);
+    if (check && check(call.teams[0].interrupted_argument)) __atomic_store_n(&call.stop, 1, __ATOMIC_RELAXED);
     lock.lock();
   }
   lock.unlock();
@@ -136,25 +151,34 @@ const char* parallel_runtime() {
 #endif
 }
 
-bool run_team(Index size, Index row_groups, const std::function<void(Member&)>& work, InterruptCheck check,
-              void* check_argument) {
-  Team team;
-  const bool alone = size > 1 && size <= cores() && crowd.now();
-  team.size = alone ? 1 : size;
-  team.row_groups = alone ? 1 : row_groups;
-  team.interrupted = check;
-  team.interrupted_argument = check_argument;
-  if (team.size <= 1) {
-    Member member{&team, 0};
-    work(member);
-  } else {
-    std::vector<Flag> flags(static_cast<std::size_t>(2 * size));
-    team.flags = flags.data();
-    team.barriers = flags.data() + size;
-    if (forked) run_on_fresh_thread(team, work);
-    else run_region(team, work);
+bool run_teams(std::vector<TeamWork> works, InterruptCheck check, void* check_argument) {
+  Call call;
+  call.works = std::move(works);
+  call.teams.resize(call.works.size());
+  for (std::size_t i = 0; i < call.works.size(); ++i) {
+    Team& team = call.teams[i];
+    team.size = call.works[i].shape.size;
+    team.row_groups = call.works[i].shape.row_groups;
+    team.stop = &call.stop;
+    team.interrupted_argument = check_argument;
+    call.size += team.size;
   }
-  return team.stop == 0;
+  if (call.size <= 1 || (call.size <= cores() && crowd.now())) {
+    for (Team& team : call.teams) team.interrupted = check;
+    call.run_alone();
+    return call.stop == 0;
+  }
+  call.teams[0].interrupted = check;
+  std::vector<Flag> flags(static_cast<std::size_t>(2 * call.size));
+  Flag* next = flags.data();
+  for (Team& team : call.teams) {
+    team.flags = next;
+    team.barriers = next + team.size;
+    next += 2 * team.size;
+  }
+  if (forked) run_on_fresh_thread(call);
+  else run_region(call);
+  return call.stop == 0;
 }
 
 }  // namespace fusedrnn

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <vector>
 
 #include "api.h"
 
@@ -16,8 +17,18 @@ const char* parallel_runtime();     // "GNU OpenMP ...", or "none"
 // Asked now and then while a call runs; true: a signal wants it to end. Called on the thread that called run_team.
 using InterruptCheck = bool (*)(void*);
 
-// Runs work(member) on `size` threads, the calling one included. Returns false when it was interrupted.
-bool run_team(Index size, Index row_groups, const std::function<void(Member&)>& work, InterruptCheck check = nullptr,
-              void* check_argument = nullptr);
+struct TeamShape {
+  Index size = 1, row_groups = 1;
+};
+
+// Work for one team of threads.
+struct TeamWork {
+  TeamShape shape;
+  std::function<void(Member&)> work;
+};
+
+// Runs all of `works` side by side, each on its own threads; the calling thread is rank 0 of the first. Returns false
+// when a signal ended them.
+bool run_teams(std::vector<TeamWork> works, InterruptCheck check = nullptr, void* check_argument = nullptr);
 
 }  // namespace fusedrnn

@@ -16,6 +16,13 @@ void over_array(const T* x, T* y, Index n) {
   for (Index i = 0; i < n; i += kLanes<T>) store_partial(y + i, F(load_partial(x + i, n - i)), n - i);
 }
 
+template <class T>
+void add(const T* x, T* y, Index n) {
+  const FloatingPointState state;
+  for (Index i = 0; i < n; i += kLanes<T>)
+    store_partial(y + i, load_partial(y + i, n - i) + load_partial(x + i, n - i), n - i);
+}
+
 template <class T, class Cell>
 constexpr CellKernels<T> kernels_of() {
   return {Cell::gates, Cell::states,  Cell::phases,     Cell::split,
@@ -27,6 +34,7 @@ constexpr KernelTable<T> table() {
   return {kLanes<T>,
           {kernels_of<T, RNNTanh>(), kernels_of<T, RNNRelu>(), kernels_of<T, GRUAfter>(), kernels_of<T, GRUBefore>(),
            kernels_of<T, LSTM>()},
+          add<T>,
           over_array<T, exp<Vec<T>>>,
           over_array<T, sigmoid<Vec<T>>>,
           over_array<T, tanh<Vec<T>>>};

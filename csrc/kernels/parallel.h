@@ -9,7 +9,7 @@
 
 namespace fusedrnn::FUSEDRNN_ISA {
 
-inline bool stopped(const Member& m) { return __atomic_load_n(&m.team->stop, __ATOMIC_RELAXED) != 0; }
+inline bool stopped(const Member& m) { return __atomic_load_n(m.team->stop, __ATOMIC_RELAXED) != 0; }
 
 inline constexpr int kSpins = 200;  // a pause takes 10 to 50 ns: some microseconds in all
 
@@ -64,7 +64,7 @@ inline void did(Member& m, double flops) {
   m.work += flops;
   if (m.work < 1e7) return;
   m.work = 0;
-  if (m.team->interrupted(m.team->interrupted_argument)) __atomic_store_n(&m.team->stop, 1, __ATOMIC_RELAXED);
+  if (m.team->interrupted(m.team->interrupted_argument)) __atomic_store_n(m.team->stop, 1, __ATOMIC_RELAXED);
 }
 
 }  // namespace fusedrnn::FUSEDRNN_ISA

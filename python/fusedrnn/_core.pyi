@@ -82,18 +82,33 @@ def forward(
     reverse: bool,  # run from each row's last valid step to its first
     training: bool,  # needs Weights(training=True)
 ) -> Tape | None: ...
+def forward_both(
+    weights: tuple[Weights, Weights],
+    x: Array,
+    states: tuple[tuple[Array, ...], tuple[Array, ...]],
+    ys: tuple[Array, Array],
+    states_n: tuple[tuple[Array, ...], tuple[Array, ...]],
+    schedule: Schedule,
+    training: bool,
+) -> list[Tape | None]:
+    """`forward` of both directions of a layer, side by side where that is quicker."""
+
 def backward(
     tape: Tape,
     dy: Array | None,  # (T, B, H), last axis contiguous
     dstate_n: tuple[Array | None, ...],  # as state; None = zeros
-    dx: Array
-    | None,  # out: (T, B, I), last axis contiguous; None: not wanted (always so for tokens); zeros past the end
+    dx: Array | None,  # out: (T, B, I), last axis contiguous, zeros past the end; None (always for tokens): not wanted
     accumulate: bool,  # add to dx instead of overwriting it
     dstate: tuple[Array, ...],  # out: as state
-    dW_ih: Array,  # out: C-contiguous, as the weights
-    dW_hh: Array,
-    db_ih: Array | None,
-    db_hh: Array | None,
+    dparams: tuple[Array, Array, Array | None, Array | None],  # out: dW_ih, dW_hh, db_ih, db_hh; C-contiguous
+) -> None: ...
+def backward_both(
+    tapes: tuple[Tape, Tape],
+    dys: tuple[Array | None, Array | None],
+    dstates_n: tuple[tuple[Array | None, ...], tuple[Array | None, ...]],
+    dx: Array | None,  # out: the sum of both directions'
+    dstates: tuple[tuple[Array, ...], tuple[Array, ...]],
+    dparams: tuple[tuple[Array | None, ...], tuple[Array | None, ...]],
 ) -> None: ...
 
 class Stream:

@@ -401,7 +401,7 @@ def _backward(
     dW_ih, dW_hh, db_ih, db_hh = (None if shape is None else _core.empty(shape, dtype) for shape in tape._shapes)
     assert dW_ih is not None
     assert dW_hh is not None
-    _core.backward(kept, dy, parts, dx, False, dstate_0, dW_ih, dW_hh, db_ih, db_hh)
+    _core.backward(kept, dy, parts, dx, False, dstate_0, (dW_ih, dW_hh, db_ih, db_hh))
     return dx, dstate_0, (dW_ih, dW_hh, db_ih, db_hh)
 
 

@@ -257,7 +257,7 @@ class CellTape(KeptArrays):
         dstate_0 = tuple(_core.empty((B, H), dtype) for _ in parts)
         dparams = [_core.empty(spec.shape, dtype) for spec in self._specs]
         db_ih, db_hh = (dparams[2], dparams[3]) if len(dparams) == 4 else (None, None)
-        _core.backward(record.tapes[0], None, parts, dx, False, dstate_0, dparams[0], dparams[1], db_ih, db_hh)
+        _core.backward(record.tapes[0], None, parts, dx, False, dstate_0, (dparams[0], dparams[1], db_ih, db_hh))
         cut = 0 if self._unbatched else slice(None)
         state: Any = tuple(part[cut] for part in dstate_0)
         return Grads(

@@ -359,10 +359,8 @@ def _forward(
         else:
             merge = stack.merge if layer == L else stack.inner_merge
             buffers = _direction_buffers(merge, ys, T, B, H, training)
-            tapes = []
-            for reverse, y in zip((False, True), buffers, strict=True):
-                packed, s, s_n = next(runs)
-                tapes.append(_core.forward(packed, x, s, y, s_n, schedule, reverse, training))
+            both, s, s_n = zip(next(runs), next(runs), strict=True)
+            tapes = _core.forward_both(both, x, s, buffers, s_n, schedule, training)
             factors = _join(merge, ys, buffers, training)
         x = ys[0]
         if rng is not None:
@@ -430,28 +428,23 @@ def backward(
     L, D, H, dtype = stack.num_layers, stack.directions, stack.hidden_size, stack.dtype
     dstate_0 = tuple([empty((L * D, extent.B, H), dtype) for _ in stack.parts])
     dparams = [empty(shape, dtype) for shape in shapes]
-    per_direction = len(shapes) // (L * D)
+    each = len(shapes) // (L * D)  # parameters of one layer and direction
+    missing = (None,) * (4 - each)  # without biases
+    no_state = (None,) * len(stack.parts)
     for layer in reversed(range(L)):
         record = records[layer]
         merge = stack.merge if layer == L - 1 else stack.inner_merge
         d_inputs = dx if layer == 0 else empty((extent.T, extent.B, stack.inner_width), dtype)
-        for direction, d in enumerate(dys if D == 1 else _split(merge, dys, record.factors, H)):
-            i = layer * D + direction
-            dp: list[Array | None] = [*dparams[i * per_direction : (i + 1) * per_direction]]
-            if per_direction == 2:
-                dp += [None, None]
-            _core.backward(
-                record.tapes[direction],
-                d,
-                tuple([None if part is None else part[i] for part in dstate_n or [None] * len(stack.parts)]),
-                d_inputs,
-                direction == 1,  # the reverse direction adds to what the forward direction wrote
-                tuple([part[i] for part in dstate_0]),
-                dp[0],  # type: ignore[arg-type]
-                dp[1],  # type: ignore[arg-type]
-                dp[2],
-                dp[3],
-            )
+        # By direction: gradients of the states after and before, and of the parameters.
+        rows = range(layer * D, (layer + 1) * D)
+        after = [tuple([None if part is None else part[i] for part in dstate_n or no_state]) for i in rows]
+        before = [tuple([part[i] for part in dstate_0]) for i in rows]
+        params: list[Any] = [(*dparams[i * each : (i + 1) * each], *missing) for i in rows]
+        if D == 1:
+            _core.backward(record.tapes[0], dys[0], after[0], d_inputs, False, before[0], params[0])
+        else:
+            d_both = _split(merge, dys, record.factors, H)
+            _core.backward_both(record.tapes, d_both, tuple(after), d_inputs, tuple(before), tuple(params))  # type: ignore[arg-type]
         if layer > 0:
             assert d_inputs is not None
             below = records[layer - 1]

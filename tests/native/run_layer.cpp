@@ -54,8 +54,13 @@ static void run(CellId cell, Index steps, Index B, Index I, Index H, bool revers
     backward.dstate_n[s] = dstate_n.data() + s * B * H, backward.dstate[s] = dstate.data() + s * B * H;
     forward.state_stride[s] = forward.state_n_stride[s] = backward.dstate_n_stride[s] = backward.dstate_stride[s] = H;
   }
-  const auto tape = run_forward<T>(weights, schedule, forward, reverse, true, {});
-  run_backward<T>(*tape, backward, {});
+  std::vector<ForwardCall<T>> forward_calls;
+  forward_calls.emplace_back(weights, schedule, forward, reverse, true);
+  run_forward(forward_calls, {});
+  const auto tape = forward_calls.front().take_tape();
+  std::vector<BackwardCall<T>> backward_calls;
+  backward_calls.emplace_back(static_cast<const Tape<T>&>(*tape), backward);
+  run_backward(backward_calls, {});
   for (const auto* result : {&y, &state_n, &dx, &dstate, &dW_ih, &dW_hh, &db_ih, &db_hh}) write(*result);
 }
 
