@@ -4,6 +4,7 @@ from .base import Job, Peer
 from .fused_peer import FusedPeer
 from .numpy_peer import NumpyPeer
 from .onednn_peer import OnednnPeer
+from .onnxruntime_peer import OnnxruntimePeer
 from .torch_peer import TorchPeer
 
 __all__ = ["DEFAULT_PEERS", "Job", "Peer", "all_peers", "select_peers"]
@@ -19,6 +20,7 @@ def all_peers() -> list[Peer]:
         NumpyPeer(),
         TorchPeer(),
         TorchPeer(onednn=False),
+        OnnxruntimePeer(),
         OnednnPeer(),
         OnednnPeer("prepacked"),
         OnednnPeer("stream"),
