@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from fusedrnn.__main__ import main
-from fusedrnn.bench import CASES, QUICK, Case, Job, Peer, make_problem, markdown, run_cases, select_cases, to_json
+from fusedrnn.bench import CASES, QUICK, Case, Job, Peer, Store, make_problem, markdown, run_cases, select_cases
 from fusedrnn.bench.checking import disagreements, expected_outputs
 from fusedrnn.bench.peers import all_peers, select_peers
 from fusedrnn.bench.peers.numpy_peer import NumpyPeer
 from fusedrnn.bench.problem import Problem
 from fusedrnn.bench.report import format_seconds
-from fusedrnn.bench.run import Result
+from fusedrnn.bench.result import Limit, Result
 from fusedrnn.bench.timing import Samples
 
 CELLS = ("lstm", "gru_after", "gru_before", "rnn_tanh", "rnn_relu")
@@ -125,7 +125,8 @@ def test_disagreements_name_the_output():
 
 def make_result(case: Case, ours: float, theirs: float) -> Result:
     samples = {"fusedrnn": Samples((ours, ours, 2 * ours), 1), "torch": Samples((theirs, theirs, 2 * theirs), 1)}
-    return Result(case, 2, "fusedrnn", 1e6, "", samples, {}, ("numpy",), 0.0, Samples((1.0, 1.0, 1.0), 1))
+    limits = {"FMA": Limit(2e9, "GFLOP/s", Samples((1.0, 1.0, 1.0), 1))}
+    return Result(case, 2, "fusedrnn", 1e6, "", samples, {}, ("numpy",), 0.0, "avx2", limits)
 
 
 def test_lost_case_comes_first():
@@ -158,7 +159,10 @@ def test_seconds_have_three_digits():
 
 def test_json_holds_every_sample():
     result = run_small(NumpyPeer(), WrongPeer())
-    (entry,) = json.loads(json.dumps(to_json({"CPU": "some"}, {}, [result])))["results"]
+    store = Store()
+    store.begin({"CPU": "some"}, {})
+    store.add(result)
+    (entry,) = json.loads(json.dumps(store.to_json()))["results"]
     assert entry["case"]["name"] == "test/lstm-train-T5B3I4H6"
     assert len(entry["peers"]["numpy"]["seconds"]) == 2
     assert entry["peers"]["numpy"]["ratio"] == 1.0

@@ -54,8 +54,8 @@ def layer_of(problem: Problem, **options: Any) -> Any:
 # ---- threads
 
 
-# Two directions run side by side when their weights are small, and one after the other, each split, when they are large.
-# Both ways must give the bits of one thread, the sum of both dx included.
+# Two directions run side by side when their weights are small; when large, one after the other, each split over all
+# threads. Both ways must give the bits of one thread, the sum of both dx included.
 @DTYPES
 @pytest.mark.parametrize("merge", ["concat", "mul"])
 @pytest.mark.parametrize(("I", "H"), [(40, 33), (90, 401)])
