@@ -9,8 +9,10 @@ The path of a case: `cases` (what) -> `problem` (arrays) -> `peers` (who) -> `ch
 from .cases import CASES, QUICK, Case, select_cases
 from .peers import Job, Peer, select_peers
 from .problem import Problem, make_problem
-from .report import markdown, to_json
-from .run import Result, run_cases
+from .report import markdown
+from .result import Result
+from .run import run_cases
+from .store import Store
 
 __all__ = [
     "CASES",
@@ -20,10 +22,10 @@ __all__ = [
     "Peer",
     "Problem",
     "Result",
+    "Store",
     "make_problem",
     "markdown",
     "run_cases",
     "select_cases",
     "select_peers",
-    "to_json",
 ]

@@ -1,15 +1,20 @@
 """The command line of `python -m fusedrnn bench`."""
 
 import argparse
-import json
 import sys
+from functools import reduce
 from pathlib import Path
 
-from .cases import select_cases
+import fusedrnn
+
+from . import document, forced
+from .cases import Case, select_cases
 from .machine import describe, usable_cores
-from .peers import DEFAULT_PEERS, all_peers, select_peers
-from .report import markdown, to_json
-from .run import Result, run_cases
+from .peers import DEFAULT_PEERS, Peer, all_peers, select_peers
+from .report import count_of, markdown
+from .result import Result
+from .run import run_cases
+from .store import Store
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,35 +44,103 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="measure a case that other programs disturbed again, for so long (0)",
     )
+    parser.add_argument(
+        "--isa", choices=forced.ISAS, help="hold fusedrnn and every peer that can be to this instruction set"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample here")
+    parser.add_argument(
+        "--append",
+        type=Path,
+        metavar="FILE",
+        help="the same, case by case, into a file that may have results: those are skipped",
+    )
+    parser.add_argument("--again", action="store_true", help="measure, and replace, what the file of --append has, too")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the report here, too")
+    parser.add_argument(
+        "--report",
+        type=Path,
+        metavar="DIR",
+        help=f"write DIR/{document.PAGE} and its plots; without --append the samples go to DIR/{document.DIRECTORY}/",
+    )
+    parser.add_argument(
+        "--from",
+        dest="sources",
+        type=_paths,
+        metavar="FILE,FILE",
+        help="with --report: measure nothing, draw these results",
+    )
     parser.add_argument("--list", action="store_true", help="print the names of the cases and end")
 
 
 def main(options: argparse.Namespace) -> int:
     """Run the benchmark; 0 when all went well, 1 when our own outputs were wrong, 2 for a bad option."""
+    if options.isa and forced.forced() != options.isa:
+        given = {name: value for name, value in vars(options).items() if name not in ("command", "isa", "sources")}
+        return forced.run(options.isa, given)
     try:
+        if options.sources:
+            return _draw(options)
         cases = select_cases(options.cases, quick=options.quick)
         peers = select_peers(options.peers)
         if not peers[0].available():
             raise ValueError(f"bench: {peers[0].name} can't be compared with the others: {peers[0].missing()}")
-    except ValueError as error:
+        if options.list:
+            print("\n".join(case.name for case in cases))
+            return 0
+        path = options.append or (options.report and options.report / document.DIRECTORY / "results.json")
+        store = Store.load(path) if path and path.exists() else Store()
+    except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
-    if options.list:
-        print("\n".join(case.name for case in cases))
+    return _measure(options, cases, peers, store, path)
+
+
+def _draw(options: argparse.Namespace) -> int:
+    """The report from files."""
+    store = reduce(_merged, map(Store.load, options.sources), Store())
+    if options.report is None:
+        print(markdown(store.machine(store.results), store.results), end="")
         return 0
+    for path in document.write(store, options.report):
+        print(path)
+    return 0
+
+
+def _merged(store: Store, other: Store) -> Store:
+    store.merge(other)
+    return store
+
+
+def _measure(options: argparse.Namespace, cases: list[Case], peers: list[Peer], store: Store, path: Path | None) -> int:
+    """Run the cases, keep what comes, report it."""
     seconds = options.seconds or (2.5 if options.quick else 8.0)
+    settings = {"rounds": options.rounds, "seconds": seconds, "quick": options.quick, "threads": options.threads}
     machine = describe(peers)
     total = len(cases) * len(options.threads)
+    fresh = Store()  # of this run alone
+    for each in (store, fresh):
+        each.begin(machine, settings)
+    isa, names = fusedrnn.current_isa(), [peer.name for peer in peers if peer.available()]
     results: list[Result] = []
     interrupted = False
     try:
         for result in run_cases(
-            cases, peers, options.threads, rounds=options.rounds, seconds=seconds, patience=options.patience
+            cases,
+            peers,
+            options.threads,
+            rounds=options.rounds,
+            seconds=seconds,
+            patience=options.patience,
+            wanted=lambda case, threads: options.again or not store.covers(case, threads, isa, names),
         ):
             results.append(result)
-            _progress(len(results), total, result)
+            fresh.add(result)
+            store.add(result)
+            if path:
+                store.save(path)
+            print(
+                f"[{len(results)}/{total}] {result.case.name}, {count_of(result.threads)}", file=sys.stderr, flush=True
+            )
     except KeyboardInterrupt:
         interrupted = True
         machine["Interrupted"] = f"{len(results)} of {total} results"
@@ -76,14 +149,10 @@ def main(options: argparse.Namespace) -> int:
     if options.markdown:
         options.markdown.write_text(text, encoding="utf-8")
     if options.json:
-        settings = {"rounds": options.rounds, "seconds": seconds, "quick": options.quick, "threads": options.threads}
-        options.json.write_text(json.dumps(to_json(machine, settings, results), indent=1) + "\n", encoding="utf-8")
+        fresh.save(options.json)
+    if options.report and store.results:
+        document.write(store, options.report)
     return 130 if interrupted else int(any(result.subject in result.refused for result in results))
-
-
-def _progress(done: int, total: int, result: Result) -> None:
-    threads = f"{result.threads} thread{'s' if result.threads > 1 else ''}"
-    print(f"[{done}/{total}] {result.case.name}, {threads}", file=sys.stderr, flush=True)
 
 
 def _number(text: str) -> int:
@@ -95,3 +164,7 @@ def _number(text: str) -> int:
 
 def _numbers(text: str) -> list[int]:
     return sorted({_number(part) for part in text.split(",")})
+
+
+def _paths(text: str) -> list[Path]:
+    return [Path(part) for part in text.split(",")]

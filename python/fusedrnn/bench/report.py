@@ -1,14 +1,10 @@
-"""Results as Markdown, to be read in a terminal too, and as JSON, from which plots can be drawn."""
+"""Results as Markdown tables, to be read in a terminal too."""
 
 from collections.abc import Iterable
-from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 
-from .run import Result
-
-JSON_FORMAT = 1
+from .result import Result
 
 
 def format_seconds(seconds: float) -> str:
@@ -31,31 +27,51 @@ def _three_digits(value: float) -> str:
 
 def markdown(machine: dict[str, str], results: list[Result]) -> str:
     """The whole report: header, one table for each thread count, what was left out and why."""
-    parts = ["\n".join(f"- {key}: {value}" for key, value in machine.items()), _EXPLANATION]
+    parts = [header(machine), EXPLANATION]
     for threads in sorted({result.threads for result in results}):
         section = [result for result in results if result.threads == threads]
-        parts.append(f"## {threads} thread{'s' if threads > 1 else ''}")
-        parts.append(_table(section))
-        parts += [text for text in (_geometric_means(section), _excluded(section)) if text]
+        parts += [f"## {count_of(threads)}", *tables(section)]
     return "\n\n".join(parts) + "\n"
 
 
-_EXPLANATION = """\
+def header(machine: dict[str, str]) -> str:
+    """The machine, as a list."""
+    return "\n".join(f"- {key}: {value}" for key, value in machine.items())
+
+
+def count_of(threads: int) -> str:
+    """ "1 thread" or "2 threads"."""
+    return f"{threads} thread{'s' if threads > 1 else ''}"
+
+
+def tables(section: list[Result]) -> list[str]:
+    """Times, means and refusals of results at one thread count."""
+    return [text for text in (times(section), geometric_means(section), _excluded(section)) if text]
+
+
+EXPLANATION = """\
 Times are per call: medians over interleaved rounds, 10th and 90th percentile in brackets. A ratio is the median over
-the rounds of the peer's time divided by ours: above 1 we are faster. "of gemm" is our speed as a part of the
-yardstick's in the same rounds. Every peer's outputs and gradients were checked before. Outputs are allocated in each
-call, except by our stream's `step(x, out)`. Our inference runs on frozen layers, whose weights are packed once;
-torch's stream is its `...Cell`, which is faster there than its layer. Cases in which we are slower than a peer come
-first; `~` marks those during which other programs used more than a fifth of a core."""
+the rounds of the peer's time divided by ours: above 1 we are faster. "of FMA" is our speed as a part of what
+multiply-adds on registers reached in the same rounds at the same thread count ("of gemm": of NumPy's matrix product,
+where there is no C++ compiler). Every peer's outputs and gradients were checked before.
+
+Outputs are allocated in each call, except by our stream's `step(x, out)` and by oneDNN, whose driver in C++ allocates
+all buffers beforehand and packs the weights beforehand, in training once a step; `onednn-cpp` is a loop over single
+steps in C++, `onednn-prepacked` is training without that packing: a bound that no training reaches, so it is never
+"best". Our inference runs on frozen layers, whose weights are packed once; so do onnxruntime's sessions. torch's
+stream is its `...Cell`, which is faster there than its layer. Cases in which we are slower than a peer come first;
+`~` marks those during which other programs used more than a fifth of a core."""
 
 
-def _table(results: list[Result]) -> str:
+def times(results: list[Result]) -> str:
+    """One row a case, lost ones first."""
     peers = list(dict.fromkeys(p for r in results for p in (*r.samples, *r.refused, *r.unsupported)))
     subject = results[0].subject
     others = [peer for peer in peers if peer != subject]
-    header = ["case", subject, "", "GFLOP/s", "of gemm", *others, "best peer"]
+    yardstick = next((result.yardstick for result in results if result.yardstick), "FMA")
+    head = ["case", subject, "", "GFLOP/s", f"of {yardstick}", *others, "best peer"]
     rows = [_row(result, others) for result in sorted(results, key=lambda r: not r.loses)]
-    return align([header, *rows], left=1)
+    return align([head, *rows], left=1)
 
 
 def _row(result: Result, others: list[str]) -> list[str]:
@@ -67,7 +83,7 @@ def _row(result: Result, others: list[str]) -> list[str]:
         format_seconds(result.median(result.subject)),
         f"({low} – {high})",
         f"{result.gflops:.1f}",
-        f"{result.gflops / result.gemm_gflops:.0%}",
+        f"{result.fraction:.0%}",
     ]
     for peer in others:
         if peer in result.samples:
@@ -89,52 +105,42 @@ def align(rows: list[list[str]], *, left: int) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in (padded[0], rule, *padded[1:]))
 
 
-def _geometric_means(results: list[Result]) -> str:
-    """Ratio to the best peer of each case, averaged over the regimes."""
-    ratios: dict[str, list[float]] = {}
-    for result in results:
-        best = result.best_peer
-        if best is not None:
-            regime = result.case.regime + ("" if result.case.mode == "stream" else f" {result.case.mode}")
-            ratios.setdefault(regime, []).append(result.ratio(best))
-    means = [f"{name} {np.exp(np.mean(np.log(values))):.2f}x ({len(values)})" for name, values in ratios.items()]
-    return f"Geometric mean of the ratio to the best peer (cases): {', '.join(means)}." if means else ""
+def regime_of(result: Result) -> str:
+    """Name of the group over which means are taken."""
+    return result.case.regime + ("" if result.case.mode == "stream" else f" {result.case.mode}")
+
+
+def geometric_means(results: list[Result]) -> str:
+    """Ratios averaged over each regime: to the best peer of each case, and to each peer."""
+    regimes = list(dict.fromkeys(regime_of(result) for result in results if result.best_peer is not None))
+    if not regimes:
+        return ""
+    peers = list(dict.fromkeys(p for r in results for p in r.samples if p != r.subject))
+    rows = [
+        [
+            "geometric mean of the ratio (cases, if not all)",
+            "of " + (results[0].yardstick or "FMA"),
+            "best peer",
+            *peers,
+        ]
+    ]
+    for regime in regimes:
+        section = [r for r in results if regime_of(r) == regime and r.measured]
+        best = [r.ratio(r.best_peer) for r in section if r.best_peer is not None]
+        fractions = f"{np.median([r.fraction for r in section]):.0%}"
+        cells = [_mean([r.ratio(peer) for r in section if peer in r.samples], len(section)) for peer in peers]
+        rows.append([regime, fractions, _mean(best, len(section)), *cells])
+    return align(rows, left=1)
+
+
+def _mean(ratios: list[float], cases: int) -> str:
+    """With the number of cases, where some are missing."""
+    if not ratios:
+        return "–"
+    some = "" if len(ratios) == cases else f" ({len(ratios)})"
+    return f"{np.exp(np.mean(np.log(ratios))):.2f}x{some}"
 
 
 def _excluded(results: Iterable[Result]) -> str:
     lines = [f"- {r.case.name}: {peer} was not timed: {why}" for r in results for peer, why in r.refused.items()]
     return "\n".join(lines)
-
-
-def to_json(machine: dict[str, str], settings: dict[str, Any], results: list[Result]) -> dict[str, Any]:
-    """Everything that was measured, every sample included."""
-    return {
-        "format": JSON_FORMAT,
-        "machine": machine,
-        "settings": settings,
-        "results": [
-            {
-                "case": result.case.as_dict(),
-                "threads": result.threads,
-                "subject": result.subject,
-                "flops": result.flops,
-                "oracle": result.oracle,
-                "peers": {
-                    peer: {
-                        **asdict(samples),
-                        "median": result.median(peer),
-                        "p10": result.quantile(peer, 0.1),
-                        "p90": result.quantile(peer, 0.9),
-                        "ratio": result.ratio(peer),
-                    }
-                    for peer, samples in result.samples.items()
-                },
-                "best_peer": result.best_peer,
-                "others": result.others,
-                "refused": result.refused,
-                "unsupported": list(result.unsupported),
-                "gemm": {**asdict(result.gemm), "gflops": result.gemm_gflops} if result.gemm else None,
-            }
-            for result in results
-        ],
-    }

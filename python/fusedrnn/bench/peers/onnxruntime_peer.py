@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..cases import Case
+from ..forced import forced
 from ..problem import Problem, suffixes
 from .base import Job, Peer
 
@@ -29,6 +30,8 @@ class OnnxruntimePeer(Peer):
         self._threads = 1
 
     def missing(self) -> str | None:
+        if forced():
+            return "onnxruntime can't be held to an instruction set"
         absent = [name for name in ("onnxruntime", "onnx") if not importlib.util.find_spec(name)]
         return f"{' and '.join(absent)} not installed" if absent else None
 
