@@ -53,13 +53,17 @@ void run_tile(const Tile<T>& t) {
 #pragma GCC unroll 12
   for (int r = 0; r < ROWS; ++r) a[r] = t.a[r];
   const T* w = t.w;
-  for (Index s = 0; s < t.segments; ++s) {
-    for (Index k = 0; k < t.k; ++k) {
+  const Index depth = t.k, segments = t.segments, a_step = t.a_step, w_panel = t.w_panel;
+  T* const out = t.out;
+  const Index out_row = t.out_row, out_panel = t.out_panel;
+  for (Index s = 0; s < segments; ++s) {
+#pragma GCC unroll 4
+    for (Index k = 0; k < depth; ++k) {
 #pragma GCC unroll 2
       for (int p = 0; p < PANELS; ++p) {
         Vec<T> column[VECTORS];
 #pragma GCC unroll 4
-        for (int v = 0; v < VECTORS; ++v) column[v] = load(w + p * t.w_panel + v * W);
+        for (int v = 0; v < VECTORS; ++v) column[v] = load(w + p * w_panel + v * W);
 #pragma GCC unroll 12
         for (int r = 0; r < ROWS; ++r) {
           const Vec<T> x = splat(a[r][k]);
@@ -70,7 +74,7 @@ void run_tile(const Tile<T>& t) {
       w += VECTORS * W;
     }
 #pragma GCC unroll 12
-    for (int r = 0; r < ROWS; ++r) a[r] += t.a_step;
+    for (int r = 0; r < ROWS; ++r) a[r] += a_step;
   }
 
 #pragma GCC unroll 2
@@ -78,7 +82,7 @@ void run_tile(const Tile<T>& t) {
 #pragma GCC unroll 12
     for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 4
-      for (int v = 0; v < VECTORS; ++v) store(t.out + p * t.out_panel + r * t.out_row + v * W, sum[p][r][v]);
+      for (int v = 0; v < VECTORS; ++v) store(out + p * out_panel + r * out_row + v * W, sum[p][r][v]);
 }
 
 // sum over n of outer products: out[m][v] (+)= a[n][m] * w[n][v], the weight gradient of one tile of inputs m.
@@ -102,7 +106,9 @@ void run_outer_tile(const OuterTile<T>& t) {
     for (int v = 0; v < VECTORS; ++v) sum[r][v] = t.add ? load(t.out + (r * VECTORS + v) * W) : Vec<T>{};
   const T* a = t.a;
   const T* w = t.w;
-  for (Index n = 0; n < t.n; ++n) {
+  const Index count = t.n, w_row = t.w_row;
+#pragma GCC unroll 4
+  for (Index n = 0; n < count; ++n) {
     Vec<T> column[VECTORS];
 #pragma GCC unroll 4
     for (int v = 0; v < VECTORS; ++v) column[v] = load(w + v * W);
@@ -113,7 +119,7 @@ void run_outer_tile(const OuterTile<T>& t) {
       for (int v = 0; v < VECTORS; ++v) sum[r][v] = column[v] * x + sum[r][v];
     }
     a += ROWS;
-    w += t.w_row;
+    w += w_row;
   }
 #pragma GCC unroll 12
   for (int r = 0; r < ROWS; ++r)
