@@ -119,5 +119,9 @@ class Result:
 
     @property
     def fraction(self) -> float:
-        """The subject's speed as a part of the yardstick's in the same rounds; NaN without one."""
-        return self.gflops / self.limits[self.yardstick].rate if self.yardstick else float("nan")
+        """Median over the rounds of the subject's speed as a part of the yardstick's; NaN without one."""
+        if not self.yardstick:
+            return float("nan")
+        limit = self.limits[self.yardstick]
+        pairs = zip(limit.samples.seconds, self.samples[self.subject].seconds, strict=True)
+        return float(np.median([self.flops / ours / (limit.amount / theirs) for theirs, ours in pairs]))

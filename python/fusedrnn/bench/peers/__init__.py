@@ -2,6 +2,7 @@
 
 from .base import Job, Peer
 from .fused_peer import FusedPeer
+from .jax_peer import JaxPeer
 from .numpy_peer import NumpyPeer
 from .onednn_peer import OnednnPeer
 from .onnxruntime_peer import OnnxruntimePeer
@@ -24,6 +25,7 @@ def all_peers() -> list[Peer]:
         OnednnPeer(),
         OnednnPeer("prepacked"),
         OnednnPeer("stream"),
+        JaxPeer(),
     ]
 
 
