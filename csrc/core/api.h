@@ -17,7 +17,7 @@ using Index = ptrdiff_t;
 
 enum CellId { kRNNTanh, kRNNRelu, kGRUAfter, kGRUBefore, kLSTM, kCellCount };
 
-inline constexpr int kMaxStates = 2, kMaxPhases = 2;
+inline constexpr int kMaxStates = 2;
 
 // The rows of a batch by step. Rows are sorted by falling length inside, so those active at step t are the first
 // active(t); row b of step t is row offset(t) + b of every buffer over time.
