@@ -1,19 +1,39 @@
 """The benchmark harness: its cases, its checks and its report; no speed is tested here."""
 
+import importlib.util
 import json
+import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fusedrnn.__main__ import main
-from fusedrnn.bench import CASES, QUICK, Case, Job, Peer, Store, make_problem, markdown, run_cases, select_cases
+from fusedrnn.bench import (
+    CASES,
+    QUICK,
+    Case,
+    Job,
+    Peer,
+    Store,
+    forced,
+    make_problem,
+    markdown,
+    native,
+    probes,
+    run_cases,
+    select_cases,
+)
 from fusedrnn.bench.checking import disagreements, expected_outputs
+from fusedrnn.bench.native import BuildError
 from fusedrnn.bench.peers import all_peers, select_peers
 from fusedrnn.bench.peers.numpy_peer import NumpyPeer
+from fusedrnn.bench.probes import make_probes
 from fusedrnn.bench.problem import Problem
 from fusedrnn.bench.report import format_seconds
 from fusedrnn.bench.result import Limit, Result
+from fusedrnn.bench.targets import judge
 from fusedrnn.bench.timing import Samples
 
 CELLS = ("lstm", "gru_after", "gru_before", "rnn_tanh", "rnn_relu")
@@ -194,3 +214,153 @@ def test_command_line(tmp_path, capsys):
 def test_config_command(capsys):
     assert main(["config"]) == 0
     assert "isa" in capsys.readouterr().out
+
+
+def make_store(*results: Result, version: str = "fusedrnn 1") -> Store:
+    store = Store()
+    store.begin({"CPU": "some", "Versions": version, "Date": f"2026-01-0{version[-1]}"}, {"rounds": 3})
+    for result in results:
+        store.add(result)
+    return store
+
+
+def test_store_keeps_everything(tmp_path):
+    wrong = replace(make_result(SMALL["stacked"], 1.0, 2.0), refused={"jax": "y is missing"})
+    store = make_store(make_result(SMALL["infer"], 1.0, 3.0), wrong)
+    store.save(tmp_path / "new" / "results.json")
+    loaded = Store.load(tmp_path / "new" / "results.json")
+    assert loaded.results == store.results
+    assert loaded.runs == store.runs
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["results.json"]
+
+
+def test_newer_results_replace_older_ones():
+    store = make_store(make_result(SMALL["infer"], 1.0, 3.0), make_result(SMALL["train"], 1.0, 3.0))
+    store.merge(make_store(make_result(SMALL["infer"], 1.0, 2.0), version="fusedrnn 2"))
+    assert {result.case.mode: result.ratio("torch") for result in store.results} == {"infer": 2.0, "train": 3.0}
+    assert store.machine(store.results)["Versions"] == "fusedrnn 1; fusedrnn 2"
+    assert store.machine(store.results)["Date"] == "2026-01-01 to 2026-01-02"
+
+
+def test_store_knows_what_is_missing():
+    store = make_store(make_result(SMALL["infer"], 1.0, 3.0))
+    assert store.covers(SMALL["infer"], 2, "avx2", ["fusedrnn", "torch", "numpy"])
+    assert not store.covers(SMALL["infer"], 2, "avx2", ["fusedrnn", "jax"])
+    assert not store.covers(SMALL["infer"], 1, "avx2", ["fusedrnn"])
+    assert not store.covers(SMALL["infer"], 2, "avx512", ["fusedrnn"])
+
+
+@pytest.mark.parametrize("text", ["{", '{"format": 1}', '{"format": 2}', "[]"])
+def test_other_files_are_no_results(tmp_path, text):
+    path = tmp_path / "other.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"^bench: "):
+        Store.load(path)
+    assert main(["bench", "--from", str(path)]) == 2
+
+
+def test_run_is_resumed(tmp_path, capsys):
+    file = tmp_path / "results.json"
+    options = ["bench", "--rounds", "1", "--peers", "fusedrnn,numpy", "--threads", "1", "--append", str(file)]
+    assert main([*options, "--cases", "stream/rnn-I32"]) == 0
+    (first,) = Store.load(file).results
+    assert main([*options, "--cases", "stream/rnn-I(32|64)"]) == 0
+    assert "stream/rnn-I32H64, 1" in capsys.readouterr().err.split("[1/2]")[0]
+    assert Store.load(file).results[0] == first
+    assert len(Store.load(file).results) == 2
+    assert main([*options, "--cases", "stream/rnn-I32", "--again"]) == 0
+    assert len(Store.load(file).runs) == 3
+
+
+def test_bound_is_never_the_best_peer():
+    result = make_result(SMALL["train"], 1.0, 2.0)
+    result = replace(result, samples={**result.samples, "onednn-prepacked": Samples((0.5, 0.5, 0.5), 1)})
+    assert result.best_peer == "torch"
+    assert not result.loses
+
+
+def test_targets_are_judged_by_their_worst_case():
+    good = make_result(Case("batch", "lstm", "train", 5, 3, 4, 6), 1.0, 1.7)
+    bad = make_result(Case("batch", "lstm", "train", 5, 3, 4, 8), 1.0, 1.1)
+    verdicts = {v.target.name: v for v in judge([good, bad])}
+    torch = verdicts["training LSTM, torch"]
+    assert (torch.status, torch.cases, torch.worst, torch.worst_case) == ("missed", 2, 1.1, bad.case.name)
+    assert torch.mean == pytest.approx((1.7 * 1.1) ** 0.5)
+    assert verdicts["every case, every peer"].status == "aim reached"
+    assert "training LSTM, oneDNN with its reorders" not in verdicts
+
+
+def test_every_regime_has_a_target():
+    results = [make_result(case, 1.0, 2.0) for case in CASES]
+    judged = [v.target for v in judge(results) if v.target.name != "every case, every peer"]
+    left = {case.regime for case in CASES if not any(target.covers(case) for target in judged)}
+    assert left <= {"deepbench", "ragged", "speech", "seq"}  # of these only some cases
+    assert {v.threads for v in judge(results)} == {2}
+
+
+def test_report_is_drawn_from_files(tmp_path, capsys):
+    sizes = [Case("batch", "lstm", "train", 5, 3, 4, H) for H in (6, 8)]
+    make_store(make_result(sizes[0], 1.0, 3.0)).save(tmp_path / "1.json")
+    make_store(make_result(sizes[1], 2e-3, 1e-3), version="fusedrnn 2").save(tmp_path / "2.json")
+    files = f"{tmp_path / '1.json'},{tmp_path / '2.json'}"
+    assert main(["bench", "--from", files, "--report", str(tmp_path / "docs")]) == 0
+    written = capsys.readouterr().out.split()
+    text = (tmp_path / "docs" / "benchmarks.md").read_text()
+    assert (
+        "Slower than a peer in 1 of 2 results (2 cases):\n\n- batch/lstm-train-T5B3I4H8, 2 threads: torch 0.50x" in text
+    )
+    assert "## 2 threads" in text
+    if importlib.util.find_spec("matplotlib"):
+        assert {Path(path).name for path in written[1:]} == {"batch-train-avx2-2t.svg", "roofline-avx2-2t.svg"}
+        before = Path(written[1]).read_bytes()
+        assert main(["bench", "--from", files, "--report", str(tmp_path / "docs")]) == 0
+        assert Path(written[1]).read_bytes() == before  # no date, no random names
+    assert main(["bench", "--from", files]) == 0
+    assert "lstm-train-T5B3I4H8 (slower)" in capsys.readouterr().out
+
+
+def test_isa_is_forced_in_another_process(monkeypatch):
+    seen = {}
+
+    def run(command, env, check):
+        seen.update(command=command, env=env)
+        return subprocess.CompletedProcess(command, 3)
+
+    monkeypatch.delenv(forced.MARK, raising=False)
+    monkeypatch.setattr(subprocess, "run", run)
+    assert main(["bench", "--isa", "avx2", "--quick", "--cases=-I", "--peers", "fusedrnn,torch", "--threads=2"]) == 3
+    assert seen["env"]["FUSEDRNN_ISA"] == "avx2"
+    assert seen["env"]["ONEDNN_MAX_CPU_ISA"] == "AVX2"
+    assert seen["env"]["ATEN_CPU_CAPABILITY"] == "avx2"
+    assert {"--isa", "avx2", "--quick", "--cases=-I", "--peers=fusedrnn,torch", "--threads=2"} <= {*seen["command"]}
+    assert not any(argument.startswith("--json") for argument in seen["command"])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_probes_run(dtype):
+    for probe in make_probes(dtype, 1):
+        with probe.using():
+            probe.call()
+        assert probe.amount > 0
+        assert probe.unit == ("GB/s" if probe.name.startswith("L") else "GFLOP/s")
+
+
+def test_matrix_product_stands_in_where_nothing_compiles(monkeypatch):
+    def load(source, flags=()):
+        raise BuildError("no C++ compiler was found")
+
+    probes._library.cache_clear()
+    monkeypatch.setattr(probes, "load", load)
+    try:
+        assert [probe.name for probe in make_probes("float32", 1)] == ["gemm"]
+        assert "no C++ compiler" in probes.describe_probes()
+    finally:
+        probes._library.cache_clear()
+
+
+def test_compiler_errors_are_short(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CXX", "false")
+    with pytest.raises(BuildError, match=r"^false failed: 1$"):
+        native.build.load("probes.cpp", ("-DNOTHING",))
+    assert list(tmp_path.rglob("*.so")) == []

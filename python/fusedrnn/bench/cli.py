@@ -74,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Run the benchmark; 0 when all went well, 1 when our own outputs were wrong, 2 for a bad option."""
-    if options.isa and forced.forced() != options.isa:
+    if options.isa and not options.sources and forced.forced() != options.isa:
         given = {name: value for name, value in vars(options).items() if name not in ("command", "isa", "sources")}
         return forced.run(options.isa, given)
     try:

@@ -5,7 +5,6 @@ caches gave in the same seconds does. Without a C++ compiler a matrix product st
 """
 
 import ctypes
-import os
 import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -71,10 +70,7 @@ def describe_probes() -> str:
 
 def cache_sizes() -> dict[str, int]:
     """Bytes a thread reads for each level: half of its L2, four times its L2."""
-    try:
-        size = os.sysconf("SC_LEVEL2_CACHE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        size = 0
+    size = int(_library().probe_l2_bytes())
     size = size if size > 0 else 1 << 20
     return {"L2": size // 2, "L3": 4 * size}
 
@@ -82,7 +78,7 @@ def cache_sizes() -> dict[str, int]:
 @cache
 def _library() -> Any:
     library = load("probes.cpp")
-    library.probe_fma_flops.restype = ctypes.c_long
+    library.probe_fma_flops.restype = library.probe_l2_bytes.restype = ctypes.c_long
     library.probe_buffers.restype = ctypes.c_void_p
     return library
 

@@ -65,7 +65,7 @@ stream is its `...Cell`, which is faster there than its layer. Cases in which we
 
 def times(results: list[Result]) -> str:
     """One row a case, lost ones first."""
-    peers = list(dict.fromkeys(p for r in results for p in (*r.samples, *r.refused, *r.unsupported)))
+    peers = list(dict.fromkeys(p for r in results for p in (*r.samples, *r.refused)))
     subject = results[0].subject
     others = [peer for peer in peers if peer != subject]
     yardstick = next((result.yardstick for result in results if result.yardstick), "FMA")

@@ -73,7 +73,7 @@ class Store:
         return {"format": FORMAT, "runs": self.runs, "results": results}
 
     @classmethod
-    def from_json(cls, document: dict[str, Any]) -> "Store":
+    def from_json(cls, document: Any) -> "Store":
         """The inverse of `to_json`.
 
         Raises
@@ -81,8 +81,8 @@ class Store:
         ValueError
             The document has another format.
         """
-        if document.get("format") != FORMAT:
-            raise ValueError(f"bench: results have format {document.get('format')!r}; expected {FORMAT}")
+        if not isinstance(document, dict) or document.get("format") != FORMAT:
+            raise ValueError(f"bench: not results of format {FORMAT}")
         store = cls()
         store.runs = document["runs"]
         for entry in document["results"]:

@@ -1,9 +1,10 @@
 // oneDNN without Python: the recurrent layers of a case as a list of primitives, made once and executed n times.
 // Compiled when the benchmark runs, against an installed oneDNN (its C API, version 3), and loaded by ctypes.
 //
-// oneDNN gets its best case: weights in the layout it chooses, reordered beforehand for inference; all buffers allocated
-// beforehand; no conversion of arguments between the calls. For training, `reorder` says whether each step reorders the
-// weights from, and their gradients to, the layout (gates, outputs, inputs) in which the optimizer keeps them.
+// oneDNN gets its best case: weights in the layout it chooses, reordered beforehand for inference; all buffers
+// allocated beforehand; no conversion of arguments between the calls. For training, `reorder` says whether each step
+// reorders the weights from, and their gradients to, the layout (gates, outputs, inputs) in which the optimizer keeps
+// them.
 
 #include <omp.h>
 
@@ -71,8 +72,8 @@ dnnl_primitive_desc_t describe(const Options& o, const dnnl::engine& engine, con
         break;
       default:
         check(dnnl_vanilla_rnn_forward_primitive_desc_create(&pd, e, kind, activation, direction, m(d.src), m(d.h),
-                                                             m(d.w_ih), m(d.w_hh), m(d.bias), m(d.dst), m(d.h), 0,
-                                                             0.0f, 0.0f, nullptr),
+                                                             m(d.w_ih), m(d.w_hh), m(d.bias), m(d.dst), m(d.h), 0, 0.0f,
+                                                             0.0f, nullptr),
               "vanilla_rnn forward");
     }
     return pd;
@@ -93,16 +94,16 @@ dnnl_primitive_desc_t describe(const Options& o, const dnnl::engine& engine, con
             "lbr_gru backward");
       break;
     case gru_before:
-      check(dnnl_gru_backward_primitive_desc_create(
-                &pd, e, dnnl_backward, direction, m(d.src), m(d.h), m(d.w_ih), m(d.w_hh), m(d.bias), m(d.dst), m(d.h),
-                m(g.src), m(g.h), m(g.w_ih), m(g.w_hh), m(g.bias), m(g.dst), m(g.h), flags, hint, nullptr),
+      check(dnnl_gru_backward_primitive_desc_create(&pd, e, dnnl_backward, direction, m(d.src), m(d.h), m(d.w_ih),
+                                                    m(d.w_hh), m(d.bias), m(d.dst), m(d.h), m(g.src), m(g.h), m(g.w_ih),
+                                                    m(g.w_hh), m(g.bias), m(g.dst), m(g.h), flags, hint, nullptr),
             "gru backward");
       break;
     default:
-      check(dnnl_vanilla_rnn_backward_primitive_desc_create(
-                &pd, e, dnnl_backward, activation, direction, m(d.src), m(d.h), m(d.w_ih), m(d.w_hh), m(d.bias),
-                m(d.dst), m(d.h), m(g.src), m(g.h), m(g.w_ih), m(g.w_hh), m(g.bias), m(g.dst), m(g.h), flags, 0.0f,
-                0.0f, hint, nullptr),
+      check(dnnl_vanilla_rnn_backward_primitive_desc_create(&pd, e, dnnl_backward, activation, direction, m(d.src),
+                                                            m(d.h), m(d.w_ih), m(d.w_hh), m(d.bias), m(d.dst), m(d.h),
+                                                            m(g.src), m(g.h), m(g.w_ih), m(g.w_hh), m(g.bias), m(g.dst),
+                                                            m(g.h), flags, 0.0f, 0.0f, hint, nullptr),
             "vanilla_rnn backward");
   }
   return pd;
@@ -127,8 +128,7 @@ struct Call {
 
 class Network {
  public:
-  explicit Network(const Options& options)
-      : o(options), engine(dnnl::engine::kind::cpu, 0), stream(engine) {
+  explicit Network(const Options& options) : o(options), engine(dnnl::engine::kind::cpu, 0), stream(engine) {
     std::vector<Backward> tape;
     memory x = buffer("x", 0, {o.T, o.B, o.I}, Tag::tnc);
     for (int layer = 0; layer < o.layers; ++layer) x = add_layer(layer, x, tape);
@@ -139,7 +139,8 @@ class Network {
 
   float* data(const std::string& name, int layer) {
     std::string key = name;
-    if (o.stream && (name == "h_n" || name == "c_n") && done % 2 == 0) key[2] = 'e';  // even steps end where odd ones begin
+    if (o.stream && (name == "h_n" || name == "c_n") && done % 2 == 0)
+      key[2] = 'e';  // even steps end where odd ones begin
     auto found = buffers.find(key + std::to_string(layer));
     return found == buffers.end() ? nullptr : static_cast<float*>(found->second.get_data_handle());
   }
@@ -159,7 +160,7 @@ class Network {
 
   void run(long n) {
     for (long i = 0; i < n; ++i, ++done)
-      for (const Call& call : o.stream && done % 2 ? odd : even) call.execute(stream.get());
+      for (const Call& call : o.stream&& done % 2 ? odd : even) call.execute(stream.get());
     stream.wait();
   }
 
@@ -310,7 +311,8 @@ class Network {
   dnnl::engine engine;
   dnnl::stream stream;
   std::map<std::string, memory> buffers;
-  std::vector<Call> once, even, odd, last;  // before the first step; every step, or every second of a stream; at the end
+  std::vector<Call> once, even, odd,
+      last;  // before the first step; every step, or every second of a stream; at the end
   long done = 0;
 };
 

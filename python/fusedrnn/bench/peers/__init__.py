@@ -3,6 +3,7 @@
 from .base import Job, Peer
 from .fused_peer import FusedPeer
 from .jax_peer import JaxPeer
+from .keras_peer import KerasPeer
 from .numpy_peer import NumpyPeer
 from .onednn_peer import OnednnPeer
 from .onnxruntime_peer import OnnxruntimePeer
@@ -22,10 +23,12 @@ def all_peers() -> list[Peer]:
         TorchPeer(),
         TorchPeer(onednn=False),
         OnnxruntimePeer(),
+        OnnxruntimePeer(binding=True),
         OnednnPeer(),
         OnednnPeer("prepacked"),
         OnednnPeer("stream"),
         JaxPeer(),
+        KerasPeer(),
     ]
 
 

@@ -54,10 +54,10 @@ class JaxPeer(Peer):
             return _stream_job(jax.jit(forward), params, x, state)
         if case.mode == "train":
             return _training_job(jax.jit(_with_gradients(forward)), params, x, state, put(problem.dy))
-        compiled = jax.jit(forward)
+        compiled, wait = jax.jit(forward), jax.block_until_ready
 
         def call() -> Any:
-            return jax.block_until_ready(compiled(params, x, state))
+            return wait(compiled(params, x, state))
 
         return Job(call, lambda: _named(*call()))
 
@@ -167,8 +167,10 @@ def _named(y: Any, final: tuple[Any, ...]) -> dict[str, Array]:
 
 
 def _training_job(compiled: Callable[..., Any], params: Any, x: Any, state: Any, dy: Any) -> Job:
+    wait = _jax().block_until_ready
+
     def call() -> Any:
-        return _jax().block_until_ready(compiled(params, x, state, dy))
+        return wait(compiled(params, x, state, dy))
 
     def outputs() -> dict[str, Array]:
         y, final, (dparams, dx, dstate) = call()

@@ -22,11 +22,17 @@ _OPSET, _IR = 17, 10
 
 
 class OnnxruntimePeer(Peer):
-    """`session.run` on the CPU provider, which packs the weights when the session is made. Inference only."""
+    """The CPU provider, which packs the weights when the session is made. Inference only.
 
-    name = "onnxruntime"
+    Parameters
+    ----------
+    binding : bool
+        Streams through IO bindings, into buffers made beforehand, instead of `session.run`.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, *, binding: bool = False) -> None:
+        self.name = "onnxruntime-binding" if binding else "onnxruntime"
+        self._binding = binding
         self._threads = 1
 
     def missing(self) -> str | None:
@@ -39,7 +45,8 @@ class OnnxruntimePeer(Peer):
         return f"onnxruntime {importlib.import_module('onnxruntime').__version__}"
 
     def supports(self, case: Case) -> bool:
-        return case.mode != "train" and case.dtype == "float32"
+        mode = case.mode == "stream" if self._binding else case.mode != "train"
+        return mode and case.dtype == "float32"
 
     @contextmanager
     def using(self, threads: int) -> Iterator[None]:
@@ -52,7 +59,7 @@ class OnnxruntimePeer(Peer):
         options.intra_op_num_threads, options.inter_op_num_threads = self._threads, 1
         session = runtime.InferenceSession(model(problem), options, providers=["CPUExecutionProvider"])
         if problem.case.mode == "stream":
-            return _stream_job(problem, session)
+            return _binding_job(problem, session) if self._binding else _stream_job(problem, session)
         feeds = {"x": problem.x, **dict(zip(("h_0", "c_0"), problem.state, strict=False))}
         if problem.lengths is not None:
             feeds["lengths"] = problem.lengths.astype(np.int32)
@@ -64,22 +71,58 @@ class OnnxruntimePeer(Peer):
 
 
 def _stream_job(problem: Problem, session: Any) -> Job:
-    states = ("h_0", "c_0")[: len(problem.state)]
+    names = ("h_0", "c_0")[: len(problem.state)]
     run = session.run
-    start: dict[str, Array] = dict(zip(states, problem.state, strict=True))
-    wanted = ["y", "h_n", "c_n"][: 1 + len(states)]
-    feeds: dict[str, Any] = {"x": problem.x[:1], **start}
+    start: dict[str, Any] = dict(zip(names, problem.state, strict=True))
+    feeds = {"x": problem.x[:1], **start}
 
     def call() -> None:
-        _, *state = run(wanted, feeds)
-        feeds.update(zip(states, state, strict=True))
+        _, *state = run(None, feeds)
+        feeds.update(zip(names, state, strict=True))
 
     def outputs() -> dict[str, Array]:
-        state, ys = list(start.values()), []
+        state, ys = list(problem.state), []
         for x in problem.x:
-            y, *state = run(wanted, {"x": x[None], **dict(zip(states, state, strict=True))})
+            y, *state = run(None, {"x": x[None], **dict(zip(names, state, strict=True))})
             ys.append(y)
         return {"y": np.concatenate(ys), **dict(zip(("h_n", "c_n"), state, strict=False))}
+
+    return Job(call, outputs)
+
+
+def _binding_job(problem: Problem, session: Any) -> Job:
+    """The state goes back and forth between two buffers; the input is copied in."""
+    value = importlib.import_module("onnxruntime").OrtValue.ortvalue_from_numpy
+    names = ("h", "c")[: len(problem.state)]
+    x, y = value(problem.x[:1].copy()), value(np.empty((1, problem.case.B, problem.case.H), np.float32))
+    buffers = [[value(s.copy()) for s in problem.state] for _ in range(2)]
+    bindings = []
+    for given, made in (buffers, buffers[::-1]):
+        binding = session.io_binding()
+        binding.bind_ortvalue_input("x", x)
+        binding.bind_ortvalue_output("y", y)
+        for name, source, target in zip(names, given, made, strict=True):
+            binding.bind_ortvalue_input(f"{name}_0", source)
+            binding.bind_ortvalue_output(f"{name}_n", target)
+        bindings.append(binding)
+    first, write, run, step = problem.x[:1], x.update_inplace, session.run_with_iobinding, 0
+
+    def call() -> None:
+        nonlocal step
+        write(first)
+        run(bindings[step])
+        step = 1 - step
+
+    def outputs() -> dict[str, Array]:
+        for buffer, start in zip(buffers[0], problem.state, strict=True):
+            buffer.update_inplace(start)
+        ys = []
+        for number, one in enumerate(problem.x):
+            write(one[None])
+            run(bindings[number % 2])
+            ys.append(y.numpy().copy())
+        final = buffers[len(problem.x) % 2]
+        return {"y": np.concatenate(ys), **{f"{n}_n": b.numpy().copy() for n, b in zip(names, final, strict=True)}}
 
     return Job(call, outputs)
 
@@ -97,7 +140,7 @@ def model(problem: Problem) -> bytes:
     if operator == "RNN":
         attributes["activations"] = ["Tanh" if case.cell == "rnn_tanh" else "Relu"] * D
     nodes: list[Any] = []
-    constants = {"joined": np.array([0, 0, D * H], np.int64), "one": np.array([1], np.int64)}
+    constants = {"joined": np.array([0, 0, D * H], np.int64)} if D == 2 else {"one": np.array([1], np.int64)}
     if case.layers > 1:
         constants["rows"] = np.full(case.layers, D, np.int64)
         for s in ("h", "c")[:states]:
