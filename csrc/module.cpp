@@ -190,6 +190,38 @@ static void backward(const std::vector<BackwardArguments>& directions, const py:
   else backward_typed<double>(directions, dx, accumulate);
 }
 
+// ---- schedules ----------------------------------------------------------------------------------
+
+// (B, T) flags in C order, or None.
+static const bool* flags(const py::object& given, Index T, Index B, const char* name) {
+  if (given.is_none()) return nullptr;
+  const auto a = py::cast<py::array>(given);
+  require(is_native<bool>(a) && a.ndim() == 2 && a.shape(0) == B && a.shape(1) == T && (a.flags() & py::array::c_style),
+          name);
+  return static_cast<const bool*>(a.data());
+}
+
+template <class T>
+static void hold_typed(const Schedule& schedule, const py::array& y, bool reverse) {
+  require(y.ndim() == 3, "hold: y has three axes");
+  const Strided rows = rows_of<T>(y, schedule.T(), schedule.B(), y.shape(2), true, "y");
+  const py::gil_scoped_release release;
+  hold<T>(schedule, rows, y.shape(2), reverse);
+}
+
+template <class T>
+static py::array sum_held_typed(const Schedule& schedule, const py::array& dy, bool reverse) {
+  require(dy.ndim() == 3, "sum_held: dy has three axes");
+  const Strided rows = rows_of<T>(dy, schedule.T(), schedule.B(), dy.shape(2), false, "dy");
+  py::array sums = empty(py::make_tuple(dy.shape(0), dy.shape(1), dy.shape(2)), dy.dtype());
+  auto* to = static_cast<T*>(sums.mutable_data());
+  {
+    const py::gil_scoped_release release;
+    sum_held<T>(schedule, rows, to, dy.shape(2), reverse);
+  }
+  return sums;
+}
+
 template <class A>
 static A of(const py::tuple& pair, std::size_t direction) {
   require(pair.size() == 2, "two directions: every argument is a pair");
@@ -263,13 +295,28 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       "function"_a, "x"_a);
 
   py::class_<Schedule, std::shared_ptr<Schedule>>(m, "Schedule", py::is_final())
-      .def(py::init([](Index T, Index B, const py::object& lengths) {
-             return std::make_shared<Schedule>(T, B, vector<std::int64_t>(lengths, B, false, "lengths"));
+      .def(py::init([](Index T, Index B, const py::object& lengths, const py::object& mask, const py::object& reset) {
+             return std::make_shared<Schedule>(T, B, vector<std::int64_t>(lengths, B, false, "lengths"),
+                                               flags(mask, T, B, "mask"), flags(reset, T, B, "reset"));
            }),
-           "T"_a, "B"_a, "lengths"_a = py::none())
+           "T"_a, "B"_a, "lengths"_a = py::none(), "mask"_a = py::none(), "reset"_a = py::none())
       .def_property_readonly("T", &Schedule::T)
       .def_property_readonly("B", &Schedule::B)
-      .def_property_readonly("rows", &Schedule::row_count);
+      .def_property_readonly("rows", &Schedule::row_count)
+      .def(
+          "hold",
+          [](const Schedule& s, const py::array& y, bool reverse) {
+            if (is_native<float>(y)) hold_typed<float>(s, y, reverse);
+            else hold_typed<double>(s, y, reverse);
+          },
+          "y"_a, "reverse"_a)
+      .def(
+          "sum_held",
+          [](const Schedule& s, const py::array& dy, bool reverse) {
+            return is_native<float>(dy) ? sum_held_typed<float>(s, dy, reverse)
+                                        : sum_held_typed<double>(s, dy, reverse);
+          },
+          "dy"_a, "reverse"_a);
 
   py::class_<WeightsBase, std::shared_ptr<WeightsBase>>(m, "Weights", py::is_final())
       .def(py::init([](const std::string& cell, const py::array& W_ih, const py::array& W_hh, const py::object& b_ih,

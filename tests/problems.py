@@ -27,6 +27,9 @@ class Problem:
     dstate: tuple[Any, ...]
     lengths: Any = None
     reverse: bool = False
+    mask: Any = None  # (B, T)
+    reset: Any = None  # (T, B)
+    past_end: str = "zero"
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -43,7 +46,8 @@ class Problem:
     def forward(self, module: ModuleType) -> tuple[Results, Any]:
         """y, h_n (and c_n), and the tape."""
         name, _, variant = self.cell.partition("_")
-        options: dict[str, Any] = {"lengths": self.lengths, "reverse": self.reverse}
+        names = ("lengths", "reverse", "mask", "reset", "past_end")
+        options: dict[str, Any] = {name: getattr(self, name) for name in names}
         if name == "rnn":
             options["nonlinearity"] = variant
         elif name == "gru":

@@ -19,20 +19,33 @@ enum CellId { kRNNTanh, kRNNRelu, kGRUAfter, kGRUBefore, kLSTM, kCellCount };
 
 inline constexpr int kMaxStates = 2;
 
+// A step that is skipped, in the caller's arrays.
+struct Gap {
+  Index time, row;
+};
+
 // The rows of a batch by step. Rows are sorted by falling length inside, so those active at step t are the first
-// active(t); row b of step t is row offset(t) + b of every buffer over time.
+// active(t); row b of step t is row offset(t) + b of every buffer over time. A mask leaves a row the steps it has, a
+// reset makes a row of its own of what follows (core/layer.h, Schedule): the loop over time knows of neither.
 struct Rows {
   Index T = 0, B = 0;                // T: steps with at least one active row
   const Index* active_at = nullptr;  // (T,), offset_at (T + 1,); null when every length is T
   const Index* offset_at = nullptr;
   const Index* order = nullptr;   // (B,) sorted row -> the caller's; null: the same
   const Index* length = nullptr;  // (B,) of sorted rows; null: T
+  const Index* time = nullptr;    // times of each row's steps, from time_from[b] on, in rising order; null: 0, 1, ...
+  const Index* time_from = nullptr;
+  const Gap* gap = nullptr;  // with a table of times: the steps that no row has
+  Index gaps = 0;
 
   FUSEDRNN_INLINE Index active(Index t) const { return t >= T ? 0 : active_at ? active_at[t] : B; }
   FUSEDRNN_INLINE Index offset(Index t) const { return offset_at ? offset_at[t] : t * B; }
   FUSEDRNN_INLINE Index caller_row(Index b) const { return order ? order[b] : b; }
   FUSEDRNN_INLINE Index length_of(Index b) const { return length ? length[b] : T; }
-  FUSEDRNN_INLINE Index caller_time(Index t, Index b, bool reverse) const { return reverse ? length_of(b) - 1 - t : t; }
+  FUSEDRNN_INLINE Index caller_time(Index t, Index b, bool reverse) const {
+    const Index step = reverse ? length_of(b) - 1 - t : t;
+    return time ? time[time_from[b] + step] : step;
+  }
 };
 
 // Packed weights. Columns of a gate row are ordered [panel][gate][unit block of the panel][lane]: see kernels/layout.h.

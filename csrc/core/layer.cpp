@@ -9,6 +9,8 @@
 
 namespace fusedrnn {
 
+static std::size_t size(Index n) { return static_cast<std::size_t>(n); }
+
 // ---- names --------------------------------------------------------------------------------------
 
 static constexpr const char* kCellNames[kCellCount] = {"rnn_tanh", "rnn_relu", "gru_after", "gru_before", "lstm"};
@@ -22,27 +24,43 @@ const char* name_of(CellId cell) { return kCellNames[cell]; }
 
 // ---- schedule -----------------------------------------------------------------------------------
 
-Schedule::Schedule(Index T, Index B, const std::int64_t* lengths) : T_(T) {
-  rows_.B = B;
+Schedule::Schedule(Index T, Index B, const std::int64_t* lengths, const bool* mask, const bool* reset) : T_(T), B_(B) {
   if (T < 0 || B < 0) throw std::invalid_argument("negative size");
-  product(product(static_cast<std::size_t>(T), static_cast<std::size_t>(B)), sizeof(double));
-  if (!lengths || B == 0) {
-    rows_.T = B == 0 ? 0 : T;
-    return;
-  }
-  for (Index b = 0; b < B; ++b)
+  product(product(size(T), size(B)), sizeof(double));
+  rows_.B = B;
+  for (Index b = 0; lengths && b < B; ++b)
     if (lengths[b] < 0 || lengths[b] > T) throw std::invalid_argument("length outside [0, T]");
-  order_.resize(static_cast<std::size_t>(B));
-  std::iota(order_.begin(), order_.end(), Index{0});
-  std::stable_sort(order_.begin(), order_.end(), [&](Index a, Index b) { return lengths[a] > lengths[b]; });
-  length_.resize(static_cast<std::size_t>(B));
-  for (Index b = 0; b < B; ++b) length_[b] = lengths[order_[b]];
+  if (B == 0) return;
+  if (mask || reset) {
+    cut_into_runs(lengths, mask, reset);
+  } else if (lengths) {
+    std::vector<Index> rows(size(B));
+    std::iota(rows.begin(), rows.end(), Index{0});
+    sort_by_length({lengths, lengths + B}, rows);
+  } else {
+    rows_.T = T;
+  }
+}
+
+void Schedule::sort_by_length(std::vector<Index> lengths, const std::vector<Index>& rows) {
+  const Index count = static_cast<Index>(rows.size());
+  std::vector<Index> sorted(rows.size());
+  std::iota(sorted.begin(), sorted.end(), Index{0});
+  std::stable_sort(sorted.begin(), sorted.end(), [&](Index a, Index b) { return lengths[a] > lengths[b]; });
+  for (const Index i : sorted) order_.push_back(rows[i]), length_.push_back(lengths[i]);
+  if (!time_from_.empty()) {
+    std::vector<Index> from;
+    for (const Index i : sorted) from.push_back(time_from_[i]);
+    time_from_ = std::move(from);
+  }
+  for (Index b = 0; b < count && !runs_.empty(); ++b) runs_[sorted[b]] = b;
+  rows_.B = count;
   rows_.T = length_[0];
   rows_.order = order_.data();
   rows_.length = length_.data();
-  active_.resize(static_cast<std::size_t>(rows_.T));
-  offset_.resize(static_cast<std::size_t>(rows_.T) + 1);
-  Index active = B;
+  active_.resize(size(rows_.T));
+  offset_.resize(size(rows_.T) + 1);
+  Index active = count;
   for (Index t = 0; t < rows_.T; ++t) {
     while (length_[active - 1] <= t) --active;
     active_[t] = active;
@@ -51,6 +69,88 @@ Schedule::Schedule(Index T, Index B, const std::int64_t* lengths) : T_(T) {
   rows_.active_at = active_.data();
   rows_.offset_at = offset_.data();
 }
+
+void Schedule::cut_into_runs(const std::int64_t* lengths, const bool* mask, const bool* reset) {
+  std::vector<Index> length, row;  // of runs, row by row in the order of time
+  bool prefixes = true;            // every row is one run without holes: lengths say it all
+  for (Index b = 0; b < B_; ++b, mask += mask ? T_ : 0, reset += reset ? T_ : 0) {
+    const Index end = lengths ? lengths[b] : T_;
+    runs_from_.push_back(static_cast<Index>(row.size()));
+    const auto start = [&] {
+      time_from_.push_back(static_cast<Index>(time_.size())), row.push_back(b), length.push_back(0);
+    };
+    start();
+    for (Index t = 0; t < end; ++t) {
+      if (reset && t > 0 && reset[t]) start(), prefixes = false;
+      if (mask && !mask[t]) {
+        gaps_.push_back({t, b});
+        continue;
+      }
+      prefixes = prefixes && length.back() == t;
+      time_.push_back(t), ++length.back();
+    }
+    for (Index t = end; t < T_; ++t) gaps_.push_back({t, b});
+  }
+  runs_from_.push_back(static_cast<Index>(row.size()));
+  if (prefixes) {
+    time_.clear(), time_from_.clear(), gaps_.clear(), runs_from_.clear();
+  } else {
+    if (static_cast<Index>(row.size()) > B_) runs_.resize(row.size());
+    time_.push_back(0);  // a table that is there has an address
+  }
+  sort_by_length(std::move(length), row);
+  if (prefixes) return;
+  rows_.time = time_.data();
+  rows_.time_from = time_from_.data();
+  rows_.gap = gaps_.data();
+  rows_.gaps = static_cast<Index>(gaps_.size());
+}
+
+std::vector<Index> Schedule::held_from(bool reverse) const {
+  std::vector<Index> from(product(size(T_), size(B_)), -1);
+  for (Index b = 0; b < rows_.B; ++b)
+    for (Index t = 0; t < rows_.length_of(b); ++t) {
+      const Index time = rows_.caller_time(t, b, false);
+      from[time * B_ + rows_.caller_row(b)] = time;
+    }
+  for (Index t = 1; t < T_; ++t)
+    for (Index b = 0, at = reverse ? T_ - 1 - t : t, before = reverse ? at + 1 : at - 1; b < B_; ++b)
+      if (from[at * B_ + b] < 0) from[at * B_ + b] = from[before * B_ + b];
+  return from;
+}
+
+template <class T>
+void hold(const Schedule& schedule, const Strided& y, Index H, bool reverse) {
+  const std::vector<Index> from = schedule.held_from(reverse);
+  const auto at = [&](Index t, Index b) { return reinterpret_cast<T*>(y.data + t * y.time + b * y.batch); };
+  for (Index t = 0; t < schedule.T(); ++t)
+    for (Index b = 0; b < schedule.B(); ++b) {
+      const Index source = from[t * schedule.B() + b];
+      if (source < 0) std::fill_n(at(t, b), H, T(0));
+      else if (source != t) std::copy_n(at(source, b), H, at(t, b));
+    }
+}
+
+template <class T>
+void sum_held(const Schedule& schedule, const Strided& dy, T* sums, Index H, bool reverse) {
+  const std::vector<Index> from = schedule.held_from(reverse);
+  const Index steps = schedule.T(), B = schedule.B();
+  for (Index step = 0; step < steps; ++step)
+    for (Index b = 0, t = reverse ? steps - 1 - step : step; b < B; ++b) {
+      const Index source = from[t * B + b];
+      if (source < 0) continue;
+      const T* d = reinterpret_cast<const T*>(dy.data + t * dy.time + b * dy.batch);
+      T* sum = sums + (source * B + b) * H;
+      if (source == t) std::copy_n(d, H, sum);
+      else
+        for (Index k = 0; k < H; ++k) sum[k] += d[k];
+    }
+}
+
+template void hold<float>(const Schedule&, const Strided&, Index, bool);
+template void hold<double>(const Schedule&, const Strided&, Index, bool);
+template void sum_held<float>(const Schedule&, const Strided&, float*, Index, bool);
+template void sum_held<double>(const Schedule&, const Strided&, double*, Index, bool);
 
 // ---- how many threads ---------------------------------------------------------------------------
 
@@ -111,8 +211,6 @@ void copy_rows(T* to, Index to_stride, const T* from, Index from_stride, Index r
   }
 }
 
-std::size_t size(Index n) { return static_cast<std::size_t>(n); }
-
 }  // namespace
 
 // ---- weights ------------------------------------------------------------------------------------
@@ -162,7 +260,7 @@ Weights<T>::Weights(CellId cell_, Index I_, Index H_, const RawWeights<T>& raw, 
 template <class T>
 ForwardCall<T>::ForwardCall(std::shared_ptr<const Weights<T>> weights, std::shared_ptr<const Schedule> schedule,
                             const ForwardArrays<T>& arrays, bool reverse, bool training)
-    : weights_(*weights), arrays_(arrays) {
+    : weights_(*weights), schedule_(*schedule), arrays_(arrays) {
   const CellKernels<T>& kernel = weights->kernel();
   const Rows& rows = schedule->rows();
   const Index I = weights->I, H = weights->H, B = rows.B, N = schedule->row_count(), wide = weights->padded();
@@ -177,7 +275,7 @@ ForwardCall<T>::ForwardCall(std::shared_ptr<const Weights<T>> weights, std::shar
   f.x = arrays.x;
   f.x_direct = arrays.x_direct;
   f.tokens = arrays.tokens;
-  f.tokens_time = B;
+  f.tokens_time = schedule->B();
   f.y = arrays.y;
   f.y_T = schedule->T();
   for (Index t = 0; t < rows.T;) {
@@ -220,7 +318,7 @@ ForwardCall<T>::ForwardCall(std::shared_ptr<const Weights<T>> weights, std::shar
   f.gates = place(keep ? long_lived : temporary_, gates);
   for (int s = 0; s < kernel.states; ++s) {
     f.states[s] = place(long_lived, states[s]);
-    f.states_n[s] = arrays.state_n[s];
+    f.states_n[s] = schedule->cut() ? nullptr : arrays.state_n[s];
     f.states_n_stride[s] = arrays.state_n_stride[s];
     copy_rows(f.states[s], wide, arrays.state[s], arrays.state_stride[s], B, H, rows, true);
   }
@@ -252,7 +350,7 @@ void ForwardCall<T>::copy_input(Member& m, Interrupt interrupt) const {
     for (Index b = 0; b < rows.active(t); ++b) {
       const Index time = rows.caller_time(t, b, f_.reverse), row = rows.caller_row(b), to = rows.offset(t) + b;
       if (arrays_.tokens) {
-        tape_->tokens[to] = arrays_.tokens[time * rows.B + row];
+        tape_->tokens[to] = arrays_.tokens[time * f_.tokens_time + row];
         continue;
       }
       const char* from = arrays_.x.data + time * arrays_.x.time + row * arrays_.x.batch;
@@ -270,6 +368,19 @@ void ForwardCall<T>::run(Member& m, Interrupt interrupt) const {
 }
 
 template <class T>
+void ForwardCall<T>::finish() const {
+  const Index wide = weights_.padded();
+  for (int s = 0; schedule_.cut() && s < weights_.kernel().states; ++s)
+    for (Index row = 0; row < schedule_.B(); ++row) {
+      const Index b = schedule_.last_run(row, f_.reverse), steps = f_.rows.length_of(b);
+      const Index at = !f_.history ? ((steps + f_.slot) & 1) * f_.rows.B
+                       : steps     ? f_.rows.B + f_.rows.offset(steps - 1)
+                                   : 0;
+      std::copy_n(f_.states[s] + (at + b) * wide, weights_.H, arrays_.state_n[s] + row * arrays_.state_n_stride[s]);
+    }
+}
+
+template <class T>
 void run_forward(std::vector<ForwardCall<T>>& calls, Interrupt interrupt) {
   std::vector<TeamWork> jobs;
   std::vector<Workload> loads;
@@ -278,6 +389,7 @@ void run_forward(std::vector<ForwardCall<T>>& calls, Interrupt interrupt) {
     loads.push_back(call.load());
   }
   run_jobs(std::move(jobs), loads, calls.size() == 2 && side_by_side(loads[0], loads[1]), interrupt);
+  for (const ForwardCall<T>& call : calls) call.finish();
 }
 
 // ---- backward -----------------------------------------------------------------------------------
@@ -327,7 +439,8 @@ BackwardCall<T>::BackwardCall(const Tape<T>& tape, const BackwardArrays<T>& arra
   f.dgates = place(dgates);
   for (int s = 0; s < kernel.states; ++s) {
     f.dstates[s] = place(dstates[s]);
-    copy_rows(f.dstates[s], wide, arrays.dstate_n[s], arrays.dstate_n_stride[s], B, H, rows, true);
+    if (tape.schedule->cut()) gather_final_states(s);
+    else copy_rows(f.dstates[s], wide, arrays.dstate_n[s], arrays.dstate_n_stride[s], B, H, rows, true);
   }
   if (kernel.phases == 2) f.doperand = place(doperand);
   f.inputs = place(inputs);
@@ -340,20 +453,44 @@ void BackwardCall<T>::run(Member& m) const {
   tape_.weights->kernel().backward(f_, m);
 }
 
+// Only the last run of a row hands its final state out.
+template <class T>
+void BackwardCall<T>::gather_final_states(int s) const {
+  const Schedule& schedule = *tape_.schedule;
+  const Index wide = tape_.weights->padded();
+  std::fill_n(f_.dstates[s], f_.rows.B * wide, T(0));
+  for (Index row = 0; arrays_.dstate_n[s] && row < schedule.B(); ++row)
+    std::copy_n(arrays_.dstate_n[s] + row * arrays_.dstate_n_stride[s], tape_.weights->H,
+                f_.dstates[s] + schedule.last_run(row, tape_.reverse) * wide);
+}
+
+// All runs of a row start from its initial state: the gradient is their sum, in the order of time.
 template <class T>
 void BackwardCall<T>::finish() const {
   const Weights<T>& weights = *tape_.weights;
-  for (int s = 0; s < weights.kernel().states; ++s)
-    copy_rows(arrays_.dstate[s], arrays_.dstate_stride[s], f_.dstates[s], weights.padded(), f_.rows.B, weights.H,
-              f_.rows, false);
+  const Schedule& schedule = *tape_.schedule;
+  const Index wide = weights.padded(), H = weights.H;
+  for (int s = 0; s < weights.kernel().states; ++s) {
+    if (!schedule.cut()) {
+      copy_rows(arrays_.dstate[s], arrays_.dstate_stride[s], f_.dstates[s], wide, f_.rows.B, H, f_.rows, false);
+      continue;
+    }
+    for (Index row = 0; row < schedule.B(); ++row) {
+      const Range runs = schedule.runs_of(row);
+      T* sum = arrays_.dstate[s] + row * arrays_.dstate_stride[s];
+      std::copy_n(f_.dstates[s] + schedule.run(runs.begin) * wide, H, sum);
+      for (Index i = runs.begin + 1; i < runs.end; ++i)
+        for (Index k = 0; k < H; ++k) sum[k] += f_.dstates[s][schedule.run(i) * wide + k];
+    }
+  }
 }
 
 template <class T>
 void BackwardCall<T>::detach_dx() {
-  const Index item = sizeof(T), I = tape_.weights->I, B = f_.rows.B;
+  const Index item = sizeof(T), I = tape_.weights->I, B = tape_.schedule->B();
   dx_ = Buffer(product(product(size(tape_.schedule->T()), size(B)), size(I * item)));
   f_.dx = {dx_.as<char>(), B * I * item, I * item, item};
-  f_.dx_T = 0;  // what lies past a row's end is not added
+  f_.dx_T = f_.rows.gaps = 0;  // skipped steps are not added
   f_.accumulate = false;
 }
 
@@ -361,9 +498,11 @@ template <class T>
 void BackwardCall<T>::add_dx() const {
   const auto add = table_of<T>(*tape_.weights->kernels).add;
   for (Index b = 0; b < f_.rows.B; ++b)
-    for (Index t = 0, row = f_.rows.caller_row(b); t < f_.rows.length_of(b); ++t)
+    for (Index step = 0, row = f_.rows.caller_row(b); step < f_.rows.length_of(b); ++step) {
+      const Index t = f_.rows.caller_time(step, b, false);
       add(reinterpret_cast<const T*>(f_.dx.data + t * f_.dx.time + row * f_.dx.batch),
           reinterpret_cast<T*>(arrays_.dx.data + t * arrays_.dx.time + row * arrays_.dx.batch), tape_.weights->I);
+    }
 }
 
 template <class T>

@@ -15,20 +15,46 @@ namespace fusedrnn {
 CellId cell_named(const std::string& name);  // throws std::invalid_argument
 const char* name_of(CellId cell);
 
-// Rows by step. With lengths (each in [0, T]) the rows are sorted by falling length, stably.
+// Rows by step. With lengths (each in [0, T]) the rows are sorted by falling length, stably. A mask leaves each row the
+// steps where it is true. A reset cuts a row into runs: each becomes a row inside, starts from the caller's row's
+// initial state, and only the last to run (in reverse the first in time) hands its final state out. So a skipped step
+// costs nothing, and a run has the bits it would have alone.
 class Schedule {
  public:
-  Schedule(Index T, Index B, const std::int64_t* lengths);
+  // mask, reset: (B, T) in C order, or null. Past a row's length neither is read; reset[b, 0] means nothing.
+  Schedule(Index T, Index B, const std::int64_t* lengths, const bool* mask = nullptr, const bool* reset = nullptr);
   Index T() const { return T_; }  // of the caller's arrays
-  Index B() const { return rows_.B; }
+  Index B() const { return B_; }
   Index row_count() const { return rows_.offset(rows_.T); }
   const Rows& rows() const { return rows_; }
 
+  // Runs of the caller's row, as rows inside, in the order of time; without cuts every row is one run.
+  bool cut() const { return !runs_.empty(); }
+  Range runs_of(Index row) const {
+    return {runs_from_[static_cast<std::size_t>(row)], runs_from_[static_cast<std::size_t>(row) + 1]};
+  }
+  Index run(Index i) const { return runs_[static_cast<std::size_t>(i)]; }
+  Index last_run(Index row, bool reverse) const { return run(reverse ? runs_of(row).begin : runs_of(row).end - 1); }
+
+  // (T, B): where the output that stands at a step is from, when outputs are held: the last step that ran, or -1.
+  std::vector<Index> held_from(bool reverse) const;
+
  private:
-  Index T_;
+  void cut_into_runs(const std::int64_t* lengths, const bool* mask, const bool* reset);
+  void sort_by_length(std::vector<Index> lengths, const std::vector<Index>& rows);
+
+  Index T_, B_;
   Rows rows_;
-  std::vector<Index> active_, offset_, order_, length_;
+  std::vector<Index> active_, offset_, order_, length_, time_, time_from_, runs_, runs_from_;
+  std::vector<Gap> gaps_;
 };
+
+// Outputs at skipped steps become those of the step before (in running order), zero before the first.
+template <class T>
+void hold(const Schedule& schedule, const Strided& y, Index H, bool reverse);
+// The gradient of held outputs belongs to the step they are from: `sums` (T, B, H) gets it, where a step ran.
+template <class T>
+void sum_held(const Schedule& schedule, const Strided& dy, T* sums, Index H, bool reverse);
 
 struct Interrupt {
   InterruptCheck check = nullptr;
@@ -119,12 +145,14 @@ class ForwardCall {
               const ForwardArrays<T>& arrays, bool reverse, bool training);
   const Workload& load() const { return load_; }
   void run(Member& m, Interrupt interrupt) const;
+  void finish() const;  // with resets: the final states to their place
   std::unique_ptr<TapeBase> take_tape() { return std::move(tape_); }
 
  private:
   void copy_input(Member& m, Interrupt interrupt) const;
 
   const Weights<T>& weights_;
+  const Schedule& schedule_;
   ForwardArrays<T> arrays_;
   Forward<T> f_{};
   Workload load_;
@@ -146,6 +174,8 @@ class BackwardCall {
   void add_dx() const;
 
  private:
+  void gather_final_states(int s) const;
+
   const Tape<T>& tape_;
   BackwardArrays<T> arrays_;
   Backward<T> f_{};

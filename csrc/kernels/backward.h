@@ -100,6 +100,7 @@ class BackwardPass {
 
   void zero_past_the_end() {
     if (!f.dx.data || f.accumulate) return;
+    if (rows.time) return zero_gaps<T>(rows, f.dx, I, m);
     for (Index b = m.rank; b < rows.B; b += m.team->size) {
       char* row = f.dx.data + rows.caller_row(b) * f.dx.batch;
       for (Index t = rows.length_of(b); t < f.dx_T; ++t) zero(reinterpret_cast<T*>(row + t * f.dx.time), I);

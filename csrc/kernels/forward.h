@@ -96,6 +96,7 @@ class ForwardPass {
 
   void zero_past_the_end() {
     if (!f.y.data) return;
+    if (rows.time) return zero_gaps<T>(rows, f.y, H, m);
     for (Index b = m.rank; b < rows.B; b += m.team->size) {
       char* row = f.y.data + rows.caller_row(b) * f.y.batch;
       for (Index t = rows.length_of(b); t < f.y_T; ++t) zero(reinterpret_cast<T*>(row + t * f.y.time), H);

@@ -25,6 +25,14 @@ inline void zero(T* p, Index n) {
   __builtin_memset(p, 0, static_cast<size_t>(n) * sizeof(T));
 }
 
+// What no row has a step for becomes zero.
+template <class T>
+inline void zero_gaps(const Rows& rows, const Strided& array, Index width, const Member& m) {
+  const Range mine = part_of(rows.gaps, m.rank, m.team->size);
+  for (Index i = mine.begin; i < mine.end; ++i)
+    zero(reinterpret_cast<T*>(array.data + rows.gap[i].time * array.time + rows.gap[i].row * array.batch), width);
+}
+
 // Calls visit(row of torch's weights, column in the panel) for every real unit and gate of panel p.
 template <class T, class P, class Gate, class Visit>
 inline void for_each_column(const P& phase, Index p, Index H, Gate gate, Visit visit) {

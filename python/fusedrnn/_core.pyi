@@ -30,14 +30,27 @@ def apply(function: str, x: Array) -> Array:
 class Schedule:
     """Which rows are active at which step: sorted by falling length inside, in the caller's order outside."""
 
-    def __init__(self, T: int, B: int, lengths: NDArray[np.int64] | None = None) -> None: ...
+    def __init__(
+        self,
+        T: int,
+        B: int,
+        lengths: NDArray[np.int64] | None = None,
+        mask: NDArray[np.bool_] | None = None,  # (B, T), C-contiguous; False: skipped; not read past the length
+        reset: NDArray[np.bool_] | None = None,  # (B, T), the same; True: the row starts anew before this step
+    ) -> None: ...
     @property
     def T(self) -> int: ...
     @property
     def B(self) -> int: ...
     @property
     def rows(self) -> int:
-        """Sum of the lengths."""
+        """Steps that run, of all rows."""
+
+    def hold(self, y: Array, reverse: bool) -> None:
+        """Fill skipped steps of (T, B, H) with the last output in running order, with zeros before the first."""
+
+    def sum_held(self, dy: Array, reverse: bool) -> Array:
+        """The gradient of what `hold` did: (T, B, H), undefined where no step ran."""
 
 @final
 class Weights:

@@ -366,8 +366,60 @@ def lengths(owner: str, value: Any, T: int, B: int, layout: str) -> NDArray[np.i
     return np.array(array, dtype=np.int64)
 
 
-def tokens(owner: str, x: Array, input_size: int, lengths: NDArray[np.int64] | None, layout: str) -> NDArray[np.int64]:
-    """Tokens (T, B) as C-contiguous int64, all in range; what is out of range past a row's end becomes 0."""
+def mask(owner: str, value: Any, T: int, B: int, layout: str) -> NDArray[np.bool_]:
+    """Which steps are valid, (B, T) in C order; (T,) for an unbatched x."""
+    array = _flags(owner, "mask", value)
+    shape, formula = ((T,), "(T,)") if layout == "unbatched" else ((B, T), "(B, T)")
+    exact_shape(owner, "mask", array, shape, formula)
+    return np.ascontiguousarray(array.reshape(B, T))
+
+
+def reset(owner: str, value: Any, T: int, B: int, layout: str, batch_first: bool) -> NDArray[np.bool_]:
+    """Before which steps a row starts anew, in the layout of x; as (B, T) in C order."""
+    array = _flags(owner, "reset", value)
+    if layout == "unbatched":
+        exact_shape(owner, "reset", array, (T,), "(T,)")
+        return np.ascontiguousarray(array.reshape(B, T))
+    shape, formula = ((B, T), "(B, T)") if batch_first else ((T, B), "(T, B)")
+    exact_shape(owner, "reset", array, shape, formula)
+    return np.ascontiguousarray(array if batch_first else array.T)
+
+
+def flag_list(owner: str, name: str, value: Any, lengths: NDArray[np.int64], T: int) -> NDArray[np.bool_]:
+    """Flags of a list input, one (T_i,) array for each sequence, as one (B, T) array."""
+    if not isinstance(value, (list, tuple)):
+        raise TypeError(f"{owner}: {name} is {kind(value)}; expected a list of {len(lengths)} arrays, as x is a list")
+    if len(value) != len(lengths):
+        raise ValueError(f"{owner}: {name} has {len(value)} arrays; expected {len(lengths)}, as x has")
+    flags = np.zeros((len(lengths), T), np.bool_)
+    for i, (item, n) in enumerate(zip(value, lengths.tolist(), strict=True)):
+        array = _flags(owner, f"{name}[{i}]", item)
+        exact_shape(owner, f"{name}[{i}]", array, (n,), f"(T_{i},)")
+        flags[i, :n] = array
+    return flags
+
+
+def _flags(owner: str, name: str, value: Any) -> Array:
+    array = as_array(owner, name, value)
+    if array.dtype != np.bool_ and not (array.size == 0 and isinstance(value, (list, tuple))):
+        raise TypeError(f"{owner}: {name} has dtype {array.dtype}; expected bool")
+    return array.astype(np.bool_, copy=False)
+
+
+def past_end(owner: str, value: object) -> bool:
+    """Whether outputs are held at skipped steps."""
+    return bool(choice(owner, "past_end", value, ("zero", "hold")) == "hold")
+
+
+def tokens(
+    owner: str,
+    x: Array,
+    input_size: int,
+    lengths: NDArray[np.int64] | None,
+    layout: str,
+    mask: NDArray[np.bool_] | None = None,
+) -> NDArray[np.int64]:
+    """Tokens (T, B) as C-contiguous int64, all in range; what is out of range at a skipped step becomes 0."""
     # The cast comes first: what is too large for memory fails there at once. Beyond int64, ids become negative.
     ids = np.require(x, np.int64, ["C_CONTIGUOUS", "ALIGNED"])
     if ids.size and (ids.min() < 0 or ids.max() >= input_size):
@@ -375,6 +427,8 @@ def tokens(owner: str, x: Array, input_size: int, lengths: NDArray[np.int64] | N
         wrong = outside
         if lengths is not None:
             wrong = outside & (np.arange(x.shape[0])[:, None] < lengths)
+        if mask is not None:
+            wrong = wrong & mask.T
         if wrong.any():
             t, b = (int(i) for i in np.argwhere(wrong)[0])
             where = f"x{f'[{b}]' if layout == 'list' else ''} holds token {x[t, b]} at t={t}"

@@ -69,12 +69,22 @@ class FrozenLayer:
         put(self, "params", MappingProxyType(params))
         put(self, "precision", precision)
 
-    def __call__(self, x: Any, state: Any = None, *, lengths: Any = None, out: Any = None) -> tuple[Any, Any]:
+    def __call__(
+        self,
+        x: Any,
+        state: Any = None,
+        *,
+        lengths: Any = None,
+        mask: Any = None,
+        reset: Any = None,
+        past_end: str = "zero",
+        out: Any = None,
+    ) -> tuple[Any, Any]:
         """Run the layer over whole sequences: the bits of ``layer(x, state, lengths=lengths)``.
 
         Parameters
         ----------
-        x, state, lengths
+        x, state, lengths, mask, reset, past_end
             As for calling a layer.
         out : ndarray, pair of ndarray, or None
             Where to write ``y``: of its shape and dtype, with contiguous last axis, sharing no memory with `x` or
@@ -90,7 +100,7 @@ class FrozenLayer:
         TypeError, ValueError, IndexError
             As for calling a layer; ValueError also if `out` does not fit, is read-only, or overlaps an input.
         """
-        return unroll.infer(self._stack, self._weights, x, state, lengths, out)
+        return unroll.infer(self._stack, self._weights, x, state, lengths, mask, reset, past_end, out)
 
     def stream(self, batch_size: int = 1) -> Stream:
         """Process sequences one step at a time.

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from . import _core, _validate
 from .parameters import GATES
 from .tape import KeptArrays
-from .unroll import Record, dense_schedule
+from .unroll import Record, read_steps
 
 __all__ = [
     "FunctionalTape",
@@ -72,7 +72,7 @@ class LSTMGrads(NamedTuple):
 class FunctionalTape(KeptArrays):
     """What a forward function keeps for its backward function; has ``nbytes`` and ``release()``, as `Tape`."""
 
-    __slots__ = ("_dtype", "_made_by", "_shapes", "_sizes", "_tokens")
+    __slots__ = ("_dtype", "_held_steps", "_made_by", "_shapes", "_sizes", "_tokens")
 
     def __init__(
         self,
@@ -82,6 +82,7 @@ class FunctionalTape(KeptArrays):
         shapes: tuple[tuple[int, ...] | None, ...],
         dtype: np.dtype[Any],
         tokens: bool,
+        held: tuple[_core.Schedule, bool] | None,
     ) -> None:
         super().__init__(made_by, [Record((tape,), None, None, 1.0)])
         self._made_by = made_by
@@ -89,6 +90,7 @@ class FunctionalTape(KeptArrays):
         self._shapes = shapes  # of W_ih, W_hh, b_ih, b_hh; None where there was no bias
         self._dtype = dtype
         self._tokens = tokens
+        self._held_steps = held  # with past_end="hold": what knows where outputs are from, and the direction
 
 
 def rnn_forward(
@@ -101,6 +103,9 @@ def rnn_forward(
     *,
     nonlinearity: str = "tanh",
     lengths: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    reset: ArrayLike | None = None,
+    past_end: str = "zero",
     reverse: bool = False,
 ) -> tuple[Array, Array, FunctionalTape]:
     """Elman network: h_t = tanh(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh), or relu in place of tanh.
@@ -113,7 +118,14 @@ def rnn_forward(
     b_ih, b_hh : array-like (H,), or None for none
     nonlinearity : "tanh" or "relu"
     lengths : integers (B,), or None for T
-        Valid steps of each row. What is past them is not read; y is zero there, and the state passes through.
+        Valid steps of each row. What is past them is not read, and the state passes through.
+    mask : bool (B, T), or None
+        False skips a step, besides those past the row's length: nothing is read, the state passes through.
+    reset : bool (T, B), or None
+        True cuts the row before that step: what follows (in reverse: what is before it) starts from the initial state
+        again, also when that step itself is skipped. reset[0] means nothing.
+    past_end : "zero" or "hold"
+        y at skipped steps: zero, or the output before it in running order (zero before the first).
     reverse : bool
         Run each row from its last valid step to its first. y stays aligned with x, h_n is the state after time 0.
 
@@ -144,7 +156,13 @@ def rnn_forward(
     owner = "rnn_forward"
     nonlinearity = _validate.choice(owner, "nonlinearity", nonlinearity, ("tanh", "relu"))
     y, (h_n,), tape = _forward(
-        owner, f"rnn_{nonlinearity}", x, {"h_0": h_0}, (W_ih, W_hh, b_ih, b_hh), lengths, reverse
+        owner,
+        f"rnn_{nonlinearity}",
+        x,
+        {"h_0": h_0},
+        (W_ih, W_hh, b_ih, b_hh),
+        (lengths, mask, reset, past_end),
+        reverse,
     )
     return y, h_n, tape
 
@@ -159,13 +177,16 @@ def gru_forward(
     *,
     reset_after: bool = True,
     lengths: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    reset: ArrayLike | None = None,
+    past_end: str = "zero",
     reverse: bool = False,
 ) -> tuple[Array, Array, FunctionalTape]:
     """Gated recurrent unit: h_t = (1 - z) * n + z * h_{t-1}, gates in the order r, z, n.
 
     Parameters
     ----------
-    x, h_0, lengths, reverse
+    x, h_0, lengths, mask, reset, past_end, reverse
         As for `rnn_forward`.
     W_ih, W_hh : array-like, (3*H, I) and (3*H, H)
     b_ih, b_hh : array-like (3*H,), or None for none
@@ -198,7 +219,9 @@ def gru_forward(
     """
     owner = "gru_forward"
     cell = "gru_after" if _validate.flag(owner, "reset_after", reset_after) else "gru_before"
-    y, (h_n,), tape = _forward(owner, cell, x, {"h_0": h_0}, (W_ih, W_hh, b_ih, b_hh), lengths, reverse)
+    y, (h_n,), tape = _forward(
+        owner, cell, x, {"h_0": h_0}, (W_ih, W_hh, b_ih, b_hh), (lengths, mask, reset, past_end), reverse
+    )
     return y, h_n, tape
 
 
@@ -212,13 +235,16 @@ def lstm_forward(
     b_hh: ArrayLike | None = None,
     *,
     lengths: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    reset: ArrayLike | None = None,
+    past_end: str = "zero",
     reverse: bool = False,
 ) -> tuple[Array, Array, Array, FunctionalTape]:
     """Long short-term memory: c_t = f * c_{t-1} + i * g, h_t = o * tanh(c_t), gates in the order i, f, g, o.
 
     Parameters
     ----------
-    x, lengths, reverse
+    x, lengths, mask, reset, past_end, reverse
         As for `rnn_forward`.
     h_0, c_0 : array-like (B, H), or None for zeros
     W_ih, W_hh : array-like, (4*H, I) and (4*H, H)
@@ -250,7 +276,13 @@ def lstm_forward(
     ((7, 2, 3), (20, 3), None)
     """
     y, (h_n, c_n), tape = _forward(
-        "lstm_forward", "lstm", x, {"h_0": h_0, "c_0": c_0}, (W_ih, W_hh, b_ih, b_hh), lengths, reverse
+        "lstm_forward",
+        "lstm",
+        x,
+        {"h_0": h_0, "c_0": c_0},
+        (W_ih, W_hh, b_ih, b_hh),
+        (lengths, mask, reset, past_end),
+        reverse,
     )
     return y, h_n, c_n, tape
 
@@ -265,7 +297,7 @@ def rnn_backward(
     tape : FunctionalTape
         Of `rnn_forward`; may be used again.
     dy : array-like (T, B, H), or None for zeros
-        Gradient with respect to y; not read past a row's length.
+        Gradient with respect to y; not read at skipped steps, unless outputs were held there.
     dh_n : array-like (B, H), or None for zeros
         Gradient with respect to h_n.
     need_dx : bool
@@ -351,20 +383,18 @@ def _forward(
     x: Any,
     state_0: dict[str, Any],
     weights: tuple[Any, Any, Any, Any],
-    lengths: Any,
+    steps: tuple[Any, Any, Any, Any],
     reverse: Any,
 ) -> tuple[Array, tuple[Array, ...], FunctionalTape]:
     W_ih, W_hh, b_ih, b_hh, dtype = _validate.functional_weights(owner, GATES[cell], *weights)
     I, H = W_ih.shape[1], W_hh.shape[1]
     x, tokens = _validate.functional_sequence(owner, x, dtype, I)
     T, B = x.shape[:2]
-    if lengths is None:
-        schedule = dense_schedule(T, B)
-    else:
-        lengths = _validate.lengths(owner, lengths, T, B, "batch")
-        schedule = _core.Schedule(T, B, lengths)
+    lengths, mask, reset, past_end = steps
+    lengths, mask, schedule = read_steps(owner, T, B, lengths, mask, reset, "batch", False)
+    hold = _validate.past_end(owner, past_end)
     if tokens:
-        x = _validate.tokens(owner, x, I, lengths, "batch")
+        x = _validate.tokens(owner, x, I, lengths, "batch", mask)
     state = tuple(
         np.zeros((B, H), dtype) if value is None else _gradient_or_state(owner, name, value, (B, H), dtype)
         for name, value in state_0.items()
@@ -375,8 +405,11 @@ def _forward(
     packed = _core.Weights(cell, W_ih, W_hh, b_ih, b_hh, True)
     kept = _core.forward(packed, x, state, y, state_n, schedule, reverse, True)
     assert kept is not None
+    if hold:
+        schedule.hold(y, reverse)
+    held = (schedule, reverse) if hold else None
     shapes = tuple(None if w is None else w.shape for w in (W_ih, W_hh, b_ih, b_hh))
-    return y, state_n, FunctionalTape(owner, kept, (T, B, I, H), shapes, dtype, tokens)
+    return y, state_n, FunctionalTape(owner, kept, (T, B, I, H), shapes, dtype, tokens, held)
 
 
 def _backward(
@@ -390,6 +423,9 @@ def _backward(
     if dy is not None:
         dy = _validate.floats(owner, "dy", dy, dtype, rows=True)
         _validate.exact_shape(owner, "dy", dy, (T, B, H), "(T, B, hidden_size)")
+        if tape._held_steps is not None:
+            schedule, reverse = tape._held_steps
+            dy = schedule.sum_held(dy, reverse)
     parts = tuple(
         None if value is None else _gradient_or_state(owner, name, value, (B, H), dtype)
         for name, value in dstate_n.items()

@@ -85,7 +85,16 @@ class RecurrentLayer(Parameterized):
             value = _validate.probability(type(self).__name__, name, value)
         super().__setattr__(name, value)
 
-    def __call__(self, x: Any, state: Any = None, *, lengths: Any = None) -> tuple[Any, Any]:
+    def __call__(
+        self,
+        x: Any,
+        state: Any = None,
+        *,
+        lengths: Any = None,
+        mask: Any = None,
+        reset: Any = None,
+        past_end: str = "zero",
+    ) -> tuple[Any, Any]:
         """Run the layer over whole sequences; keeps nothing for a backward pass, and never drops out.
 
         Parameters
@@ -100,12 +109,22 @@ class RecurrentLayer(Parameterized):
             otherwise. None is all zeros.
         lengths : integers (B,) or None
             Valid steps of each row, 0 to T, in any order. None is T for all.
+        mask : bool (B, T), also if not ``batch_first``; or None
+            False skips a step: nothing is read, the state passes through, the cost is none. Steps past a row's length
+            are skipped whatever the mask says. (T,) for an unbatched `x`, a list of (T_i,) arrays for a list.
+        reset : bool (T, B), with ``batch_first`` (B, T); or None
+            True cuts the row before that step: what follows starts from the row's initial state again (the reverse
+            direction cuts at the same place), also when that step itself is skipped. At the first step it means
+            nothing. (T,) for an unbatched `x`, a list of (T_i,) arrays for a list.
+        past_end : "zero" or "hold"
+            What outputs are at skipped steps: zero, or those of the step before in running order, as in Keras (zero
+            before the first).
 
         Returns
         -------
         y : ndarray, list of ndarray, or pair of these
-            Outputs of the last layer, (T, B, D*H) or (T, B, H) depending on ``merge``, in the layout of `x`; zero past
-            a row's length. For a list a list of (T_i, ...) arrays; for ``merge=None`` a pair (forward, reverse).
+            Outputs of the last layer, (T, B, D*H) or (T, B, H) depending on ``merge``, in the layout of `x`. For a list
+            a list of (T_i, ...) arrays; for ``merge=None`` a pair (forward, reverse).
         state : ndarray or pair of ndarray
             State after each row's last valid step (of the reverse direction: after its first), shaped as the initial
             one.
@@ -131,14 +150,23 @@ class RecurrentLayer(Parameterized):
         >>> y.shape, h.shape, c.shape
         ((7, 2, 5), (2, 2, 5), (2, 2, 5))
         """
-        return unroll.infer(self.__dict__["_stack"], self._pack(False), x, state, lengths)
+        return unroll.infer(self.__dict__["_stack"], self._pack(False), x, state, lengths, mask, reset, past_end)
 
-    def forward(self, x: Any, state: Any = None, *, lengths: Any = None) -> tuple[Any, Any, Tape]:
+    def forward(
+        self,
+        x: Any,
+        state: Any = None,
+        *,
+        lengths: Any = None,
+        mask: Any = None,
+        reset: Any = None,
+        past_end: str = "zero",
+    ) -> tuple[Any, Any, Tape]:
         """Run the layer as in training: dropout between layers acts, and what the backward pass needs is kept.
 
         Parameters
         ----------
-        x, state, lengths
+        x, state, lengths, mask, reset, past_end
             As for calling the layer.
 
         Returns
@@ -164,7 +192,7 @@ class RecurrentLayer(Parameterized):
         """
         stack: Stack = self.__dict__["_stack"]
         y, state_n, extent, records, tokens = unroll.train(
-            stack, self._pack(True), x, state, lengths, self.dropout, self.rng
+            stack, self._pack(True), x, state, lengths, mask, reset, past_end, self.dropout, self.rng
         )
         return y, state_n, Tape(stack, self.__dict__["_specs"], extent, records, tokens)
 

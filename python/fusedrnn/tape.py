@@ -155,7 +155,8 @@ class Tape(KeptArrays):
         ----------
         dy : array-like, list of arrays, pair of these, or None
             Gradient with respect to ``y``, of its shape. For a list input a list; for ``merge=None`` a pair, either of
-            which may be None. What is past a row's length is never read.
+            which may be None. At skipped steps (past a row's length, or masked) it is never read, unless outputs were
+            held there (``past_end="hold"``): it then goes to the step that they are from.
         dstate : array-like, pair of these, or None
             Gradient with respect to the final state: h, or (h, c), either of which may be None.
         need_dx : bool

@@ -88,6 +88,7 @@ class Extent(NamedTuple):
     B: int
     layout: Layout
     lengths: NDArray[np.int64] | None
+    held: _core.Schedule | None = None  # past_end="hold": what knows where the outputs at skipped steps are from
 
 
 class Record(NamedTuple):
@@ -119,18 +120,20 @@ def dense_batch(T: int, B: int) -> tuple[Extent, _core.Schedule]:
 # ---- layouts --------------------------------------------------------------------------------------------------------
 
 
-def read_sequence(stack: Stack, x: Any, lengths: Any) -> tuple[Array, Extent, _core.Schedule]:
+def read_sequence(
+    stack: Stack, x: Any, lengths: Any, mask: Any = None, reset: Any = None, past_end: Any = "zero"
+) -> tuple[Array, Extent, _core.Schedule]:
     """`x` as (T, B, I) floats or (T, B) tokens, both checked; a view of the caller's array wherever that will do."""
     layout: Layout = "batch"
     tokens = False
     if type(x) is ndarray and x.dtype is stack.dtype and x.ndim == 3 and x.shape[2] == stack.input_size:
-        if lengths is None:  # the usual case, as quickly as can be
+        if lengths is None and mask is None and reset is None and past_end == "zero":  # as quickly as can be
             if stack.batch_first:
                 x = x.swapaxes(0, 1)
             T, B, _ = x.shape
             return x, *dense_batch(T, B)
     elif _validate.is_list(x):
-        return _read_list(stack, x, lengths)
+        return _read_list(stack, x, lengths, mask, reset, past_end)
     else:
         x, tokens, unbatched = _validate.sequence(stack.owner, x, stack.dtype, stack.input_size, stack.batch_first)
         if unbatched:
@@ -139,17 +142,31 @@ def read_sequence(stack: Stack, x: Any, lengths: Any) -> tuple[Array, Extent, _c
     if stack.batch_first and layout == "batch":
         x = x.swapaxes(0, 1)
     T, B = x.shape[:2]
-    if lengths is None:
-        schedule = dense_schedule(T, B)
-    else:
-        lengths = _validate.lengths(stack.owner, lengths, T, B, layout)
-        schedule = _core.Schedule(T, B, lengths)
+    lengths, mask, schedule = read_steps(stack.owner, T, B, lengths, mask, reset, layout, stack.batch_first)
     if tokens:
-        x = _validate.tokens(stack.owner, x, stack.input_size, lengths, layout)
-    return x, Extent(T, B, layout, lengths), schedule
+        x = _validate.tokens(stack.owner, x, stack.input_size, lengths, layout, mask)
+    held = schedule if _validate.past_end(stack.owner, past_end) else None
+    return x, Extent(T, B, layout, lengths, held), schedule
 
 
-def _read_list(stack: Stack, items: Sequence[Any], lengths: Any) -> tuple[Array, Extent, _core.Schedule]:
+def read_steps(
+    owner: str, T: int, B: int, lengths: Any, mask: Any, reset: Any, layout: Layout, batch_first: bool
+) -> tuple[NDArray[np.int64] | None, NDArray[np.bool_] | None, _core.Schedule]:
+    """Checked lengths and mask, and the schedule that they and the resets make."""
+    if lengths is not None:
+        lengths = _validate.lengths(owner, lengths, T, B, layout)
+    if mask is not None:
+        mask = _validate.mask(owner, mask, T, B, layout)
+    if reset is not None:
+        reset = _validate.reset(owner, reset, T, B, layout, batch_first)
+    if lengths is None and mask is None and reset is None:
+        return None, None, dense_schedule(T, B)
+    return lengths, mask, _core.Schedule(T, B, lengths, mask, reset)
+
+
+def _read_list(
+    stack: Stack, items: Sequence[Any], lengths: Any, mask: Any, reset: Any, past_end: Any
+) -> tuple[Array, Extent, _core.Schedule]:
     """A list of sequences, gathered into one padded array; the padding is never read, so it is never written."""
     arrays, tokens = _validate.sequence_list(stack.owner, items, stack.dtype, stack.input_size)
     B = len(arrays)
@@ -157,6 +174,10 @@ def _read_list(stack: Stack, items: Sequence[Any], lengths: Any) -> tuple[Array,
         _validate.lengths(stack.owner, lengths, 0, B, "list")
     n = np.fromiter((len(array) for array in arrays), np.int64, B)
     T = int(n.max()) if B else 0
+    if mask is not None:
+        mask = _validate.flag_list(stack.owner, "mask", mask, n, T)
+    if reset is not None:
+        reset = _validate.flag_list(stack.owner, "reset", reset, n, T)
     if tokens:
         # int64 holds every smaller integer; larger ones (uint64) must not wrap round before they are checked.
         wide = np.uint64 if any(array.dtype == np.uint64 for array in arrays) else np.int64
@@ -166,8 +187,10 @@ def _read_list(stack: Stack, items: Sequence[Any], lengths: Any) -> tuple[Array,
     for b, array in enumerate(arrays):
         x[: len(array), b] = array
     if tokens:
-        x = _validate.tokens(stack.owner, x, stack.input_size, n, "list")
-    return x, Extent(T, B, "list", n), _core.Schedule(T, B, n)
+        x = _validate.tokens(stack.owner, x, stack.input_size, n, "list", mask)
+    schedule = _core.Schedule(T, B, n, mask, reset)
+    held = schedule if _validate.past_end(stack.owner, past_end) else None
+    return x, Extent(T, B, "list", n, held), schedule
 
 
 def new_sequence(stack: Stack, extent: Extent, width: int) -> Array:
@@ -196,7 +219,7 @@ def from_caller(stack: Stack, extent: Extent, array: Array) -> Array:
 
 def output_shape(stack: Stack, extent: Extent) -> tuple[tuple[int, ...], str]:
     """Shape of an output in the caller's layout, and how it is derived."""
-    T, B, layout, _ = extent
+    T, B, layout = extent[:3]
     if layout == "unbatched":
         return (T, stack.width), f"(T, {stack.width_formula})"
     if stack.batch_first:
@@ -263,7 +286,8 @@ def _read_one_dy(stack: Stack, extent: Extent, name: str, dy: Any) -> Array | No
         arrays = _validate.gradient_list(
             stack.owner, name, dy, extent.lengths, stack.width, stack.width_formula, stack.dtype
         )
-        padded = empty((extent.T, extent.B, stack.width), stack.dtype)
+        # What is past a sequence's end is read only where outputs are held, and there it is nobody's.
+        padded = (empty if extent.held is None else np.zeros)((extent.T, extent.B, stack.width), stack.dtype)
         for b, array in enumerate(arrays):
             padded[: len(array), b] = array
         return padded
@@ -277,10 +301,18 @@ def _read_one_dy(stack: Stack, extent: Extent, name: str, dy: Any) -> Array | No
 
 
 def infer(
-    stack: Stack, weights: list[_core.Weights], x: Any, state: Any, lengths: Any, out: Any = None
+    stack: Stack,
+    weights: list[_core.Weights],
+    x: Any,
+    state: Any,
+    lengths: Any,
+    mask: Any = None,
+    reset: Any = None,
+    past_end: Any = "zero",
+    out: Any = None,
 ) -> tuple[Any, Any]:
     """Outputs and final state; keeps nothing."""
-    inputs, extent, schedule = read_sequence(stack, x, lengths)
+    inputs, extent, schedule = read_sequence(stack, x, lengths, mask, reset, past_end)
     state_0 = None if state is None else read_state(stack, extent, "state", state)
     if out is None:
         outputs = _new_outputs(stack, extent)
@@ -301,11 +333,14 @@ def train(
     x: Any,
     state: Any,
     lengths: Any,
+    mask: Any,
+    reset: Any,
+    past_end: Any,
     dropout: float,
     rng: np.random.Generator,
 ) -> tuple[Any, Any, Extent, list[Record], bool]:
     """Outputs, final state, and what backward needs; at last, whether `x` was tokens."""
-    inputs, extent, schedule = read_sequence(stack, x, lengths)
+    inputs, extent, schedule = read_sequence(stack, x, lengths, mask, reset, past_end)
     state_0 = read_state(stack, extent, "state", state)
     outputs = _new_outputs(stack, extent)
     state_n, records = _forward(stack, weights, inputs, extent, schedule, state_0, outputs, rng, dropout)
@@ -356,11 +391,13 @@ def _forward(
         if D == 1:
             packed, s, s_n = next(runs)
             tapes = [_core.forward(packed, x, s, ys[0], s_n, schedule, False, training)]
+            _hold(extent, ys if layer == L else ())
         else:
             merge = stack.merge if layer == L else stack.inner_merge
             buffers = _direction_buffers(merge, ys, T, B, H, training)
             both, s, s_n = zip(next(runs), next(runs), strict=True)
             tapes = _core.forward_both(both, x, s, buffers, s_n, schedule, training)
+            _hold(extent, buffers if layer == L else ())
             factors = _join(merge, ys, buffers, training)
         x = ys[0]
         if rng is not None:
@@ -372,6 +409,21 @@ def _forward(
                 _drop(x, dropped, scale)
             records.append(Record(tuple(tapes), factors, dropped, scale))  # type: ignore[arg-type]
     return state_n, records
+
+
+def _hold(extent: Extent, ys: tuple[Array, ...]) -> None:
+    """With past_end="hold" fill the skipped steps of the last layer's directions; nobody reads those of lower ones."""
+    if extent.held is not None:
+        for y, reverse in zip(ys, (False, True), strict=False):
+            extent.held.hold(y, reverse)
+
+
+def _sum_held(extent: Extent, dys: tuple[Array | None, ...]) -> tuple[Array | None, ...]:
+    """Gradients of the last layer's directions, those of held outputs added to the steps they are from."""
+    if extent.held is None:
+        return dys
+    ways = zip(dys, (False, True), strict=False)
+    return tuple(None if dy is None else extent.held.sum_held(dy, reverse) for dy, reverse in ways)
 
 
 def _direction_buffers(
@@ -441,9 +493,12 @@ def backward(
         before = [tuple([part[i] for part in dstate_0]) for i in rows]
         params: list[Any] = [(*dparams[i * each : (i + 1) * each], *missing) for i in rows]
         if D == 1:
-            _core.backward(record.tapes[0], dys[0], after[0], d_inputs, False, before[0], params[0])
+            (d,) = _sum_held(extent, dys) if layer == L - 1 else dys
+            _core.backward(record.tapes[0], d, after[0], d_inputs, False, before[0], params[0])
         else:
             d_both = _split(merge, dys, record.factors, H)
+            if layer == L - 1:
+                d_both = _sum_held(extent, d_both)  # type: ignore[assignment]
             _core.backward_both(record.tapes, d_both, tuple(after), d_inputs, tuple(before), tuple(params))  # type: ignore[arg-type]
         if layer > 0:
             assert d_inputs is not None

@@ -4,8 +4,10 @@
 six functions at the end (`rnn_forward`, ...) give them the names and the arguments of `fusedrnn.functional`.
 
 Time: `states[t]` is the state at the boundary between the steps t-1 and t. A forward layer goes from states[0] to
-states[T], a reverse one from states[T] to states[0]. At step t only the rows with lengths > t take part; the state of
-the others passes through. So a reverse layer starts each row at its last valid step, and padding is never read.
+states[T], a reverse one from states[T] to states[0]. At step t only the rows take part for which it is valid: not past
+their length, and not masked. The state of the others passes through. So a reverse layer starts each row at its last
+valid step, and padding is never read. A reset at t cuts a row at the boundary between t-1 and t, whichever way time
+runs: the step on the far side starts from the initial state.
 
 Backpropagation through time: P. J. Werbos, Backpropagation through time: what it does and how to do it, Proceedings of
 the IEEE 78 (1990).
@@ -46,13 +48,17 @@ class Tape:
     cell_name : str
     reverse : bool
         Whether time runs backwards.
-    lengths : ndarray of int, shape (B,)
+    valid, cut : ndarray of bool, shape (T, B)
+        Which steps ran, and which begin (in running order) with the initial state again.
+    past_end : str
     x : ndarray, shape (T, B, I), or int (T, B) for tokens
         The input, zero in the padded part.
     W_ih, W_hh : ndarray, shapes (G, H, I), (G, H, H)
     has_b_ih, has_b_hh : bool
     states : ndarray, shape (T+1, states, B, H)
         The states at the boundaries of the steps: before step t it is states[t], or states[t+1] if `reverse`.
+    starts : ndarray, shape (T, states, B, H)
+        The state that step t starts from: that before it, or the initial one after a reset.
     saved : ndarray, shape (T, saved, B, H)
         What the cell saved.
     operands : ndarray, shape (T, B, H)
@@ -61,13 +67,16 @@ class Tape:
 
     cell_name: str
     reverse: bool
-    lengths: Array
+    valid: Array
+    cut: Array
+    past_end: str
     x: Array
     W_ih: Array
     W_hh: Array
     has_b_ih: bool
     has_b_hh: bool
     states: Array
+    starts: Array
     saved: Array
     operands: Array
 
@@ -135,6 +144,9 @@ def forward(
     b_hh: ArrayLike | None = None,
     *,
     lengths: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    reset: ArrayLike | None = None,
+    past_end: str = "zero",
     reverse: bool = False,
     dtype: DTypeLike = np.float64,
 ) -> tuple[Array, tuple[Array, ...], Tape]:
@@ -153,6 +165,13 @@ def forward(
     b_ih, b_hh : array_like, shape (G*H,), or None
     lengths : array_like of int, shape (B,), optional
         Valid steps of each row, 0 to T, in any order. None: all T.
+    mask : array_like of bool, shape (B, T), optional
+        Where it is False a step is skipped, besides those past the length: nothing is read, the state passes through.
+    reset : array_like of bool, shape (T, B), optional
+        Where it is True the row is cut before that step: what follows (in reverse: what is before it) starts from the
+        initial state again, also when that step itself is skipped. reset[0] means nothing.
+    past_end : str
+        What y is at skipped steps: "zero", or "hold", the output before it in running order (zero before the first).
     reverse : bool
         Run each row from its last valid step to its first. y keeps x's time axis.
     dtype : dtype
@@ -161,7 +180,7 @@ def forward(
     Returns
     -------
     y : ndarray, shape (T, B, H)
-        h after each step, zero past a row's length.
+        h after each step; see `past_end` for the skipped ones.
     state_n : tuple of ndarray, shape (B, H)
         The state after each row's last step (in running order).
     tape : Tape
@@ -170,9 +189,10 @@ def forward(
     Raises
     ------
     ValueError
-        The cell's name, a shape or a length is wrong.
+        The cell's name, a shape, a length or `past_end` is wrong.
     TypeError
-        x is neither of floats nor of integers, `lengths` not of integers, or `dtype` not a floating type.
+        x is neither of floats nor of integers, `lengths` not of integers, a flag not a bool, or `dtype` not a floating
+        type.
     IndexError
         A token is outside [0, I).
 
@@ -188,22 +208,29 @@ def forward(
     has_b_ih, has_b_hh = b_ih is not None, b_hh is not None
     x, W_ih, W_hh, b_ih, b_hh, lengths = _checked(cell_name, x, W_ih, W_hh, b_ih, b_hh, lengths, np.dtype(dtype))
     T, B = x.shape[:2]
+    valid, cut = _valid_and_cut(cell_name, T, lengths, mask, reset, reverse)
+    if past_end not in ("zero", "hold"):
+        raise ValueError(f"{cell_name}: past_end is {past_end!r}; expected 'zero' or 'hold'")
     G, H, I = W_ih.shape
     first, slot = cell.first, _recurrent_slots(cell)
 
     states = np.zeros((T + 1, cell.states, B, H), dtype)
     for k, name in zip(range(cell.states), ("h_0", "c_0"), strict=False):
         states[T if reverse else 0, k] = _array(cell_name, name, state[k], "(B, H)", (B, H), dtype)
+    initial = states[T if reverse else 0].copy()
+    starts = np.zeros((T, cell.states, B, H), dtype)
+    held = np.zeros((B, H), dtype)
     y = np.zeros((T, B, H), dtype)
     saved = np.zeros((T, cell.saved, B, H), dtype)
     operands = np.zeros((T, B, H), dtype)
     inputs = np.zeros_like(x, dtype=x.dtype if x.ndim == 2 else dtype)
 
     for t in reversed(range(T)) if reverse else range(T):
-        rows = np.flatnonzero(lengths > t)
+        rows = np.flatnonzero(valid[t])
         before, after = (t + 1, t) if reverse else (t, t + 1)
-        states[after] = states[before]
-        s = states[before][:, rows]
+        starts[t] = np.where(cut[t][:, None], initial, states[before])
+        states[after] = starts[t]
+        s = starts[t][:, rows]
         inputs[t, rows] = x[t, rows]
         _check_tokens(cell_name, inputs[t], I, t)
 
@@ -219,14 +246,30 @@ def forward(
             save = (*save, *save_last)
             operands[t, rows] = operand
 
-        y[t, rows] = s_new[0]
+        held[rows] = s_new[0]
+        y[t] = held if past_end == "hold" else np.where(valid[t][:, None], held, 0)
         for k in range(cell.states):
             states[after, k, rows] = s_new[k]
         for k in range(cell.saved):
             saved[t, k, rows] = save[k]
 
     state_n = tuple(states[0 if reverse else T].copy())
-    tape = Tape(cell_name, reverse, lengths, inputs, W_ih, W_hh, has_b_ih, has_b_hh, states, saved, operands)
+    tape = Tape(
+        cell_name,
+        reverse,
+        valid,
+        cut,
+        past_end,
+        inputs,
+        W_ih,
+        W_hh,
+        has_b_ih,
+        has_b_hh,
+        states,
+        starts,
+        saved,
+        operands,
+    )
     return y, state_n, tape
 
 
@@ -244,7 +287,8 @@ def backward(
     tape : Tape
         From `forward`.
     dy : array_like, shape (T, B, H), or None
-        Gradient of y; None is zeros. Past a row's length nothing is read.
+        Gradient of y; None is zeros. At skipped steps nothing is read, or, if outputs were held there, it goes to the
+        step they are from.
     dstate_n : tuple of (array_like, shape (B, H), or None)
         Gradient of state_n; None is zeros.
     need_dx : bool
@@ -253,7 +297,7 @@ def backward(
     Returns
     -------
     SequenceGrads
-        dx is zero past a row's length.
+        dx is zero at skipped steps. A row that was cut has the sum over its runs as the gradient of its initial state.
 
     Raises
     ------
@@ -285,14 +329,19 @@ def backward(
     dx = np.zeros((T, B, I), dtype) if need_dx and x.ndim == 3 else None
     dW_ih, db_ih = np.zeros_like(W_ih), np.zeros((G, H), dtype)
     dW_hh, db_hh = np.zeros_like(W_hh), np.zeros((G, H), dtype)
+    dinitial = np.zeros_like(ds)
+    dheld = np.zeros((B, H), dtype)
 
     for t in range(T) if tape.reverse else reversed(range(T)):
-        rows = np.flatnonzero(tape.lengths > t)
-        before, after = (t + 1, t) if tape.reverse else (t, t + 1)
-        s, s_new, save = tape.states[before][:, rows], tape.states[after][:, rows], tape.saved[t][:, rows]
+        rows = np.flatnonzero(tape.valid[t])
+        after = t if tape.reverse else t + 1
+        s, s_new, save = tape.starts[t][:, rows], tape.states[after][:, rows], tape.saved[t][:, rows]
         ds_new = ds[:, rows]
         if dy is not None:
-            ds_new[0] += dy[t, rows]
+            ds_new[0] += dy[t, rows] + dheld[rows]
+            dheld[rows] = 0
+            if tape.past_end == "hold":
+                dheld[~tape.valid[t]] += dy[t, ~tape.valid[t]]
 
         da = np.zeros((G + cell.split, len(rows), H), dtype)
         if cell.phases == 1:
@@ -314,9 +363,12 @@ def backward(
         db_ih += da_x.sum(axis=1)
         db_hh += da_h.sum(axis=1)
 
+        dinitial[:, tape.cut[t]] += ds[:, tape.cut[t]]
+        ds[:, tape.cut[t]] = 0
+
     return SequenceGrads(
         dx,
-        tuple(ds),
+        tuple(ds + dinitial),
         dW_ih.reshape(G * H, I),
         dW_hh.reshape(G * H, H),
         db_ih.reshape(G * H) if tape.has_b_ih else None,
@@ -428,6 +480,28 @@ def _checked(
     return x, W_ih.reshape(G, H, I), W_hh.reshape(G, H, H), b_ih, b_hh, lengths
 
 
+def _valid_and_cut(
+    layer: str, T: int, lengths: Array, mask: ArrayLike | None, reset: ArrayLike | None, reverse: bool
+) -> tuple[Array, Array]:
+    """Which steps run, and before which (in running order) the state is the initial one again; both (T, B)."""
+    B = len(lengths)
+    inside = np.arange(T)[:, None] < lengths
+    keep = np.ones((B, T), bool) if mask is None else np.asarray(mask)
+    begins = np.zeros((T, B), bool) if reset is None else np.asarray(reset)
+    for name, array, letters, shape in (("mask", keep, "(B, T)", (B, T)), ("reset", begins, "(T, B)", (T, B))):
+        if array.dtype != np.bool_:
+            raise TypeError(f"{layer}: {name} is of {array.dtype}; expected bool")
+        if array.shape != shape:
+            raise ValueError(f"{layer}: {name} has shape {array.shape}; expected {letters} = {shape}")
+    begins = begins & inside
+    cut = np.zeros((T, B), bool)
+    if reverse:
+        cut[:-1] = begins[1:]
+    else:
+        cut[1:] = begins[1:]
+    return inside & keep.T, cut
+
+
 def _check_tokens(layer: str, x: Array, I: int, t: int) -> None:
     if x.ndim == 1 and x.size and not 0 <= x.min() <= x.max() < I:
         raise IndexError(f"{layer}: tokens at step {t} are from {x.min()} to {x.max()}; expected 0 to I-1 = {I - 1}")
@@ -446,6 +520,9 @@ def rnn_forward(
     *,
     nonlinearity: str = "tanh",
     lengths: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    reset: ArrayLike | None = None,
+    past_end: str = "zero",
     reverse: bool = False,
     dtype: DTypeLike = np.float64,
 ) -> tuple[Array, Array, Tape]:
@@ -453,7 +530,7 @@ def rnn_forward(
 
     Parameters
     ----------
-    x, W_ih, W_hh, b_ih, b_hh, lengths, reverse, dtype
+    x, W_ih, W_hh, b_ih, b_hh, lengths, mask, reset, past_end, reverse, dtype
         See `forward`; G = 1.
     h_0 : array_like, shape (B, H), or None
         Initial state; None is zeros.
@@ -483,7 +560,19 @@ def rnn_forward(
     if nonlinearity not in ("tanh", "relu"):
         raise ValueError(f"rnn: nonlinearity is {nonlinearity!r}; expected 'tanh' or 'relu'")
     y, (h_n,), tape = forward(
-        f"rnn_{nonlinearity}", x, (h_0,), W_ih, W_hh, b_ih, b_hh, lengths=lengths, reverse=reverse, dtype=dtype
+        f"rnn_{nonlinearity}",
+        x,
+        (h_0,),
+        W_ih,
+        W_hh,
+        b_ih,
+        b_hh,
+        lengths=lengths,
+        mask=mask,
+        reset=reset,
+        past_end=past_end,
+        reverse=reverse,
+        dtype=dtype,
     )
     return y, h_n, tape
 
@@ -533,6 +622,9 @@ def gru_forward(
     *,
     reset_after: bool = True,
     lengths: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    reset: ArrayLike | None = None,
+    past_end: str = "zero",
     reverse: bool = False,
     dtype: DTypeLike = np.float64,
 ) -> tuple[Array, Array, Tape]:
@@ -540,7 +632,7 @@ def gru_forward(
 
     Parameters
     ----------
-    x, W_ih, W_hh, b_ih, b_hh, lengths, reverse, dtype
+    x, W_ih, W_hh, b_ih, b_hh, lengths, mask, reset, past_end, reverse, dtype
         See `forward`; G = 3, gates in the order r, z, n.
     h_0 : array_like, shape (B, H), or None
         Initial state; None is zeros.
@@ -568,7 +660,21 @@ def gru_forward(
     ((3, 2, 5), (2, 5))
     """
     name = "gru_after" if reset_after else "gru_before"
-    y, (h_n,), tape = forward(name, x, (h_0,), W_ih, W_hh, b_ih, b_hh, lengths=lengths, reverse=reverse, dtype=dtype)
+    y, (h_n,), tape = forward(
+        name,
+        x,
+        (h_0,),
+        W_ih,
+        W_hh,
+        b_ih,
+        b_hh,
+        lengths=lengths,
+        mask=mask,
+        reset=reset,
+        past_end=past_end,
+        reverse=reverse,
+        dtype=dtype,
+    )
     return y, h_n, tape
 
 
@@ -618,6 +724,9 @@ def lstm_forward(
     b_hh: ArrayLike | None = None,
     *,
     lengths: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    reset: ArrayLike | None = None,
+    past_end: str = "zero",
     reverse: bool = False,
     dtype: DTypeLike = np.float64,
 ) -> tuple[Array, Array, Array, Tape]:
@@ -625,7 +734,7 @@ def lstm_forward(
 
     Parameters
     ----------
-    x, W_ih, W_hh, b_ih, b_hh, lengths, reverse, dtype
+    x, W_ih, W_hh, b_ih, b_hh, lengths, mask, reset, past_end, reverse, dtype
         See `forward`; G = 4, gates in the order i, f, g, o.
     h_0, c_0 : array_like, shape (B, H), or None
         Initial states; None is zeros.
@@ -651,7 +760,19 @@ def lstm_forward(
     ((3, 2, 5), (2, 5))
     """
     y, (h_n, c_n), tape = forward(
-        "lstm", x, (h_0, c_0), W_ih, W_hh, b_ih, b_hh, lengths=lengths, reverse=reverse, dtype=dtype
+        "lstm",
+        x,
+        (h_0, c_0),
+        W_ih,
+        W_hh,
+        b_ih,
+        b_hh,
+        lengths=lengths,
+        mask=mask,
+        reset=reset,
+        past_end=past_end,
+        reverse=reverse,
+        dtype=dtype,
     )
     return y, h_n, c_n, tape
 
