@@ -623,6 +623,19 @@ def cell_input(owner: str, x: Any, dtype: np.dtype[Any], input_size: int) -> tup
     return floats(owner, "x", x, dtype), False, x.ndim == 1
 
 
+# ---- bridges --------------------------------------------------------------------------------------------------------
+
+
+def no_mapping(owner: str, params: object) -> TypeError:
+    """Parameters given to a bridge that are no mapping."""
+    return TypeError(f"{owner}: params is {kind(params)}; expected a mapping of names to arrays, or None")
+
+
+def twice(owner: str) -> NotImplementedError:
+    """A second derivative: the kernels know the first."""
+    return NotImplementedError(f"{owner}: differentiated twice; expected once")
+
+
 # ---- functional API -------------------------------------------------------------------------------------------------
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -108,6 +108,12 @@ class Parameterized:
         self.__dict__["params"] = {
             spec.name: self.rng.uniform(-bound, bound, spec.shape).astype(self.dtype, copy=False) for spec in specs
         }
+
+    def _with_params(self, params: dict[str, Array]) -> Self:
+        """The same object with other parameters: what bridges run, whose arrays belong to another library."""
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__, params=params)
+        return other
 
     def _arrays(self) -> list[Array]:
         """The parameters as the kernels take them, checked: they may have changed since the last call."""
