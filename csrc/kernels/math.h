@@ -57,24 +57,35 @@ inline V polynomial(V x, const T (&c)[N]) {
   return p;
 }
 
-// exp(x) = 2^n exp(r), n = round(x / ln 2). Clamped to the range in which the result is a normal number.
+// e^x = 2^n e^r with n = round(x / ln 2): returns e^r - 1 and sets 2^n. What is needed of the two differs: the functions
+// below add their 1 to 2^n, which hardly rounds, and multiply once.
 template <class V>
-inline V exp(V x) {
+inline V exp_parts(V x, V& power) {
   using T = Element<V>;
   using C = MathConstants<T>;
-  x = min(splat(C::highest), max(splat(C::lowest), x));
   const V shifted = x * C::log2_e + C::to_integer;
   const V n = shifted - C::to_integer;
   const V r = (x - n * C::ln2_high) - n * C::ln2_low;
-  const V p = r * r * polynomial(r, C::exp_q) + r + T(1);
-  // n in the exponent's place, times p: adding n to p's own exponent would turn some NaNs into numbers.
-  const V power = (V)(((Bits<V>)shifted << C::mantissa) + (Bits<V>)splat(T(1)));
-  return p * power;
+  power = (V)(((Bits<V>)shifted << C::mantissa) + (Bits<V>)splat(T(1)));
+  return r * r * polynomial(r, C::exp_q) + r;  // NaN for NaN, whatever the bits of `power` are then
+}
+
+// Clamped to the range in which the result is a normal number.
+template <class V>
+inline V exp(V x) {
+  using C = MathConstants<Element<V>>;
+  V power;
+  const V q = exp_parts(min(splat(C::highest), max(splat(C::lowest), x)), power);
+  return power * (q + Element<V>(1));
 }
 
 template <class V>
 inline V sigmoid(V x) {
-  return Element<V>(1) / (exp(-x) + Element<V>(1));
+  using T = Element<V>;
+  using C = MathConstants<T>;
+  V power;
+  const V q = exp_parts(-min(splat(-C::lowest), max(splat(-C::highest), x)), power);
+  return T(1) / (power * q + (power + T(1)));
 }
 
 // Near zero an odd polynomial, elsewhere 1 - 2 / (e^2|x| + 1), which alone would lose every digit near zero.
@@ -86,7 +97,9 @@ inline V tanh(V x) {
   const V magnitude = (V)((Bits<V>)x ^ sign);
   const V x2 = x * x;
   const V small = x * x2 * polynomial(x2, C::tanh_p) + x;
-  const V large = T(1) - T(2) / (exp(magnitude + magnitude) + T(1));
+  V power;
+  const V q = exp_parts(min(splat(C::highest), magnitude + magnitude), power);
+  const V large = T(1) - T(2) / (power * q + (power + T(1)));
   return (V)((Bits<V>)(magnitude < C::tanh_small ? small : large) | sign);  // tanh(-0) is -0
 }
 
