@@ -20,7 +20,7 @@ from .tape import Grads, Tape
 from .threading_control import get_num_threads, set_num_threads, threads
 
 if TYPE_CHECKING:
-    from . import reference
+    from . import interop, reference
 
 __all__ = [
     "GRU",
@@ -40,6 +40,7 @@ __all__ = [
     "current_isa",
     "functional",
     "get_num_threads",
+    "interop",
     "reference",
     "set_num_threads",
     "show_config",
@@ -49,8 +50,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "reference":  # imported when first used: users of the kernels need not wait for it
-        return importlib.import_module(".reference", __name__)
+    if name in ("interop", "reference"):  # imported when first used: users of the kernels need not wait for it
+        return importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

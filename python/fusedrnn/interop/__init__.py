@@ -1,6 +1,72 @@
-"""Bridges to other libraries; each is optional, and this package alone imports none of them.
+"""Bridges to other frameworks. None is imported before an object of it is handed over.
+
+Weights: ``from_torch``, ``to_torch``, ``from_keras``, ``to_keras``, ``from_onnx``, ``to_onnx``, ``from_paddle``,
+``from_dynet``, ``from_madmom``, ``from_thinc`` and files, ``save_safetensors``, ``load_safetensors``, ``save_npz``,
+``load_npz``. Each bridge is a file ``weights_<framework>.py``, the only place that knows that framework's gate order;
+docs/conventions.md has them in one table.
 
 Gradients: ``fusedrnn.interop.autograd``.
 """
 
 from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .weight_files import load_npz, load_safetensors, save_npz, save_safetensors
+    from .weights_dynet import from_dynet
+    from .weights_keras import from_keras, to_keras
+    from .weights_madmom import from_madmom
+    from .weights_onnx import OnnxNode, from_onnx
+    from .weights_onnx_export import to_onnx
+    from .weights_paddle import from_paddle
+    from .weights_thinc import from_thinc
+    from .weights_torch import from_torch, to_torch
+
+__all__ = [
+    "OnnxNode",
+    "from_dynet",
+    "from_keras",
+    "from_madmom",
+    "from_onnx",
+    "from_paddle",
+    "from_thinc",
+    "from_torch",
+    "load_npz",
+    "load_safetensors",
+    "save_npz",
+    "save_safetensors",
+    "to_keras",
+    "to_onnx",
+    "to_torch",
+]
+
+#: Public name -> the module it is in, imported when it is first asked for.
+_MODULES = {
+    "OnnxNode": "weights_onnx",
+    "from_dynet": "weights_dynet",
+    "from_keras": "weights_keras",
+    "from_madmom": "weights_madmom",
+    "from_onnx": "weights_onnx",
+    "from_paddle": "weights_paddle",
+    "from_thinc": "weights_thinc",
+    "from_torch": "weights_torch",
+    "load_npz": "weight_files",
+    "load_safetensors": "weight_files",
+    "save_npz": "weight_files",
+    "save_safetensors": "weight_files",
+    "to_keras": "weights_keras",
+    "to_onnx": "weights_onnx_export",
+    "to_torch": "weights_torch",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,65 @@
+"""What the weight bridges say when they refuse something: ``owner: argument came-as-this; expected that``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+
+def listed(names: Iterable[object]) -> str:
+    return ", ".join(map(repr, names)) or "none"
+
+
+def not_real(owner: str, name: str, dtype: object) -> str:
+    return f"{owner}: {name} has dtype {dtype}; expected real numbers"
+
+
+def wrong_source(owner: str, value: object, expected: str) -> str:
+    return f"{owner}: got {type(value).__name__}; expected {expected}"
+
+
+def no_such_cell(owner: str, rows: int, hidden_size: int) -> str:
+    return (
+        f"{owner}: the recurrent weights have {rows} rows for hidden_size {hidden_size}; expected 1 (RNN), 3 (GRU) or "
+        f"4 (LSTM) times as many as hidden_size"
+    )
+
+
+def uneven_biases(owner: str) -> str:
+    return f"{owner}: biases are there for some layers or directions only; expected them for all or none"
+
+
+def no_such_option(owner: str, layer: str, name: str, value: Any) -> str:
+    return f"{owner}: {name} is {value!r}, which {layer} does not have"
+
+
+def not_theirs(owner: str, layer: str, name: str, value: Any, default: Any, hint: str) -> str:
+    return f"{owner}: {layer} has {name}={value!r}; expected {default!r}{hint}"
+
+
+def kinds_differ(owner: str, kind: str, found: str, why: str) -> str:
+    return f"{owner}: kind is {kind!r}, but the weights are those of {found}: {why}"
+
+
+def unknown_kind(owner: str, kind: object, kinds: Sequence[str]) -> str:
+    return f"{owner}: kind is {kind!r}; expected one of {listed(kinds)}"
+
+
+def several(owner: str, what: str, found: Sequence[object], argument: str) -> str:
+    return f"{owner}: there are several {what}: {listed(found)}; choose one with {argument}="
+
+
+def none_found(owner: str, what: str, looked: str) -> str:
+    return f"{owner}: found no {what} in {looked}"
+
+
+def shape(owner: str, name: str, got: tuple[int, ...], expected: str) -> str:
+    return f"{owner}: {name} has shape {got}; expected {expected}"
+
+
+def attribute(owner: str, name: str, value: object, expected: str) -> str:
+    return f"{owner}: {name} is {value!r}; expected {expected}"
+
+
+def contradiction(owner: str, name: str, value: object, but: str) -> str:
+    return f"{owner}: {name} is {value!r}, but {but}"

@@ -1,0 +1,159 @@
+"""What the weight bridges share: blocks of gates, the weights of one direction in our convention, layers made of them.
+
+A bridge cuts another framework's arrays into `Direction`s, in the order of `GATES`, and names the options that differ
+from their defaults; `build` makes the layer. The names and the maths of the options are those of `fusedrnn.layers`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import layers
+from . import _messages
+
+Array = NDArray[Any]
+
+#: Our gate order, a letter for each block of rows: torch's.
+GATES = {"RNN": "h", "GRU": "rzn", "LSTM": "ifgo"}
+
+
+class Direction(NamedTuple):
+    """Weights of one layer in one direction, in our convention; None is what the layer does not have."""
+
+    W_ih: Array  # (G*H, I)
+    W_hh: Array  # (G*H, H), with a projection (G*H, P)
+    b_ih: Array | None = None  # (G*H,)
+    b_hh: Array | None = None  # (G*H,); None beside a b_ih: a single bias
+    peephole: Array | None = None  # (3, H), rows i f o
+    W_hr: Array | None = None  # (P, H)
+    h_0: Array | None = None  # (H,), a learned initial state
+    c_0: Array | None = None  # (H,)
+
+    @property
+    def hidden_size(self) -> int:
+        return int((self.W_hh if self.W_hr is None else self.W_hr).shape[1])
+
+
+#: Field of `Direction` -> the parameter's name, without its suffix.
+PARAMETERS = {
+    "W_ih": "weight_ih",
+    "W_hh": "weight_hh",
+    "b_ih": "bias_ih",
+    "b_hh": "bias_hh",
+    "peephole": "weight_peephole",
+    "W_hr": "weight_hr",
+    "h_0": "h_0",
+    "c_0": "c_0",
+}
+
+
+def reorder(rows: Array, theirs: str, ours: str) -> Array:
+    """A copy of `rows` whose blocks, named by `theirs`, come in the order of `ours`; what `ours` lacks is left out."""
+    blocks = dict(zip(theirs, np.split(np.asarray(rows), len(theirs)), strict=True))
+    return np.concatenate([blocks[gate] for gate in ours])
+
+
+def negate(rows: Array, gate: str, order: str) -> Array:
+    """A copy with one gate's block negated: sigmoid(-a) = 1 - sigmoid(a) turns that gate the other way round."""
+    rows = rows.copy()
+    H = len(rows) // len(order)
+    rows[order.index(gate) * H :][:H] *= -1
+    return rows
+
+
+def float_dtype(array: Array) -> np.dtype[Any]:
+    """The layer's dtype for an array of weights: float64 stays, all else is float32."""
+    return np.dtype(np.float64 if array.dtype == np.float64 else np.float32)
+
+
+def as_weights(owner: str, name: str, value: Any) -> Array:
+    """Arrays, tensors and nested lists as a real array; bfloat16 tensors, which NumPy lacks, by way of float32."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        if str(value.dtype) == "torch.bfloat16":
+            value = value.float()
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
+        raise TypeError(_messages.not_real(owner, name, array.dtype))
+    return array.astype(float_dtype(array)) if array.dtype.kind != "f" or array.dtype.itemsize < 4 else array
+
+
+def gates_of(owner: str, rows: int, hidden_size: int) -> str:
+    """Which layer has so many rows of weights."""
+    for kind, order in GATES.items():
+        if rows == len(order) * hidden_size:
+            return kind
+    raise ValueError(_messages.no_such_cell(owner, rows, hidden_size))
+
+
+def build(owner: str, kind: str, stack: Sequence[Sequence[Direction]], **options: Any) -> Any:
+    """A layer with these weights: `stack` holds its layers, each one or two `Direction`s.
+
+    `options` are keyword arguments of the layer; what it does not know is refused by name.
+    """
+    cls = getattr(layers, kind)
+    first = stack[0][0]
+    options = dict(options)
+    options.setdefault("dtype", float_dtype(first.W_ih))
+    biases = {(d.b_ih is not None, d.b_hh is not None) for directions in stack for d in directions}
+    if len(biases) > 1 or (False, True) in biases:
+        raise ValueError(_messages.uneven_biases(owner))
+    if biases == {(False, False)}:
+        options["bias"] = False
+    elif biases == {(True, False)}:
+        # A second bias of zeros adds nothing, exactly.
+        stack = [[d._replace(b_hh=np.zeros_like(d.b_ih)) for d in directions] for directions in stack]
+    if first.W_hr is not None:
+        options["proj_size"] = int(first.W_hr.shape[0])
+    if first.h_0 is not None:
+        options["learned_state"] = True
+    if len(stack[0]) == 2:
+        options["bidirectional"] = True
+    layer = construct(owner, cls, int(first.W_ih.shape[1]), first.hidden_size, len(stack), **options)
+    layer.load_state_dict(named(stack))
+    return layer
+
+
+def construct(owner: str, cls: type[Any], *sizes: int, **options: Any) -> Any:
+    """``cls(*sizes, **options)``, where an option the class does not have is a ValueError with its name."""
+    known = inspect.signature(cls).parameters
+    for name, value in options.items():
+        if name not in known:
+            raise ValueError(_messages.no_such_option(owner, cls.__name__, name, value))
+    return cls(*sizes, rng=0, **options)  # the numbers drawn are replaced
+
+
+def named(stack: Sequence[Sequence[Direction]]) -> dict[str, Array]:
+    """Parameters under our names."""
+    params = {}
+    for layer, directions in enumerate(stack):
+        for direction, suffix in zip(directions, ("", "_reverse"), strict=False):
+            for field, name in PARAMETERS.items():
+                array = getattr(direction, field)
+                if array is not None:
+                    params[f"{name}_l{layer}{suffix}"] = array
+    return params
+
+
+def directions_of(params: Mapping[str, Array], num_layers: int, bidirectional: bool) -> list[list[Direction]]:
+    """The other way: a layer's parameters as one list of `Direction`s for each layer."""
+    return [
+        [
+            Direction(**{field: params.get(f"{name}_l{layer}{suffix}") for field, name in PARAMETERS.items()})  # type: ignore[arg-type]
+            for suffix in ("", "_reverse")[: 1 + bidirectional]
+        ]
+        for layer in range(num_layers)
+    ]
+
+
+def refuse_others(owner: str, layer: Any, known: Sequence[str], hint: str = "") -> None:
+    """Refuse options away from their defaults that the other framework does not have."""
+    for name, default in layer._arguments:
+        value = getattr(layer, name)
+        if name not in known and value != default:
+            raise ValueError(_messages.not_theirs(owner, repr(layer), name, value, default, hint))

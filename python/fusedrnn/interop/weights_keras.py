@@ -1,0 +1,360 @@
+"""Keras <-> fusedrnn.
+
+====================  =========================================================================================
+Keras                 fusedrnn
+====================  =========================================================================================
+gates                 columns of (I, G*H): LSTM i f c o, GRU z r h; ours are rows, i f g o and r z n
+``kernel``            ``weight_ih``, transposed; ``recurrent_kernel`` is ``weight_hh``, transposed
+``bias``              LSTM and SimpleRNN (G*H,): a single bias. GRU ``reset_after=True`` (2, 3*H): input, recurrent;
+                      ``reset_after=False`` (3*H,): single
+update gate           the same: h' = z * h + (1 - z) * hh
+axes                  (B, T, I): ``batch_first=True``
+``go_backwards``      ``backwards=True``; Keras leaves its outputs in the order of computation: y[:, ::-1]
+``Bidirectional``     weights of the forward, then of the backward layer; ``merge_mode`` "ave" is "mean"
+CuDNN layers          saved by Keras 2: each gate's block is stored as (H, I), its recurrent block transposed; two
+                      biases, one after the other, which is how they are recognised
+====================  =========================================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from . import _messages
+from .conventions import GATES, Array, Direction, as_weights, build, directions_of, gates_of, refuse_others, reorder
+
+if TYPE_CHECKING:
+    import keras
+
+#: Keras' gate orders in our letters (its c and h are g and n).
+KERAS_GATES = {"RNN": "h", "GRU": "zrn", "LSTM": "ifgo"}
+
+#: Keras' class -> ours.
+KINDS = {"SimpleRNN": "RNN", "GRU": "GRU", "LSTM": "LSTM", "SimpleRNNCell": "RNN", "GRUCell": "GRU", "LSTMCell": "LSTM"}
+
+#: Keras' merge_mode -> our merge.
+MERGES = {"concat": "concat", "sum": "sum", "ave": "mean", "mul": "mul", None: None}
+
+#: Keras' activations by name -> ours. Defaults of Keras 3; hard_sigmoid was 0.2 x + 0.5 before.
+ACTIVATIONS: dict[str, Any] = {
+    "tanh": "tanh",
+    "sigmoid": "sigmoid",
+    "relu": "relu",
+    "linear": "linear",
+    "hard_sigmoid": "hard_sigmoid",
+    "hard_tanh": "hard_tanh",
+    "softsign": "softsign",
+    "softplus": "softplus",
+    "elu": ("elu", 1.0),
+    "leaky_relu": ("leaky_relu", 0.2),
+}
+HARD_SIGMOID_OF_KERAS_2 = ("hard_sigmoid", 0.2, 0.5)
+
+#: What a layer of ours may have and Keras has, too.
+KNOWN = ("num_layers", "nonlinearity", "bias", "batch_first", "bidirectional", "merge", "dtype", "reset_after")
+KNOWN_LATER = ("activation", "recurrent_activation", "backwards", "dropout")
+
+
+def from_keras(
+    source: Any,
+    *,
+    kind: str | None = None,
+    activation: Any = None,
+    recurrent_activation: Any = None,
+    reset_after: bool | None = None,
+    go_backwards: bool = False,
+    merge_mode: str | None = "concat",
+    batch_first: bool = True,
+    dtype: DTypeLike | None = None,
+) -> Any:
+    """The layer that does what a Keras layer does.
+
+    Parameters
+    ----------
+    source : keras layer, or list of arrays
+        ``SimpleRNN``, ``GRU``, ``LSTM``, ``Bidirectional`` of one of these, ``RNN`` over one of their cells (of Keras 3
+        or 2), a ``Sequential`` or a list of such layers, one above the other; or what ``layer.get_weights()`` gives:
+        kernel, recurrent kernel and bias, for two directions forward and backward one after the other.
+    kind : "RNN", "GRU", "LSTM" or None
+        What a list has to be; its shapes tell, so this is a check only.
+    activation, recurrent_activation
+        Of a list, as `fusedrnn.LSTM` takes them; a layer tells them.
+    reset_after : bool or None
+        Of a list of a GRU: the shape of its bias tells; without biases None is True, Keras' default.
+    go_backwards : bool
+        Of a list.
+    merge_mode : "concat", "sum", "ave", "mul" or None
+        Of a list for two directions.
+    batch_first : bool
+        Keras' axes are (B, T, I).
+    dtype : float32, float64 or None
+        None is that of the weights.
+
+    Returns
+    -------
+    RNN, GRU or LSTM
+        Gives all outputs and the final state, whatever ``return_sequences`` and ``return_state`` are. Dropout rates,
+        which act in training only, are not taken over.
+
+    Raises
+    ------
+    TypeError
+        `source` is neither.
+    ValueError
+        Shapes do not fit together or contradict an argument; the layer does what fusedrnn does not, such as an
+        activation that is a function; it has no weights yet.
+
+    Examples
+    --------
+    >>> import fusedrnn, numpy as np
+    >>> kernel, recurrent, bias = np.zeros((3, 15)), np.zeros((5, 15)), np.zeros((2, 15))
+    >>> fusedrnn.interop.from_keras([kernel, recurrent, bias])
+    GRU(3, 5, batch_first=True, dtype='float64')
+    """
+    owner = "from_keras"
+    if hasattr(source, "get_config"):
+        stack, options = of_layer(owner, source)
+        found = options.pop("kind")
+    elif isinstance(source, (list, tuple)) and source and all(hasattr(item, "get_config") for item in source):
+        stack, options = of_layers(owner, source)
+        found = options.pop("kind")
+    elif isinstance(source, (list, tuple)) and source:
+        arrays = [as_weights(owner, f"array {k}", array) for k, array in enumerate(source)]
+        found, directions, after = of_arrays(owner, arrays, reset_after)
+        stack, options = [directions], {}
+        if activation is not None and activation != "tanh":
+            options |= state_activation(found, activation)
+        if recurrent_activation is not None:
+            options["recurrent_activation"] = recurrent_activation
+        if after is False:
+            options["reset_after"] = False
+        if len(directions) == 2:
+            options["merge"] = merge_of(owner, merge_mode)
+        if go_backwards:
+            options["backwards"] = True
+    else:
+        raise TypeError(_messages.wrong_source(owner, source, "a Keras layer, or a list of layers or of weights"))
+    if kind is not None and kind not in GATES:
+        raise ValueError(_messages.unknown_kind(owner, kind, list(GATES)))
+    if kind not in (None, found):
+        shape = stack[0][0].W_hh.shape[::-1]
+        raise ValueError(_messages.kinds_differ(owner, str(kind), found, f"the recurrent kernel has shape {shape}"))
+    if dtype is not None:
+        options["dtype"] = dtype
+    return build(owner, found, stack, batch_first=batch_first, **options)
+
+
+def merge_of(owner: str, merge_mode: object) -> str | None:
+    """Our name of a merge_mode."""
+    if merge_mode not in MERGES:
+        raise ValueError(_messages.attribute(owner, "merge_mode", merge_mode, f"one of {_messages.listed(MERGES)}"))
+    return MERGES[merge_mode]
+
+
+def state_activation(kind: str, name: Any) -> dict[str, Any]:
+    """The option that stands for Keras' ``activation``."""
+    if kind == "RNN" and name in ("tanh", "relu"):
+        return {"nonlinearity": name}
+    return {} if name == "tanh" else {"activation": name}
+
+
+def of_layers(owner: str, sources: Sequence[Any]) -> tuple[list[list[Direction]], dict[str, Any]]:
+    """Layers one above the other, which must be alike to be one layer of ours."""
+    parts = [of_layer(owner, source) for source in sources]
+    options = parts[0][1]
+    inner = "concat" if len(parts) > 1 and options.get("merge") is not None else options.get("merge")
+    for k, (_, other) in enumerate(parts):
+        merge = inner if k + 1 < len(parts) else other.get("merge")
+        if {**other, "merge": None} != {**options, "merge": None} or other.get("merge") != merge:
+            raise ValueError(_messages.attribute(owner, f"layer {k}", other, f"the options of layer 0, {options}"))
+    return [stack[0] for stack, _ in parts], parts[-1][1]
+
+
+def of_layer(owner: str, layer: Any) -> tuple[list[list[Direction]], dict[str, Any]]:
+    """Weights and options of a layer object; its class is known by name, as Keras need not be imported."""
+    names = [cls.__name__ for cls in type(layer).__mro__]
+    if "Sequential" in names:
+        return of_layers(owner, [part for part in layer.layers if type(part).__name__ != "InputLayer"])
+    options: dict[str, Any]
+    if "Bidirectional" in names:
+        forward, backward = layer.forward_layer, layer.backward_layer
+        stack, options = of_layer(owner, forward)
+        reverse, others = of_layer(owner, backward)
+        if options.pop("backwards", False) or not others.pop("backwards", False):
+            raise ValueError(_messages.attribute(owner, "forward_layer.go_backwards", True, "False"))
+        if options != others or stack[0][0].W_hh.shape != reverse[0][0].W_hh.shape:
+            raise ValueError(
+                _messages.attribute(owner, "backward_layer", others, f"the forward layer's options, {options}")
+            )
+        return [[stack[0][0], reverse[0][0]]], options | {"merge": merge_of(owner, layer.merge_mode)}
+    cell = getattr(layer, "cell", layer)
+    kind = next((KINDS[cls.__name__] for cls in type(cell).__mro__ if cls.__name__ in KINDS), None)
+    if kind is None:
+        expected = f"one of {', '.join(KINDS)}, Bidirectional or Sequential"
+        raise TypeError(_messages.wrong_source(owner, layer, expected))
+    config = cell.get_config()
+    weights = [as_weights(owner, f"array {k}", array) for k, array in enumerate(layer.get_weights())]
+    if len(weights) < 2:
+        raise ValueError(_messages.none_found(owner, "weights", f"{type(layer).__name__}, which is not built yet"))
+    options = {"kind": kind}
+    old = not type(cell).__module__.startswith("keras.src.layers")
+    options |= state_activation(kind, activation_of(owner, "activation", config.get("activation", "tanh"), old))
+    if kind != "RNN":
+        gates = activation_of(owner, "recurrent_activation", config.get("recurrent_activation", "sigmoid"), old)
+        if gates != "sigmoid":
+            options["recurrent_activation"] = gates
+    reset_after = config.get("reset_after") if kind == "GRU" else None
+    found, directions, after = of_arrays(owner, weights, reset_after)
+    if found != kind:
+        shape = directions[0].W_hh.shape[::-1]
+        raise ValueError(_messages.kinds_differ(owner, kind, found, f"the recurrent kernel has shape {shape}"))
+    if after is False:
+        options["reset_after"] = False
+    if getattr(layer, "go_backwards", False):
+        options["backwards"] = True
+    return [directions], options
+
+
+def activation_of(owner: str, name: str, value: Any, old: bool) -> Any:
+    """Our activation for what a config says."""
+    if value == "hard_sigmoid" and old:
+        return HARD_SIGMOID_OF_KERAS_2
+    if not isinstance(value, str) or value not in ACTIVATIONS:
+        raise ValueError(_messages.attribute(owner, name, value, f"one of {_messages.listed(ACTIVATIONS)}"))
+    return ACTIVATIONS[value]
+
+
+def of_arrays(
+    owner: str, arrays: Sequence[Array], reset_after: bool | None
+) -> tuple[str, list[Direction], bool | None]:
+    """Kind, one or two directions, and for a GRU whether the reset gate comes after the product."""
+    each = 3 if len(arrays) % 3 == 0 else 2
+    if len(arrays) not in (2, 3, 4, 6):
+        expected = "2 or 3 of one direction, or 4 or 6 of two"
+        raise ValueError(_messages.attribute(owner, "the number of arrays", len(arrays), expected))
+    kernel, recurrent = arrays[:2]
+    for name, array in (("kernel", kernel), ("recurrent kernel", recurrent)):
+        if array.ndim != 2:
+            raise ValueError(_messages.shape(owner, name, array.shape, "two axes"))
+    kind = gates_of(owner, recurrent.shape[1], recurrent.shape[0])
+    parts = [of_direction(owner, kind, arrays[k : k + each], reset_after) for k in range(0, len(arrays), each)]
+    return kind, [part[0] for part in parts], parts[0][1]
+
+
+def of_direction(
+    owner: str, kind: str, arrays: Sequence[Array], reset_after: bool | None
+) -> tuple[Direction, bool | None]:
+    """Kernel (I, G*H), recurrent kernel (H, G*H) and bias, of Keras or of CuDNN as Keras 2 saved it."""
+    kernel, recurrent = arrays[:2]
+    H, theirs, ours = recurrent.shape[0], KERAS_GATES[kind], GATES[kind]
+    columns = len(theirs) * H
+    if kernel.ndim != 2 or kernel.shape[1] != columns or recurrent.shape != (H, columns):
+        raise ValueError(_messages.shape(owner, "the kernel", kernel.shape, f"(input_size, {columns})"))
+    if len(arrays) == 2:
+        return Direction(reorder(kernel.T, theirs, ours), reorder(recurrent.T, theirs, ours)), reset_after
+    bias = arrays[2]
+    shapes: dict[tuple[int, ...], bool | None] = {(columns,): False if kind == "GRU" else None}
+    if kind == "GRU":
+        shapes[2, columns] = True
+    if kind != "RNN":
+        shapes[2 * columns,] = True if kind == "GRU" else None
+    if bias.shape not in shapes:
+        raise ValueError(_messages.shape(owner, "the bias", bias.shape, " or ".join(map(str, shapes))))
+    after = shapes[bias.shape]
+    if kind == "GRU" and reset_after is not None and reset_after != after:
+        raise ValueError(_messages.contradiction(owner, "reset_after", reset_after, f"the bias has shape {bias.shape}"))
+    if bias.shape == (2 * columns,):
+        # CuDNN's buffers: each gate's input block is a C-ordered (H, I), whatever shape Keras gave it, and each gate's
+        # recurrent block is transposed.
+        blocks = np.split(kernel, len(theirs), axis=1)
+        kernel = np.concatenate([np.ascontiguousarray(block).reshape(H, -1).T for block in blocks], axis=1)
+        recurrent = np.concatenate([block.T for block in np.split(recurrent, len(theirs), axis=1)], axis=1)
+    biases = [reorder(b, theirs, ours) for b in (bias.reshape(-1, columns))]
+    return Direction(reorder(kernel.T, theirs, ours), reorder(recurrent.T, theirs, ours), *biases), after
+
+
+def to_keras(layer: Any, *, return_state: bool = False) -> keras.layers.Layer:
+    """The Keras layer that does what a layer does.
+
+    Parameters
+    ----------
+    layer : RNN, GRU or LSTM
+        With options that Keras has.
+    return_state : bool
+        Keras' argument; ``return_sequences`` is True.
+
+    Returns
+    -------
+    keras.layers.Layer
+        ``SimpleRNN``, ``GRU``, ``LSTM``, ``Bidirectional`` of one; with several layers a ``keras.Sequential`` of them.
+        Built, with copies of the parameters. Its axes are (B, T, I), whatever ``batch_first`` is.
+
+    Raises
+    ------
+    ValueError
+        The layer has an option that Keras does not have.
+
+    Notes
+    -----
+    Keras' LSTM, SimpleRNN and ``reset_after=False`` GRU have one bias: the sum of both. A layer that has one already
+    (``bias="single"``, as ``from_keras`` makes it) goes there and back bit for bit.
+    """
+    import keras
+
+    owner = "to_keras"
+    kind = type(layer).__name__
+    if kind not in GATES:
+        raise TypeError(_messages.wrong_source(owner, layer, "RNN, GRU or LSTM"))
+    refuse_others(owner, layer, KNOWN + KNOWN_LATER, ", as Keras has nothing else")
+    options: dict[str, Any] = {"use_bias": bool(layer.bias), "dtype": layer.dtype.name, "return_sequences": True}
+    options["return_state"] = return_state
+    activation = getattr(layer, "activation", None) or getattr(layer, "nonlinearity", "tanh")
+    options["activation"] = activation_to(owner, "activation", activation)
+    if kind != "RNN":
+        gates = getattr(layer, "recurrent_activation", "sigmoid")
+        options["recurrent_activation"] = activation_to(owner, "recurrent_activation", gates)
+    if kind == "GRU":
+        options["reset_after"] = layer.reset_after
+    if getattr(layer, "backwards", False):
+        options["go_backwards"] = True
+    cls = getattr(keras.layers, "SimpleRNN" if kind == "RNN" else kind)
+    stack = directions_of(layer.state_dict(), layer.num_layers, layer.bidirectional)
+    parts = []
+    for k, directions in enumerate(stack):
+        part = cls(layer.hidden_size, **options)
+        if layer.bidirectional:
+            merge = layer.merge if k + 1 == len(stack) else "concat"
+            mode = next(theirs for theirs, ours in MERGES.items() if ours == merge)
+            part = keras.layers.Bidirectional(part, merge_mode=mode)
+        part.build((None, None, directions[0].W_ih.shape[1]))
+        after = getattr(layer, "reset_after", None)
+        part.set_weights([array for direction in directions for array in to_arrays(kind, direction, after)])
+        parts.append(part)
+    if len(parts) == 1:
+        return parts[0]
+    if return_state:
+        raise ValueError(_messages.contradiction(owner, "return_state", True, f"there are {len(parts)} layers"))
+    return keras.Sequential([keras.Input((None, layer.input_size), dtype=layer.dtype.name), *parts])
+
+
+def activation_to(owner: str, name: str, value: Any) -> str:
+    """Keras' name of an activation."""
+    for theirs, ours in ACTIVATIONS.items():
+        if value == ours or (isinstance(ours, tuple) and tuple(np.atleast_1d(value)) == (ours[0],)):
+            return theirs
+    raise ValueError(_messages.attribute(owner, name, value, f"one of {_messages.listed(ACTIVATIONS.values())}"))
+
+
+def to_arrays(kind: str, direction: Direction, reset_after: bool | None) -> list[Array]:
+    """Kernel, recurrent kernel and bias."""
+    theirs, ours = KERAS_GATES[kind], GATES[kind]
+    arrays = [reorder(direction.W_ih, ours, theirs).T, reorder(direction.W_hh, ours, theirs).T]
+    if direction.b_ih is not None:
+        b_ih = reorder(direction.b_ih, ours, theirs)
+        b_hh = np.zeros_like(b_ih) if direction.b_hh is None else reorder(direction.b_hh, ours, theirs)
+        arrays.append(np.stack([b_ih, b_hh]) if reset_after else b_ih if direction.b_hh is None else b_ih + b_hh)
+    return arrays

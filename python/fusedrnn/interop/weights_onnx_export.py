@@ -1,0 +1,279 @@
+"""fusedrnn -> ONNX: a model with one RNN, GRU or LSTM node for each layer. The conventions are in `weights_onnx`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import _messages
+from .conventions import GATES, Array, Direction, directions_of, refuse_others, reorder
+from .weights_onnx import ACTIVATION_OPTIONS, ACTIVATIONS, ONNX_GATES, ONNX_PEEPHOLES
+
+if TYPE_CHECKING:
+    import onnx
+
+#: Operator set of the models: the first in which all reductions take their axes as an input.
+OPSET = 18
+IR_VERSION = 9
+
+#: Options that the operators have, too.
+KNOWN = (
+    "num_layers",
+    "nonlinearity",
+    "bias",
+    "batch_first",
+    "dropout",
+    "bidirectional",
+    "merge",
+    "dtype",
+    "reset_after",
+    "activation",
+    "recurrent_activation",
+    "output_activation",
+    "clip",
+    "backwards",
+    "coupled",
+    "learned_state",
+)
+
+#: Our activations with their default numbers -> ONNX's with alpha and beta, where the names alone do not say it.
+OTHERWISE_NAMED: dict[Any, tuple[str, tuple[float, ...]]] = {
+    "linear": ("Affine", (1.0, 0.0)),
+    "hard_sigmoid": ("HardSigmoid", (1 / 6, 0.5)),
+}
+
+#: Our name of an activation -> ONNX's.
+ONNX_NAMES = {
+    "relu": "Relu",
+    "tanh": "Tanh",
+    "sigmoid": "Sigmoid",
+    "softsign": "Softsign",
+    "softplus": "Softplus",
+    "affine": "Affine",
+    "leaky_relu": "LeakyRelu",
+    "thresholded_relu": "ThresholdedRelu",
+    "scaled_tanh": "ScaledTanh",
+    "hard_sigmoid": "HardSigmoid",
+    "elu": "Elu",
+}
+
+
+def to_onnx(layer: Any, *, lengths: bool = False, state: bool = False, name: str = "fusedrnn") -> onnx.ModelProto:
+    """An ONNX model that does what a layer does; onnxruntime runs it (in float32, which is all it has kernels for).
+
+    Parameters
+    ----------
+    layer : RNN, GRU or LSTM
+        With options that the operators have.
+    lengths : bool
+        Whether the model has an input ``lengths``, int32 (B,).
+    state : bool
+        Whether the model has inputs ``h_0`` and, of an LSTM, ``c_0``, (L*D, B, H); else they are zeros, or learned.
+    name : str
+        Of the graph.
+
+    Returns
+    -------
+    onnx.ModelProto
+        Input ``x``, (T, B, I) or with ``batch_first`` (B, T, I); outputs ``y``, ``h_n`` and, of an LSTM, ``c_n``, in
+        the layer's shapes; with ``merge=None`` ``y`` and ``y_reverse``.
+
+    Raises
+    ------
+    TypeError
+        `layer` is no layer.
+    ValueError
+        The layer has an option that the operators do not have.
+    """
+    import onnx
+
+    owner = "to_onnx"
+    kind = type(layer).__name__
+    if kind not in GATES:
+        raise TypeError(_messages.wrong_source(owner, layer, "RNN, GRU or LSTM"))
+    peephole = getattr(layer, "peephole", None)
+    known = (*KNOWN, "peephole") if peephole in (None, "ifo") else KNOWN
+    refuse_others(owner, layer, known, f", as ONNX's {kind} has nothing else")
+    return Graph(layer, lengths, state).model(onnx, name)
+
+
+class Graph:
+    """Collects nodes and initializers of one model."""
+
+    def __init__(self, layer: Any, lengths: bool, state: bool) -> None:
+        self.layer = layer
+        self.kind = type(layer).__name__
+        self.lengths = lengths
+        self.state = state
+        self.D = 1 + layer.bidirectional
+        self.nodes: list[tuple[str, list[str], list[str], dict[str, Any]]] = []
+        self.tensors: dict[str, Array] = {}
+
+    def node(self, op: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        """One node of one output."""
+        self.nodes.append((op, inputs, [output], attributes))
+        return output
+
+    def tensor(self, name: str, value: Any) -> str:
+        """A constant."""
+        self.tensors[name] = np.ascontiguousarray(value)
+        return name
+
+    def integers(self, *values: int) -> str:
+        """A constant vector of integers, such as axes."""
+        return self.tensor("_".join(["integers", *map(str, values)]).replace("-", "minus"), np.array(values, np.int64))
+
+    def model(self, onnx: Any, name: str) -> onnx.ModelProto:
+        """The whole model."""
+        layer, dtype = self.layer, onnx.helper.np_dtype_to_tensor_dtype(self.layer.dtype)
+        parts = ("h", "c") if self.kind == "LSTM" else ("h",)
+        info = onnx.helper.make_tensor_value_info
+        rows, H = layer.num_layers * self.D, layer.hidden_size
+        time = ["batch", "time"] if layer.batch_first else ["time", "batch"]
+        inputs = [info("x", dtype, [*time, layer.input_size])]
+        if self.lengths:
+            inputs.append(info("lengths", onnx.TensorProto.INT32, ["batch"]))
+        if self.state:
+            inputs += [info(f"{part}_0", dtype, [rows, "batch", H]) for part in parts]
+
+        x = self.node("Transpose", ["x"], "x_time_first", perm=[1, 0, 2]) if layer.batch_first else "x"
+        final: dict[str, list[str]] = {part: [] for part in parts}
+        params = layer.state_dict()
+        for k, directions in enumerate(directions_of(params, layer.num_layers, layer.bidirectional)):
+            outputs = [f"Y_{k}", *(f"{part}_n_{k}" for part in parts)]
+            self.nodes.append((self.kind, self.inputs_of(k, x, directions, parts), outputs, self.attributes()))
+            for part, output in zip(parts, outputs[1:], strict=True):
+                final[part].append(output)
+            last = k + 1 == layer.num_layers
+            ys = self.merged(f"Y_{k}", layer.merge if last else "concat", k)
+            x = ys[0]
+        results = []
+        width = H * self.D if layer.merge == "concat" else H
+        for y, output in zip(ys, ("y", "y_reverse"), strict=False):
+            op, attributes = ("Transpose", {"perm": [1, 0, 2]}) if layer.batch_first else ("Identity", {})
+            results.append(info(self.node(op, [y], output, **attributes), dtype, [*time, width]))
+        for part in parts:
+            output = self.node("Concat", final[part], f"{part}_n", axis=0)
+            results.append(info(output, dtype, [rows, "batch", H]))
+
+        nodes = [onnx.helper.make_node(op, i, o, name=f"{op}_{n}", **a) for n, (op, i, o, a) in enumerate(self.nodes)]
+        tensors = [onnx.numpy_helper.from_array(value, key) for key, value in self.tensors.items()]
+        graph = onnx.helper.make_graph(nodes, name, inputs, results, tensors)
+        opset = [onnx.helper.make_opsetid("", OPSET)]
+        model: onnx.ModelProto = onnx.helper.make_model(
+            graph, opset_imports=opset, ir_version=IR_VERSION, producer_name="fusedrnn"
+        )
+        onnx.checker.check_model(model)
+        return model
+
+    def inputs_of(self, k: int, x: str, directions: list[Direction], parts: tuple[str, ...]) -> list[str]:
+        """Names of X, W, R, B, sequence_lens, initial_h, initial_c and P of layer k; the weights become tensors."""
+        ours, theirs = GATES[self.kind], ONNX_GATES[self.kind]
+        if getattr(self.layer, "coupled", False):
+            ours = ours.replace("f", "")
+        names = [x]
+        names.append(self.tensor(f"W_{k}", [with_all_gates(d.W_ih, ours, theirs) for d in directions]))
+        names.append(self.tensor(f"R_{k}", [with_all_gates(d.W_hh, ours, theirs) for d in directions]))
+        if directions[0].b_ih is None:
+            names.append("")
+        else:
+            pairs = [(d.b_ih, np.zeros_like(d.b_ih) if d.b_hh is None else d.b_hh) for d in directions]
+            both = [[with_all_gates(np.asarray(b), ours, theirs) for b in pair] for pair in pairs]
+            names.append(self.tensor(f"B_{k}", np.reshape(both, (self.D, -1))))
+        names.append("lengths" if self.lengths else "")
+        for part, field in zip(parts, ("h_0", "c_0"), strict=False):
+            names.append(self.initial(k, part, [getattr(d, field) for d in directions], x))
+        if directions[0].peephole is not None:
+            names += [""] * (len(parts) == 1)
+            P = [reorder(d.peephole, "ifo", ONNX_PEEPHOLES).reshape(-1) for d in directions if d.peephole is not None]
+            names.append(self.tensor(f"P_{k}", P))
+        while not names[-1]:
+            names.pop()
+        return names
+
+    def initial(self, k: int, part: str, learned: list[Array | None], x: str) -> str:
+        """Layer k's rows of the input, or the learned state for each row of the batch, or nothing: zeros."""
+        if self.state:
+            ends = [self.integers(k * self.D), self.integers((k + 1) * self.D)]
+            return self.node("Slice", [f"{part}_0", *ends, self.integers(0)], f"{part}_0_{k}")
+        if learned[0] is None:
+            return ""
+        vectors = self.tensor(f"{part}_0_{k}_learned", np.stack([v for v in learned if v is not None])[:, None])
+        batch = f"batch_{k}_{part}"
+        self.node("Shape", [x], batch, start=1, end=2)
+        shape = self.node("Concat", [self.integers(1), batch, self.integers(1)], f"{batch}_shape", axis=0)
+        return self.node("Expand", [vectors, shape], f"{part}_0_{k}")
+
+    def merged(self, Y: str, merge: str | None, k: int) -> list[str]:
+        """Y (T, D, B, H) as what the next layer, or the caller, gets."""
+        if self.D == 1:
+            return [self.node("Squeeze", [Y, self.integers(1)], f"y_{k}")]
+        if merge == "concat":
+            turned = self.node("Transpose", [Y], f"{Y}_turned", perm=[0, 2, 1, 3])
+            return [self.node("Reshape", [turned, self.integers(0, 0, -1)], f"y_{k}")]
+        if merge is None:
+            return [
+                self.node("Gather", [Y, self.tensor(f"direction_{d}", np.array(d, np.int64))], f"y_{k}_{d}", axis=1)
+                for d in range(2)
+            ]
+        op = {"sum": "ReduceSum", "mean": "ReduceMean", "mul": "ReduceProd"}[merge]
+        return [self.node(op, [Y, self.integers(1)], f"y_{k}", keepdims=0)]
+
+    def attributes(self) -> dict[str, Any]:
+        """The operator's attributes; those at their defaults are left out."""
+        layer = self.layer
+        direction = "bidirectional" if self.D == 2 else "reverse" if getattr(layer, "backwards", False) else "forward"
+        attributes: dict[str, Any] = {"hidden_size": layer.hidden_size, "direction": direction}
+        if self.kind == "GRU":
+            attributes["linear_before_reset"] = int(layer.reset_after)
+        if getattr(layer, "coupled", False):
+            attributes["input_forget"] = 1
+        if getattr(layer, "clip", None) is not None:
+            attributes["clip"] = float(layer.clip)
+        chosen = activations_of(layer, self.kind)
+        if chosen != [default for _, default in ACTIVATION_OPTIONS[self.kind]]:
+            pairs = [onnx_activation(value) for value in chosen] * self.D
+            attributes["activations"] = [name for name, _ in pairs]
+            alphas = [numbers[0] for _, numbers in pairs if numbers]
+            betas = [numbers[1] for _, numbers in pairs if len(numbers) > 1]
+            if alphas:
+                attributes["activation_alpha"] = alphas
+            if betas:
+                attributes["activation_beta"] = betas
+        return attributes
+
+
+def activations_of(layer: Any, kind: str) -> list[Any]:
+    """The layer's activations in the operator's order, f, g, h."""
+    state = getattr(layer, "activation", None)
+    if state is None:
+        state = getattr(layer, "nonlinearity", "tanh")
+    values = {
+        "recurrent_activation": getattr(layer, "recurrent_activation", "sigmoid"),
+        "activation": state,
+        "output_activation": getattr(layer, "output_activation", None) or state,
+    }
+    return [values[option] for option, _ in ACTIVATION_OPTIONS[kind]]
+
+
+def onnx_activation(value: Any) -> tuple[str, tuple[float, ...]]:
+    """ONNX's name of an activation with its alpha and beta."""
+    name, *numbers = (value,) if isinstance(value, str) else value
+    if not numbers and name in OTHERWISE_NAMED:
+        return OTHERWISE_NAMED[name]
+    if name not in ONNX_NAMES:
+        raise ValueError(
+            _messages.attribute("to_onnx", "an activation", value, f"one of {_messages.listed(ONNX_NAMES)}")
+        )
+    defaults = ACTIVATIONS[ONNX_NAMES[name].lower()][1]
+    rest = defaults[len(numbers) :]
+    return ONNX_NAMES[name], (*map(float, numbers), *(1.0 if number is None else number for number in rest))
+
+
+def with_all_gates(rows: Array, ours: str, theirs: str) -> Array:
+    """Blocks in ONNX's order, with zeros for a gate that the layer does not have."""
+    missing = [gate for gate in theirs if gate not in ours]
+    H = len(rows) // len(ours)
+    zeros = np.zeros((H * len(missing), *rows.shape[1:]), rows.dtype)
+    return reorder(np.concatenate([rows, zeros]), ours + "".join(missing), theirs)

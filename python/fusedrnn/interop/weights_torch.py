@@ -1,0 +1,244 @@
+"""torch <-> fusedrnn.
+
+=============  ================================================================================================
+torch          fusedrnn
+=============  ================================================================================================
+gates          the same: LSTM i f g o, GRU r z n; blocks of rows
+``weight_ih``  the same: (G*H, I); ``weight_hh`` (G*H, H), with a projection (G*H, P); ``weight_hr`` (P, H)
+biases         the same two, or none
+update gate    the same: h' = (1 - z) * n + z * h
+GRU            ``reset_after=True`` always
+names          the same; of cells without ``_l0``; in a state dict behind any prefix
+=============  ================================================================================================
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from .. import cells, layers
+from . import _messages
+from .conventions import (
+    GATES,
+    Array,
+    as_weights,
+    construct,
+    float_dtype,
+    gates_of,
+    refuse_others,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+KEY = re.compile(r"(?P<prefix>.*?)(?P<name>(?:weight_(?:ih|hh|hr)|bias_(?:ih|hh))(?P<layer>_l\d+(?:_reverse)?)?)$")
+
+#: Constructor arguments that torch's modules have, too.
+KNOWN = ("num_layers", "nonlinearity", "bias", "batch_first", "dropout", "bidirectional", "proj_size", "dtype")
+
+
+def from_torch(
+    source: torch.nn.Module | Mapping[str, Any],
+    prefix: str | None = None,
+    *,
+    kind: str | None = None,
+    nonlinearity: str | None = None,
+    batch_first: bool | None = None,
+    dropout: float = 0.0,
+    dtype: DTypeLike | None = None,
+) -> Any:
+    """The layer, or cell, that does what a torch module does.
+
+    Parameters
+    ----------
+    source : torch.nn.Module, or mapping of str to tensors or arrays
+        ``nn.RNN``, ``nn.GRU``, ``nn.LSTM``, one of their cells, a module that contains one of them; or a state dict of
+        any of these (of tensors, or of arrays: torch is not needed then).
+    prefix : str or None
+        Where several recurrent modules are in it: which one, such as ``"encoder.lstm."`` (the dot may be left out).
+    kind : "RNN", "GRU", "LSTM" or None
+        What a state dict has to be; its shapes tell, so this is a check only.
+    nonlinearity : "tanh", "relu" or None
+        Of an RNN given as a state dict, which does not tell; None is "tanh".
+    batch_first : bool or None
+        None is as the module has it; False for a state dict, which does not tell.
+    dropout : float
+        Between layers, in training; a module tells it.
+    dtype : float32, float64 or None
+        None is that of the weights; float16 and bfloat16 become float32.
+
+    Returns
+    -------
+    RNN, GRU, LSTM, or RNNCell, GRUCell, LSTMCell
+
+    Raises
+    ------
+    TypeError
+        `source` is neither, or holds no real numbers.
+    ValueError
+        There is no recurrent module in it, or several; parameters are missing or do not fit together.
+
+    Examples
+    --------
+    >>> import fusedrnn, numpy as np
+    >>> d = {f"net.gru.{name}": w for name, w in fusedrnn.GRU(3, 5, num_layers=2).state_dict().items()}
+    >>> fusedrnn.interop.from_torch(d)
+    GRU(3, 5, num_layers=2)
+    """
+    owner = "from_torch"
+    if isinstance(source, Mapping):
+        return from_state_dict(owner, source, prefix, kind, nonlinearity, batch_first, dropout, dtype)
+    if not hasattr(source, "named_modules"):
+        raise TypeError(_messages.wrong_source(owner, source, "a torch.nn.Module or a state dict"))
+    module = recurrent_module(owner, source, prefix)
+    params = {name: as_weights(owner, name, getattr(module, name)) for name in parameter_names(module)}
+    if kind is not None and kind not in type(module).__name__ and kind not in str(getattr(module, "mode", "")):
+        raise ValueError(_messages.kinds_differ(owner, kind, type(module).__name__, "by its class"))
+    nonlinearity = nonlinearity or getattr(module, "nonlinearity", None) or relu_or_tanh(module)
+    if batch_first is None:
+        batch_first = bool(getattr(module, "batch_first", False))
+    dropout = dropout or float(getattr(module, "dropout", 0.0))
+    return from_state_dict(owner, params, "", None, nonlinearity, batch_first, dropout, dtype)
+
+
+def relu_or_tanh(module: Any) -> str | None:
+    """What ``mode`` says, which a scripted module has where it has no ``nonlinearity``."""
+    mode = str(getattr(module, "mode", ""))
+    return mode.removeprefix("RNN_").lower() if mode.startswith("RNN_") else None
+
+
+def parameter_names(module: Any) -> list[str]:
+    """Attributes that hold the weights; read as attributes, they are what parametrizations make of them."""
+    names = getattr(module, "_flat_weights_names", None)
+    if names is not None:
+        return list(names)
+    return [n for n in ("weight_ih", "weight_hh", "bias_ih", "bias_hh") if getattr(module, n, None) is not None]
+
+
+def recurrent_module(owner: str, source: Any, prefix: str | None) -> Any:
+    """The recurrent module itself, or the only one inside, or the one called `prefix`."""
+    found = {
+        name: module
+        for name, module in source.named_modules()
+        if hasattr(module, "weight_ih_l0") or (hasattr(module, "weight_ih") and hasattr(module, "weight_hh"))
+    }
+    if prefix is not None:
+        found = {name: module for name, module in found.items() if name == prefix.rstrip(".")}
+    if not found:
+        looked = type(source).__name__ + (f" under prefix {prefix!r}" if prefix else "")
+        raise ValueError(_messages.none_found(owner, "RNN, GRU or LSTM", looked))
+    if len(found) > 1:
+        raise ValueError(_messages.several(owner, "recurrent modules", sorted(found), "prefix"))
+    return next(iter(found.values()))
+
+
+def from_state_dict(
+    owner: str,
+    source: Mapping[str, Any],
+    prefix: str | None,
+    kind: str | None,
+    nonlinearity: str | None,
+    batch_first: bool | None,
+    dropout: float,
+    dtype: DTypeLike | None,
+) -> Any:
+    """A layer from names and arrays; the shapes tell which one."""
+    groups: dict[str, dict[str, Any]] = {}
+    for key, value in source.items():
+        match = KEY.match(str(key))
+        if match:
+            groups.setdefault(match["prefix"], {})[match["name"]] = value
+    groups = {p: names for p, names in groups.items() if any(name.startswith("weight_hh") for name in names)}
+    if prefix is not None:
+        groups = {p: names for p, names in groups.items() if p.rstrip(".") == prefix.rstrip(".")}
+    if not groups:
+        looked = "the state dict" + (f" under prefix {prefix!r}" if prefix else "")
+        raise ValueError(
+            _messages.none_found(owner, "weight_ih_l0 and weight_hh_l0", f"{looked}, of {len(source)} names")
+        )
+    if len(groups) > 1:
+        raise ValueError(_messages.several(owner, "recurrent modules", sorted(groups), "prefix"))
+    params = {name: as_weights(owner, name, value) for name, value in next(iter(groups.values())).items()}
+
+    is_cell = "weight_hh" in params
+    suffix = "" if is_cell else "_l0"
+    for name in (f"weight_ih{suffix}", f"weight_hh{suffix}"):
+        if name not in params or params[name].ndim != 2:
+            raise ValueError(_messages.none_found(owner, f"{name} of two axes", ", ".join(sorted(params))))
+    W_ih, W_hh = params[f"weight_ih{suffix}"], params[f"weight_hh{suffix}"]
+    W_hr = params.get(f"weight_hr{suffix}")
+    found = "LSTM" if W_hr is not None else gates_of(owner, len(W_hh), W_hh.shape[1])
+    if kind is not None and kind not in GATES:
+        raise ValueError(_messages.unknown_kind(owner, kind, list(GATES)))
+    if kind not in (None, found):
+        why = f"weight_hh{suffix} has shape {W_hh.shape}"
+        raise ValueError(_messages.kinds_differ(owner, str(kind), found, why))
+    options: dict[str, Any] = {"dtype": dtype if dtype is not None else float_dtype(W_ih)}
+    if found == "RNN":
+        options["nonlinearity"] = nonlinearity or "tanh"
+    elif nonlinearity is not None:
+        raise ValueError(
+            _messages.contradiction(owner, "nonlinearity", nonlinearity, f"the weights are those of {found}")
+        )
+    hidden_size = int((W_hh if W_hr is None else W_hr).shape[1])
+    if is_cell:
+        options["bias"] = "bias_ih" in params
+        layer = construct(owner, getattr(cells, f"{found}Cell"), int(W_ih.shape[1]), hidden_size, **options)
+    else:
+        if W_hr is not None:
+            options["proj_size"] = int(W_hr.shape[0])
+        options |= {"bias": "bias_ih_l0" in params, "batch_first": bool(batch_first), "dropout": dropout}
+        options["bidirectional"] = "weight_ih_l0_reverse" in params
+        num_layers = 1 + max(int(re.findall(r"_l(\d+)", name)[0]) for name in params)
+        if num_layers == 1:
+            options["dropout"] = 0.0  # as in torch, it would do nothing
+        cls = getattr(layers, found)
+        layer = construct(owner, cls, int(W_ih.shape[1]), hidden_size, num_layers, **options)
+    layer.load_state_dict(params)
+    return layer
+
+
+def to_torch(layer: Any) -> torch.nn.Module:
+    """The torch module that does what a layer or a cell does.
+
+    Parameters
+    ----------
+    layer : RNN, GRU, LSTM, or RNNCell, GRUCell, LSTMCell
+        With options that torch has.
+
+    Returns
+    -------
+    torch.nn.Module
+        With copies of the parameters, and the layer's dtype, dropout and ``batch_first``.
+
+    Raises
+    ------
+    ValueError
+        The layer has an option that torch does not have.
+
+    Notes
+    -----
+    A layer with one bias gets a second one of zeros.
+    """
+    import torch
+
+    owner = "to_torch"
+    kind = type(layer).__name__
+    if kind.removesuffix("Cell") not in GATES:
+        raise TypeError(_messages.wrong_source(owner, layer, "RNN, GRU, LSTM or one of their cells"))
+    refuse_others(owner, layer, KNOWN, ", as torch has nothing else")
+    options = {name: getattr(layer, name) for name, _ in layer._arguments if name in KNOWN}
+    options["bias"] = bool(options["bias"])
+    options["dtype"] = getattr(torch, options["dtype"].name)
+    module: torch.nn.Module = getattr(torch.nn, kind)(layer.input_size, layer.hidden_size, **options)
+    params: dict[str, Array] = layer.state_dict()
+    for name in list(params):
+        if name.startswith("bias_ih"):
+            params.setdefault(name.replace("_ih", "_hh"), np.zeros_like(params[name]))
+    module.load_state_dict({name: torch.from_numpy(array) for name, array in params.items()})
+    return module
