@@ -37,16 +37,21 @@ using Vec = typename VectorOf<T>::type;
 template <class T>
 inline constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));
 
+// The same at any address. It aliases T, as memcpy would not: after a store of numbers, sizes and pointers need not be
+// read from memory again.
+template <class T>
+struct UnalignedVectorOf {
+  typedef T type __attribute__((vector_size(kVectorBytes), aligned(alignof(T))));
+};
+
 template <class T>
 inline Vec<T> load(const T* p) {
-  Vec<T> v;
-  __builtin_memcpy(&v, p, sizeof v);
-  return v;
+  return *reinterpret_cast<const typename UnalignedVectorOf<T>::type*>(p);
 }
 
 template <class T>
 inline void store(T* p, Vec<T> v) {
-  __builtin_memcpy(p, &v, sizeof v);
+  *reinterpret_cast<typename UnalignedVectorOf<T>::type*>(p) = v;
 }
 
 template <class T>
