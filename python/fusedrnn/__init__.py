@@ -16,6 +16,7 @@ from .frozen import FrozenLayer, Stream
 from .gradients import clip_grad_norm, clip_grad_value
 from .isa import available_isas, current_isa, show_config, use_isa
 from .layers import GRU, LSTM, RNN
+from .stack import FrozenStack, Stack, StackStream, StackTape
 from .tape import Grads, Tape
 from .threading_control import get_num_threads, set_num_threads, threads
 
@@ -27,10 +28,14 @@ __all__ = [
     "LSTM",
     "RNN",
     "FrozenLayer",
+    "FrozenStack",
     "GRUCell",
     "Grads",
     "LSTMCell",
     "RNNCell",
+    "Stack",
+    "StackStream",
+    "StackTape",
     "Stream",
     "Tape",
     "__version__",

@@ -89,10 +89,10 @@ def probability(owner: str, name: str, value: object) -> float:
     return p
 
 
-def warn_idle_dropout(owner: str, dropout: float, stacklevel: int) -> None:
+def warn_idle_dropout(owner: str, dropout: float, stacklevel: int, reason: str = "num_layers=1") -> None:
     """Warn as torch does: dropout acts between layers, and there is only one."""
     warnings.warn(
-        f"{owner}: dropout={dropout} does nothing with num_layers=1; it acts between layers, not after the last",
+        f"{owner}: dropout={dropout} does nothing with {reason}; it acts between layers, not after the last",
         UserWarning,
         stacklevel=stacklevel + 1,
     )
@@ -557,6 +557,76 @@ def gradient_list(
         exact_shape(owner, f"{name}[{i}]", array, (n, width), f"(T_{i}, {formula})")
         arrays.append(array)
     return arrays
+
+
+def any_gradient(value: Any) -> bool:
+    """Whether an argument of backward holds a gradient at all."""
+    if isinstance(value, (tuple, list)):
+        return not value or any(any_gradient(item) for item in value)
+    return value is not None
+
+
+# ---- groups of layers -----------------------------------------------------------------------------------------------
+
+
+def members(owner: str, value: Any) -> tuple[Any, ...]:
+    """The layers of a group: at least one, each once, all of one dtype and layout."""
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
+        raise TypeError(f"{owner}: layers is {kind(value)}; expected a sequence of layers")
+    layers = tuple(value)
+    if not layers:
+        raise ValueError(f"{owner}: layers is empty; expected at least one layer")
+    for k, layer in enumerate(layers):
+        if not (hasattr(layer, "forward") and hasattr(layer, "freeze") and hasattr(layer, "batch_first")):
+            raise TypeError(f"{owner}: layers[{k}] is {kind(layer)}; expected a layer, or a group of layers")
+        first = next(i for i, other in enumerate(layers) if other is layer)
+        if first != k:
+            raise ValueError(f"{owner}: layers[{k}] is layers[{first}]; expected a layer of its own (copy.deepcopy)")
+        if layer.dtype != layers[0].dtype:
+            raise TypeError(
+                f"{owner}: layers[{k}] has dtype {layer.dtype}; expected {layers[0].dtype}, that of layers[0]"
+            )
+        if layer.batch_first != layers[0].batch_first:
+            raise ValueError(
+                f"{owner}: layers[{k}] has batch_first={layer.batch_first}; expected {layers[0].batch_first}, "
+                f"as layers[0] has"
+            )
+    return layers
+
+
+def fitting(owner: str, below: Any, above: Any, width: int, merge: str | None) -> None:
+    """Two consecutive layers of a stack."""
+    if merge is None:
+        raise ValueError(
+            f"{owner}: {below!r} has merge=None, so puts out a pair; expected that of the last layer alone"
+        )
+    if above.input_size != width:
+        raise ValueError(
+            f"{owner}: {above!r} has input_size {above.input_size}; expected {width}, the width of {below!r}"
+        )
+
+
+def member_states(owner: str, name: str, value: Any, count: int) -> Sequence[Any]:
+    """One state (or gradient of one) for each layer of a group; None is None for all."""
+    if value is None:
+        return (None,) * count
+    if not isinstance(value, (tuple, list)):
+        raise TypeError(f"{owner}: {name} is {kind(value)}; expected a tuple of {count}, one for each layer")
+    if len(value) != count:
+        raise ValueError(f"{owner}: {name} has {len(value)} entries; expected {count}, one for each layer")
+    return value
+
+
+def fixed_params(owner: str, name: str) -> TypeError:
+    """Parameters of a group cannot be removed."""
+    return TypeError(f"{owner}: params[{name!r}] cannot be deleted; a group has the parameters of its layers")
+
+
+def no_overlap(owner: str, out: Any, x: Any) -> None:
+    """What a group writes is not what it reads."""
+    for array in out if isinstance(out, (tuple, list)) else (out,):
+        if isinstance(array, ndarray) and isinstance(x, ndarray) and _overlap(array, x):
+            raise ValueError(f"{owner}: out overlaps x in memory; expected memory of its own")
 
 
 # ---- frozen layers and streams --------------------------------------------------------------------------------------

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,14 +61,21 @@ def _shapes(value: Any) -> Any:
     return None if value is None else value.shape
 
 
+class Counted(Protocol):
+    """What a tape holds; it knows how large it is."""
+
+    @property
+    def nbytes(self) -> int: ...
+
+
 class KeptArrays:
     """What all tapes share: memory that can be counted, given up, and held for the length of a ``with`` block."""
 
     __slots__ = ("_owner", "_records")
 
-    def __init__(self, owner: str, records: list[Record]) -> None:
+    def __init__(self, owner: str, records: Sequence[Counted]) -> None:
         self._owner = owner
-        self._records: list[Record] | None = records
+        self._records: Any = records
 
     @property
     def nbytes(self) -> int:
@@ -83,7 +91,7 @@ class KeptArrays:
         """Free the memory now; harmless when repeated."""
         self._records = None
 
-    def _held(self) -> list[Record]:
+    def _held(self) -> Any:
         if self._records is None:
             raise _validate.released(self._owner)
         return self._records
@@ -177,12 +185,16 @@ class Tape(KeptArrays):
         -----
         Werbos, Backpropagation through time, 1990. Gradients of another dtype are cast, which costs a copy.
         """
+        return self._backward(dy, dstate, need_dx, required=True)
+
+    def _backward(self, dy: Any, dstate: Any, need_dx: bool, required: bool = False) -> Grads:
+        """`backward`; unless a gradient is required, it gives zeros for none."""
         records = self._held()
         stack, extent = self._stack, self._extent
         need_dx = _validate.flag(stack.owner, "need_dx", need_dx)
         dys = unroll.read_dy(stack, extent, dy)
         dstate_n = unroll.read_state(stack, extent, "dstate", dstate, optional=True)
-        if all(d is None for d in dys) and all(d is None for d in dstate_n or ()):
+        if required and all(d is None for d in dys) and all(d is None for d in dstate_n or ()):
             raise _validate.nothing_to_do(stack.owner)
         dx = unroll.new_sequence(stack, extent, stack.input_size) if need_dx and not self._tokens else None
         dstate_0, dparams = unroll.backward(

@@ -1,0 +1,328 @@
+"""Groups of layers: stacks of any layers, two different directions, ensembles; all equal their members."""
+
+import copy
+import itertools
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fusedrnn
+from fusedrnn import GRU, LSTM, RNN, Stack
+from problems import assert_same_bits
+
+DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
+
+
+def make_stack(dtype: Any = "float32", batch_first: bool = False, dropout: float = 0.0) -> Any:
+    common: dict[str, Any] = {"dtype": dtype, "batch_first": batch_first}
+    layers = [
+        LSTM(3, 8, 2, bidirectional=True, rng=1, **common),
+        GRU(16, 5, bidirectional=True, merge="mul", rng=2, **common),
+        Stack([RNN(5, 7, rng=3, **common), GRU(7, 4, reset_after=False, rng=4, **common)]),
+    ]
+    return Stack(layers, dropout, rng=5)
+
+
+def make_one_way(dtype: Any = "float32") -> Any:
+    return Stack([LSTM(3, 8, 2, dtype=dtype, rng=1), GRU(8, 5, dtype=dtype, rng=2), RNN(5, 6, dtype=dtype, rng=3)])
+
+
+def options(rng: np.random.Generator, T: int, B: int, batch_first: bool) -> list[dict[str, Any]]:
+    mask, reset, lengths = rng.random((B, T)) < 0.6, rng.random((T, B)) < 0.3, rng.integers(0, T + 1, B)
+    reset = reset.T if batch_first else reset
+    return [{}, {"lengths": lengths}, {"lengths": lengths, "mask": mask, "reset": reset, "past_end": "hold"}]
+
+
+def gradient_like(rng: np.random.Generator, value: Any) -> Any:
+    """Random numbers in the structure of a result."""
+    if isinstance(value, (tuple, list)):
+        return type(value)(gradient_like(rng, item) for item in value)
+    return rng.standard_normal(value.shape).astype(value.dtype)
+
+
+# ---- a stack
+
+
+@DTYPES
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("which", range(3))
+@pytest.mark.parametrize("tokens", [False, True])
+def test_a_stack_is_its_layers_one_after_the_other(dtype, batch_first, which, tokens, rng):
+    net = make_stack(dtype, batch_first)
+    T, B = 9, 4
+    given = options(rng, T, B, batch_first)[which]
+    x: Any = rng.integers(0, 3, (T, B)) if tokens else rng.standard_normal((T, B, 3)).astype(dtype)
+    x = x.swapaxes(0, 1) if batch_first else x
+    _, like = net(x)
+    state = gradient_like(rng, like)
+    y, state_n = net(x, state, **given)
+    again, finals, tape = net.forward(x, state, **given)
+    assert_same_bits([again, finals], [y, state_n], "forward")
+    dy, dstate = gradient_like(rng, y), gradient_like(rng, state_n)
+    grads = tape.backward(dy, dstate)
+
+    below, tapes = x, []
+    for k, (layer, s) in enumerate(zip(net.layers, state, strict=True)):
+        own = given if k == 2 else {name: value for name, value in given.items() if name != "past_end"}
+        below, final, kept = layer.forward(below, s, **own)
+        assert_same_bits(state_n[k], final, f"state {k}")
+        tapes.append(kept)
+    assert_same_bits(y, below, "y")
+    for k in (2, 1, 0):
+        expected = tapes[k].backward(dy, dstate[k])
+        dy = expected.x
+        assert_same_bits(grads.state[k], expected.state, f"dstate {k}")
+        for name, value in expected.params.items():
+            assert_same_bits(grads.params[f"{k}.{name}"], value, name)
+    assert_same_bits(grads.x, dy, "dx")
+    assert list(grads.params) == list(net.params) == list(net.state_dict())
+    if not tokens:
+        assert tape.backward(y, need_dx=False).x is None
+
+
+@DTYPES
+@pytest.mark.parametrize("kind", [RNN, GRU, LSTM])
+def test_equal_layers_in_a_stack_are_a_layer_of_several(kind, dtype, rng):
+    layer = kind(3, 6, num_layers=3, dropout=0.4, dtype=dtype, rng=7)
+    net = Stack([kind(n, 6, dtype=dtype) for n in (3, 6, 6)], dropout=0.4)
+    for name, array in layer.state_dict().items():
+        stem, _, k = name.rpartition("_l")
+        net.params[f"{k}.{stem}_l0"][:] = array
+    x, lengths = rng.standard_normal((8, 5, 3)).astype(dtype), [8, 0, 3, 8, 5]
+    net.rng = layer.rng = np.random.default_rng(3)
+    y, _, tape = layer.forward(x, lengths=lengths)
+    layer.rng = net.rng = np.random.default_rng(3)
+    y_net, _, tape_net = net.forward(x, lengths=lengths)
+    assert_same_bits(y_net, y, "y")
+    dy = gradient_like(rng, y)
+    grads, grads_net = tape.backward(dy), tape_net.backward(dy)
+    assert_same_bits(grads_net.x, grads.x, "dx")
+    assert_same_bits(list(grads_net.params.values()), list(grads.params.values()), "parameters")
+    assert tape_net.nbytes == tape.nbytes
+
+
+def test_a_stack_takes_a_list(rng):
+    net = make_stack(dropout=0.5)
+    xs = [rng.standard_normal((n, 3)).astype("f4") for n in (5, 0, 7)]
+    ys, states = net(xs)
+    for b, x in enumerate(xs):
+        y, state = net(x)
+        assert_same_bits(ys[b], y, f"y of row {b}")
+        assert_same_bits(states[1][:, b], state[1], f"state of row {b}")
+    ys, _, tape = net.forward(xs)
+    grads = tape.backward(gradient_like(rng, ys))
+    assert [g.shape for g in grads.x] == [x.shape for x in xs]
+
+
+def test_dropout_of_a_stack_has_exact_gradients(rng):
+    net = make_stack("float64", dropout=0.3)
+    x, dy = rng.standard_normal((6, 3, 3)), rng.standard_normal((6, 3, 4))
+
+    def loss(x: Any) -> float:
+        net.rng = np.random.default_rng(8)
+        return float((net.forward(x)[0] * dy).sum())
+
+    net.rng = np.random.default_rng(8)
+    _, _, tape = net.forward(x)
+    direction = rng.standard_normal(x.shape)
+    slope = (loss(x + 1e-5 * direction) - loss(x - 1e-5 * direction)) / 2e-5
+    assert slope == pytest.approx(float((tape.backward(dy).x * direction).sum()), rel=1e-6)
+    assert np.abs(net(x)[0] - net.forward(x)[0]).max() > 0.01
+
+
+def test_gradients_of_a_lower_state_alone(rng):
+    net = make_one_way("float64")
+    x = rng.standard_normal((6, 3, 3))
+    _, state, tape = net.forward(x)
+    dh = gradient_like(rng, state[1])
+    grads = tape.backward(dstate=(None, dh, None))
+    assert not any(grads.params[name].any() for name in grads.params if name.startswith("2."))
+    assert not grads.state[2].any()
+    lower = Stack(net.layers[:2])
+    expected = lower.forward(x)[2].backward(dstate=(None, dh))
+    assert_same_bits(grads.x, expected.x, "dx")
+    with pytest.raises(ValueError, match="Stack: backward got neither dy nor dstate"):
+        tape.backward(dstate=(None, None, None))
+    with tape:
+        pass
+    with pytest.raises(ValueError, match="Stack: this tape was released"):
+        tape.backward(dstate=(None, dh, None))
+    assert tape.nbytes == 0
+
+
+def test_stacks_save_load_copy_compare_and_print():
+    net = make_stack()
+    assert repr(net) == (
+        "Stack([LSTM(3, 8, num_layers=2, bidirectional=True), GRU(16, 5, bidirectional=True, merge='mul'), "
+        "Stack([RNN(5, 7), GRU(7, 4, reset_after=False)])])"
+    )
+    assert repr(make_stack(dropout=0.5)).endswith("], dropout=0.5)")
+    assert (net.input_size, net.output_size, net.dtype, net.batch_first) == (3, 4, np.float32, False)
+    for other in (pickle.loads(pickle.dumps(net)), copy.deepcopy(net)):
+        assert other == net
+        other.params["2.1.bias_ih_l0"] += 1
+        assert other != net
+        report = other.load_state_dict(net.state_dict())
+        assert other == net
+        assert report == ([], [])
+    assert copy.copy(net).layers[0] is net.layers[0]
+    assert net != make_stack(dropout=0.5)
+    saved = net.state_dict()
+    saved["0.weight_ih_l0"] = np.zeros((2, 2))
+    saved["x"] = saved.pop("1.bias_ih_l0")
+    before = net.state_dict()
+    with pytest.raises(
+        ValueError, match=r"missing: 1\.bias_ih_l0 \| unexpected: x \| 0\.weight_ih_l0 has shape \(2, 2\)"
+    ):
+        net.load_state_dict(saved)
+    assert_same_bits(net.state_dict(), before, "unchanged")
+
+
+def test_parameters_of_a_stack_are_live():
+    net = make_one_way()
+    w = net.params["1.weight_hh_l0"]
+    assert w is net.layers[1].weight_hh_l0
+    new = np.zeros_like(w)
+    net.params["1.weight_hh_l0"] = new
+    assert net.layers[1].weight_hh_l0 is new
+    assert len(net.params) == 8 + 4 + 4
+    assert "1.weight_hh_l0" in net.params
+    assert "3.weight_hh_l0" not in net.params
+    with pytest.raises(KeyError):
+        net.params["weight"] = new
+    with pytest.raises(TypeError, match="cannot be deleted"):
+        del net.params["1.weight_hh_l0"]
+    with pytest.raises(AttributeError, match="Stack: input_size is fixed"):
+        net.input_size = 4
+    net.dropout = 0.5
+    with pytest.raises(ValueError, match="expected 0 <= dropout < 1"):
+        net.dropout = 1.5
+
+
+@pytest.mark.parametrize("which", range(3))
+def test_frozen_stacks(which, rng):
+    net = make_stack()
+    frozen = net.freeze()
+    x = rng.standard_normal((9, 4, 3)).astype("f4")
+    given = options(rng, 9, 4, False)[which]
+    expected = net(x, **given)
+    out = np.empty_like(expected[0])
+    y, state = frozen(x, out=out, **given)
+    assert y is out
+    assert_same_bits([y, state], list(expected), "frozen")
+    thawed = pickle.loads(pickle.dumps(frozen))
+    assert thawed == frozen == copy.deepcopy(frozen)
+    assert_same_bits(list(thawed(x, **given)), list(expected), "thawed")
+    assert repr(frozen) == f"<frozen {net!r}, float32, {frozen.isa}>"
+    assert frozen.params.keys() == net.params.keys()
+    assert frozen.nbytes > sum(array.nbytes for array in net.params.values())
+    with pytest.raises(AttributeError, match="frozen Stack: precision cannot be set"):
+        frozen.precision = "float64"
+    with pytest.raises(ValueError, match="out overlaps x"):
+        Stack([RNN(3, 3), RNN(3, 3)]).freeze()(x, out=x)
+
+
+@DTYPES
+def test_streams_of_stacks(dtype, rng):
+    net = make_one_way(dtype)
+    x = rng.standard_normal((9, 4, 3)).astype(dtype)
+    y, state = net(x)
+    stream = net.freeze().stream(4)
+    out = np.empty((4, 6), dtype)
+    for t, x_t in enumerate(x):
+        if t == 5:
+            stream = pickle.loads(pickle.dumps(copy.copy(stream)))
+        assert stream.step(x_t, out=out) is out
+        assert_same_bits(out, y[t], f"step {t}")
+    assert_same_bits(stream.state, state, "state")
+    stream.reset(np.array([True, False, True, False]))
+    assert not stream.state[1][:, [0, 2]].any()
+    assert_same_bits(stream.state[1][:, [1, 3]], state[1][:, [1, 3]], "kept rows")
+    stream.state = None
+    assert not stream.state[1].any()
+    assert stream.batch_size == 4
+    with pytest.raises(ValueError, match="stream of a bidirectional layer"):
+        make_stack().freeze().stream()
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: Stack([]), ValueError, "Stack: layers is empty; expected at least one layer"),
+        (lambda: Stack(GRU(3, 4)), TypeError, "Stack: layers is a GRU; expected a sequence of layers"),
+        (
+            lambda: Stack([1]),
+            TypeError,
+            "Stack: layers[0] is an int; expected a layer, or a group of layers",
+        ),
+        (
+            lambda: Stack([GRU(3, 4), RNN(5, 6)]),
+            ValueError,
+            "Stack: RNN(5, 6) has input_size 5; expected 4, the width of GRU(3, 4)",
+        ),
+        (
+            lambda: Stack([GRU(3, 4), GRU(4, 4, dtype="f8")]),
+            TypeError,
+            "Stack: layers[1] has dtype float64; expected float32, that of layers[0]",
+        ),
+        (
+            lambda: Stack([GRU(3, 4), GRU(4, 4, batch_first=True)]),
+            ValueError,
+            "Stack: layers[1] has batch_first=True; expected False, as layers[0] has",
+        ),
+        (
+            lambda: Stack([GRU(3, 4, bidirectional=True, merge=None), GRU(4, 4)]),
+            ValueError,
+            "Stack: GRU(3, 4, bidirectional=True, merge=None) has merge=None, so puts out a pair; expected that of the "
+            "last layer alone",
+        ),
+        (lambda: Stack([GRU(3, 4)], 1.0), ValueError, "Stack: dropout is 1.0; expected 0 <= dropout < 1"),
+    ],
+)
+def test_stacks_that_cannot_be(make, error, message):
+    with pytest.raises(error) as caught:
+        make()
+    assert str(caught.value) == message
+
+
+def test_a_layer_twice_is_refused():
+    layer = GRU(3, 3)
+    with pytest.raises(ValueError, match=r"layers\[2\] is layers\[0\]; expected a layer of its own"):
+        Stack([layer, GRU(3, 3), layer])
+    with pytest.warns(UserWarning, match="dropout=0.5 does nothing with one layer"):
+        Stack([layer], 0.5)
+
+
+def test_wrong_states_of_a_stack_are_refused():
+    net, x = make_one_way(), np.zeros((2, 1, 3), np.float32)
+    for call in (net, net.forward, net.freeze()):
+        with pytest.raises(TypeError, match="Stack: state is an ndarray; expected a tuple of 3, one for each layer"):
+            call(x, np.zeros((1, 1, 8)))
+        with pytest.raises(ValueError, match="Stack: state has 2 entries; expected 3, one for each layer"):
+            call(x, (None, None))
+        with pytest.raises(ValueError, match=r"GRU: state h has shape \(1, 1, 4\)"):
+            call(x, (None, np.zeros((1, 1, 4)), None))
+
+
+def test_the_last_layer_of_a_stack_may_put_out_a_pair(rng):
+    net = Stack([GRU(3, 4), GRU(4, 5, bidirectional=True, merge=None)])
+    x = rng.standard_normal((6, 2, 3)).astype("f4")
+    (first, second), _, tape = net.forward(x)
+    assert first.shape == second.shape == (6, 2, 5)
+    assert tape.backward((first, None)).x.shape == x.shape
+    assert net.merge is None
+
+
+def test_threads_change_no_bit_of_a_stack(rng):
+    net = Stack([LSTM(64, 120, rng=1), GRU(120, 90, bidirectional=True, rng=2)])
+    x = rng.standard_normal((12, 20, 64)).astype("f4")
+    results = []
+    for n in (1, 2, 5):
+        with fusedrnn.threads(n):
+            y, state, tape = net.forward(x)
+            grads = tape.backward(y, state)
+            results.append([y, state, grads.x, grads.state, grads.params])
+    for one, other in itertools.pairwise(results):
+        assert_same_bits(other, one, "threads")
