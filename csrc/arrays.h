@@ -86,5 +86,6 @@ class SignalWatch {
 };
 
 void add_stream(py::module_& module);
+void add_c_api(py::module_& module);
 
 }  // namespace fusedrnn::python

@@ -373,6 +373,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       },
       "tapes"_a, "dys"_a, "dstates_n"_a, "dx"_a, "dstates"_a, "dparams"_a);
   add_stream(m);
+  add_c_api(m);
 }
 
 }  // namespace fusedrnn::python

@@ -132,16 +132,11 @@ py::object step(PyObject* self, PyObject* x, PyObject* out) {
 // ---- states -------------------------------------------------------------------------------------
 
 template <class T>
-py::tuple get_state_typed(StepRunner<T>& runner, const Engine& e) {
+py::tuple get_state_typed(const StepRunner<T>& runner, const Engine& e) {
   py::tuple parts(static_cast<std::size_t>(runner.states()));
   for (int s = 0; s < runner.states(); ++s) {
     py::array_t<T> part({e.L, e.B, e.H});
-    T* to = part.mutable_data();
-    for (Index l = 0; l < e.L; ++l) {
-      const T* from = runner.state(static_cast<std::size_t>(l), s);
-      const Index wide = runner.padded(static_cast<std::size_t>(l));
-      for (Index b = 0; b < e.B; ++b, to += e.H) std::copy_n(from + b * wide, e.H, to);
-    }
+    runner.read_state(s, part.mutable_data());
     parts[static_cast<std::size_t>(s)] = part;
   }
   return parts;
@@ -155,24 +150,8 @@ void set_state_typed(StepRunner<T>& runner, const Engine& e, const py::tuple& pa
     require(is_native<T>(part) && part.ndim() == 3 && part.shape(0) == e.L && part.shape(1) == e.B &&
                 part.shape(2) == e.H && (part.flags() & py::array::c_style) && is_aligned<T>(part),
             "set_state: wrong dtype, shape or layout");
-    const T* from = static_cast<const T*>(part.data());
-    for (Index l = 0; l < e.L; ++l) {
-      T* to = runner.state(static_cast<std::size_t>(l), s);
-      const Index wide = runner.padded(static_cast<std::size_t>(l));
-      for (Index b = 0; b < e.B; ++b, from += e.H) std::copy_n(from, e.H, to + b * wide);
-    }
+    runner.write_state(s, static_cast<const T*>(part.data()));
   }
-}
-
-template <class T>
-void reset_typed(StepRunner<T>& runner, const Engine& e, const bool* rows) {
-  for (int s = 0; s < runner.states(); ++s)
-    for (Index l = 0; l < e.L; ++l) {
-      T* state = runner.state(static_cast<std::size_t>(l), s);
-      const Index wide = runner.padded(static_cast<std::size_t>(l));
-      for (Index b = 0; b < e.B; ++b)
-        if (!rows || rows[b]) std::fill_n(state + b * wide, wide, T(0));
-    }
 }
 
 template <class T>
@@ -296,8 +275,9 @@ PyObject* stream_reset_rows(PyObject* self, PyObject* rows) {
     Engine& e = *engine_of(self);
     const Turn turn(e);
     const bool* which = vector<bool>(py::reinterpret_borrow<py::object>(rows), e.B, false, "reset_rows");
-    if (e.f32) reset_typed(*e.f32, e, which);
-    else reset_typed(*e.f64, e, which);
+    const auto chosen = [&](Index b) { return !which || which[b]; };
+    if (e.f32) e.f32->reset(chosen);
+    else e.f64->reset(chosen);
     return py::none();
   });
 }

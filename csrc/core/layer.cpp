@@ -574,9 +574,21 @@ void StepRunner<T>::step(const T* x, const std::int64_t* tokens, T* y) {
 }
 
 template <class T>
-T* StepRunner<T>::state(std::size_t layer, int which) {
+T* StepRunner<T>::state(std::size_t layer, int which) const {
   const Forward<T>& f = layers_[layer].forward;
   return f.states[which] + f.slot * B_ * padded(layer);
+}
+
+template <class T>
+void StepRunner<T>::read_state(int which, T* to) const {
+  for (std::size_t l = 0; l < layers_.size(); ++l)
+    for (Index b = 0, H = weights(l).H; b < B_; ++b, to += H) std::copy_n(state(l, which) + b * padded(l), H, to);
+}
+
+template <class T>
+void StepRunner<T>::write_state(int which, const T* from) {
+  for (std::size_t l = 0; l < layers_.size(); ++l)
+    for (Index b = 0, H = weights(l).H; b < B_; ++b, from += H) std::copy_n(from, H, state(l, which) + b * padded(l));
 }
 
 template class StepRunner<float>;

@@ -2,6 +2,7 @@
 // everything a kernel needs, chooses how many threads take part, and owns what outlives the call.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <vector>
@@ -196,7 +197,16 @@ class StepRunner {
   StepRunner(std::vector<std::shared_ptr<const Weights<T>>> layers, Index B);
   // x: rows of (B, I), or tokens (B,); y: (B, H), rows contiguous.
   void step(const T* x, const std::int64_t* tokens, T* y);
-  T* state(std::size_t layer, int which);  // (B, padded), as of now
+  // All layers' h (which = 0) or c (1) as of now, (layers, B, H).
+  void read_state(int which, T* to) const;
+  void write_state(int which, const T* from);
+  template <class Chosen>
+  void reset(Chosen chosen) {  // zeros for every row b with chosen(b)
+    for (std::size_t l = 0; l < layers_.size(); ++l)
+      for (int s = 0; s < states(); ++s)
+        for (Index b = 0; b < B_; ++b)
+          if (chosen(b)) std::fill_n(state(l, s) + b * padded(l), padded(l), T(0));
+  }
   Index padded(std::size_t layer) const { return layers_[layer].weights->padded(); }
   int states() const { return layers_.front().weights->kernel().states; }
   std::size_t layers() const { return layers_.size(); }
@@ -210,6 +220,8 @@ class StepRunner {
     Buffer memory;
     Forward<T> forward;
   };
+  T* state(std::size_t layer, int which) const;  // (B, padded)
+
   Index B_;
   std::vector<Layer> layers_;
   double flops_ = 0;

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import functional
 from ._version import __version__
+from .c_api import get_include
 from .cells import GRUCell, LSTMCell, RNNCell
 from .frozen import FrozenLayer, Stream
 from .gradients import clip_grad_norm, clip_grad_value
@@ -44,6 +45,7 @@ __all__ = [
     "clip_grad_value",
     "current_isa",
     "functional",
+    "get_include",
     "get_num_threads",
     "interop",
     "reference",

@@ -140,3 +140,8 @@ class Stream:
 
     def set_state(self, state: tuple[Array, ...]) -> None: ...
     def reset_rows(self, rows: NDArray[np.bool_] | None) -> None: ...
+
+_C_API: Any  # capsule "fusedrnn._core._C_API" of the function table; see include/fusedrnn.h
+
+def weights_capsule(weights: Weights) -> Any:
+    """A capsule "fusedrnn_weights" that shares the weights; see include/fusedrnn.h."""

@@ -121,6 +121,23 @@ class FrozenLayer:
         """
         return Stream(self, batch_size)
 
+    def c_weights(self) -> tuple[Any, ...]:
+        """The packed weights for C and Cython code: see docs/c-api.md.
+
+        Returns
+        -------
+        tuple of capsules
+            Named "fusedrnn_weights", each the ``const fusedrnn_weights *`` of one layer and direction; by layer, then
+            by direction. A capsule keeps its weights alive; they are shared, not copied.
+
+        Examples
+        --------
+        >>> import fusedrnn
+        >>> len(fusedrnn.GRU(3, 5, num_layers=2).freeze().c_weights())
+        2
+        """
+        return tuple([_core.weights_capsule(weights) for weights in self._weights])
+
     @property
     def isa(self) -> str:
         return self._weights[0].isa

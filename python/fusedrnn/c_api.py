@@ -1,0 +1,22 @@
+"""Where C and Cython code finds the kernels' header; what is in it: docs/c-api.md."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def get_include() -> str:
+    """The folder of ``fusedrnn.h``, for the include path of a C or Cython extension.
+
+    Returns
+    -------
+    str
+        An absolute path inside the installed package. Cython finds ``fusedrnn/kernels.pxd`` by itself.
+
+    Examples
+    --------
+    >>> import fusedrnn, os
+    >>> os.listdir(fusedrnn.get_include())
+    ['fusedrnn.h']
+    """
+    return str(Path(__file__).parent / "include")

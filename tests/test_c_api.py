@@ -1,0 +1,745 @@
+"""The C door: the function table through ctypes. The structs are written down a second time, as old programs have them.
+
+What needs a compiler (Cython, C, C++) is at the end.
+"""
+
+import ctypes as ct
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fusedrnn
+from fusedrnn import _core, functional
+from problems import Problem, assert_same_bits, make_problem
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples" / "c_api"
+HEADER = Path(fusedrnn.get_include()) / "fusedrnn.h"
+OK, INVALID, MEMORY, INTERRUPTED, BUSY = range(5)
+INTERRUPT = ct.CFUNCTYPE(ct.c_int, ct.c_void_p)
+Pointer, Size = ct.c_void_p, ct.c_ssize_t
+DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
+
+
+class Arguments(ct.Structure):
+    def __init__(self, **values: Any) -> None:
+        super().__init__(**{k: v.ctypes.data if isinstance(v, np.ndarray) else v for k, v in values.items()})
+        self.size = ct.sizeof(self)
+        self.kept = values  # what the pointers point to
+
+
+class Layer(Arguments):
+    _fields_ = [
+        ("size", ct.c_size_t),
+        ("cell", ct.c_char_p),
+        ("dtype", ct.c_int),
+        ("training", ct.c_int),
+        ("input_size", Size),
+        ("hidden_size", Size),
+        *((name, Pointer) for name in ("W_ih", "W_hh", "b_ih", "b_hh")),
+    ]
+
+
+class Info(Arguments):
+    _fields_ = [
+        ("size", ct.c_size_t),
+        ("cell", ct.c_char_p),
+        ("isa", ct.c_char_p),
+        *((name, ct.c_int) for name in ("dtype", "training", "gates", "states")),
+        ("input_size", Size),
+        ("hidden_size", Size),
+        ("nbytes", ct.c_size_t),
+    ]
+
+
+class Forward(Arguments):
+    _fields_ = [
+        ("size", ct.c_size_t),
+        ("T", Size),
+        ("B", Size),
+        ("lengths", Pointer),
+        ("x", Pointer),
+        ("x_time", Size),
+        ("x_batch", Size),
+        ("tokens", Pointer),
+        ("h_0", Pointer),
+        ("c_0", Pointer),
+        ("y", Pointer),
+        ("y_time", Size),
+        ("y_batch", Size),
+        ("h_n", Pointer),
+        ("c_n", Pointer),
+        ("reverse", ct.c_int),
+        ("interrupted", INTERRUPT),
+        ("interrupted_argument", Pointer),
+    ]
+
+
+class Backward(Arguments):
+    _fields_ = [
+        ("size", ct.c_size_t),
+        ("dy", Pointer),
+        ("dy_time", Size),
+        ("dy_batch", Size),
+        ("dh_n", Pointer),
+        ("dc_n", Pointer),
+        ("dx", Pointer),
+        ("dx_time", Size),
+        ("dx_batch", Size),
+        ("accumulate_dx", ct.c_int),
+        *((name, Pointer) for name in ("dh_0", "dc_0", "dW_ih", "dW_hh", "db_ih", "db_hh")),
+        ("interrupted", INTERRUPT),
+        ("interrupted_argument", Pointer),
+    ]
+
+
+class Table(ct.Structure):
+    """ABI 1, as it was first released."""
+
+    _fields_ = [
+        ("size", ct.c_size_t),
+        ("abi", ct.c_int),
+        ("version", ct.c_char_p),
+        ("message", ct.CFUNCTYPE(ct.c_char_p)),
+        ("get_num_threads", ct.CFUNCTYPE(ct.c_int)),
+        ("set_num_threads", ct.CFUNCTYPE(ct.c_int, ct.c_int)),
+        ("weights_new", ct.CFUNCTYPE(ct.c_int, Pointer, Pointer)),
+        ("weights_share", ct.CFUNCTYPE(ct.c_int, Pointer, Pointer)),
+        ("weights_info", ct.CFUNCTYPE(ct.c_int, Pointer, Pointer)),
+        ("weights_free", ct.CFUNCTYPE(None, Pointer)),
+        ("forward", ct.CFUNCTYPE(ct.c_int, Pointer, Pointer, Pointer)),
+        ("backward", ct.CFUNCTYPE(ct.c_int, Pointer, Pointer)),
+        ("tape_nbytes", ct.CFUNCTYPE(ct.c_size_t, Pointer)),
+        ("tape_free", ct.CFUNCTYPE(None, Pointer)),
+        ("stream_new", ct.CFUNCTYPE(ct.c_int, Pointer, Size, Size, Pointer)),
+        ("stream_step", ct.CFUNCTYPE(ct.c_int, Pointer, Pointer, Pointer)),
+        ("stream_step_tokens", ct.CFUNCTYPE(ct.c_int, Pointer, Pointer, Pointer)),
+        ("stream_get_state", ct.CFUNCTYPE(ct.c_int, Pointer, Pointer, Pointer)),
+        ("stream_set_state", ct.CFUNCTYPE(ct.c_int, Pointer, Pointer, Pointer)),
+        ("stream_reset", ct.CFUNCTYPE(ct.c_int, Pointer, Pointer)),
+        ("stream_free", ct.CFUNCTYPE(None, Pointer)),
+    ]
+
+
+def capsule_pointer(capsule: Any, name: bytes) -> int:
+    get = ct.pythonapi.PyCapsule_GetPointer
+    get.restype, get.argtypes = Pointer, [ct.py_object, ct.c_char_p]
+    return get(capsule, name)
+
+
+API = Table.from_address(capsule_pointer(_core._C_API, b"fusedrnn._core._C_API"))
+
+
+def done(code: int) -> None:
+    assert code == OK, (code, API.message())
+
+
+def data(array: np.ndarray | None) -> int | None:
+    return None if array is None else array.ctypes.data
+
+
+def made(function: Any, *arguments: Any) -> Pointer:
+    handle = Pointer()
+    done(function(*arguments, ct.byref(handle)))
+    return handle
+
+
+def pack(cell: str, weights: Any, training: bool = False) -> Pointer:
+    W_ih, W_hh, b_ih, b_hh = weights
+    layer = Layer(
+        cell=cell.encode(),
+        dtype=W_ih.itemsize,
+        training=training,
+        input_size=W_ih.shape[1],
+        hidden_size=W_hh.shape[1],
+        W_ih=W_ih,
+        W_hh=W_hh,
+        b_ih=b_ih,
+        b_hh=b_hh,
+    )
+    return made(API.weights_new, ct.byref(layer))
+
+
+def run(problem: Problem, need_dx: bool) -> dict[str, Any]:
+    """Everything the functional API returns, from C."""
+    T, B, I, H = (problem.sizes[k] for k in "TBIH")
+    tokens = problem.x.ndim == 2
+    weights = pack(problem.cell, problem.weights, training=True)
+    names = "hc"[: len(problem.state)]
+    results = {"y": np.empty((T, B, H), problem.dtype)} | {f"{s}_n": np.empty((B, H), problem.dtype) for s in names}
+    forward = Forward(
+        T=T,
+        B=B,
+        lengths=None if problem.lengths is None else np.asarray(problem.lengths, np.int64),
+        reverse=problem.reverse,
+        **{"tokens" if tokens else "x": np.ascontiguousarray(problem.x)},
+        **{f"{s}_0": state for s, state in zip(names, problem.state, strict=True)},
+        **results,
+    )
+    tape = made(API.forward, weights, ct.byref(forward))
+    API.weights_free(weights)  # the tape has its own reference
+    assert API.tape_nbytes(tape) > 0
+    W_ih, W_hh, b_ih, b_hh = problem.weights
+    grads: dict[str, Any] = {"dx": np.empty((T, B, I), problem.dtype) if need_dx else None}
+    grads |= {f"d{s}_0": np.empty((B, H), problem.dtype) for s in names}
+    for name, w in (("dW_ih", W_ih), ("dW_hh", W_hh), ("db_ih", b_ih), ("db_hh", b_hh)):
+        grads[name] = None if w is None else np.empty_like(w)
+    ends = {f"d{s}_n": d for s, d in zip(names, problem.dstate, strict=True)}
+    done(API.backward(tape, ct.byref(Backward(dy=problem.dy, **ends, **grads))))
+    API.tape_free(tape)
+    return results | grads
+
+
+# ---- what is computed
+
+
+def test_the_table_is_the_installed_package_s():
+    assert (API.abi, API.version.decode()) == (1, fusedrnn.__version__)
+    assert API.size >= ct.sizeof(Table)
+
+
+@DTYPES
+@pytest.mark.parametrize("kind", ["plain", "lengths", "reverse", "tokens", "no bias"])
+def test_forward_and_backward_give_python_s_bits(isa, rng, cell, dtype, kind):
+    options: dict[str, Any] = {
+        "plain": {},
+        "lengths": {"lengths": True, "reverse": True},
+        "reverse": {"reverse": True},
+        "tokens": {"tokens": True, "lengths": True},
+        "no bias": {"bias": False},
+    }[kind]
+    problem = make_problem(rng, cell, dtype, T=7, B=5, I=6, H=19, **options)
+    need_dx = "tokens" not in options
+    results, tape = problem.forward(functional)
+    expected = results | problem.backward(functional, tape, need_dx)
+    assert_same_bits(run(problem, need_dx), expected, cell)
+
+
+@DTYPES
+def test_strides_and_what_is_not_wanted(rng, dtype):
+    problem = make_problem(rng, "lstm", dtype, T=6, B=3, I=4, H=8)
+    weights = pack("lstm", problem.weights, training=True)
+    T, B, I, H = (problem.sizes[k] for k in "TBIH")
+    expected, tape = problem.forward(functional)
+    d_expected = problem.backward(functional, tape)
+    x = np.ascontiguousarray(problem.x.swapaxes(0, 1))  # batch first
+    both = np.full((T, B, 2 * H), 7, dtype)  # y goes into the second half, last step first
+    h, c = (s.copy() for s in problem.state)  # updated in place
+    forward = Forward(T=T, B=B, x=x, x_time=I, x_batch=T * I, h_0=h, c_0=c, h_n=h, c_n=c)
+    forward.y = both[-1, :, H:].ctypes.data
+    forward.y_time, forward.y_batch = -B * 2 * H, 2 * H
+    tape = made(API.forward, weights, ct.byref(forward))
+    assert_same_bits({"y": both[::-1, :, H:], "h_n": h, "c_n": c}, expected, "forward")
+    assert (both[..., :H] == 7).all()
+    done(API.forward(weights, ct.byref(Forward(T=T, B=B, x=problem.x)), None))  # nothing wanted
+    only_c = np.empty((B, H), dtype)
+    h, c = problem.state
+    done(API.forward(weights, ct.byref(Forward(T=T, B=B, x=problem.x, h_0=h, c_0=c, c_n=only_c)), None))
+    assert_same_bits(only_c, expected["c_n"], "c_n alone")
+
+    dh, dc = (d.copy() for d in problem.dstate)
+    dx = np.ones((B, T, I), dtype)
+    backward = Backward(dy=problem.dy, dh_n=dh, dc_n=dc, dx=dx, dx_time=I, dx_batch=T * I, dh_0=dh, dc_0=dc)
+    backward.accumulate_dx = 1
+    done(API.backward(tape, ct.byref(backward)))
+    assert_same_bits({"dh_0": dh, "dc_0": dc}, {k: d_expected[k] for k in ("dh_0", "dc_0")}, "in place")
+    np.testing.assert_allclose(dx.swapaxes(0, 1), 1 + d_expected["dx"], rtol=1e-6)
+    dW_hh = np.empty_like(problem.weights[1])
+    done(
+        API.backward(
+            tape, ct.byref(Backward(dy=problem.dy, dh_n=problem.dstate[0], dc_n=problem.dstate[1], dW_hh=dW_hh))
+        )
+    )
+    assert_same_bits(dW_hh, d_expected["dW_hh"], "dW_hh alone, from a tape used before")
+    API.tape_free(tape)
+    API.weights_free(weights)
+
+
+@DTYPES
+@pytest.mark.parametrize(("T", "B"), [(0, 3), (4, 0), (0, 0)])
+def test_empty_sequences(cell, dtype, rng, T, B):
+    problem = make_problem(rng, cell, dtype, T=1, B=max(B, 1), I=3, H=5)
+    weights = pack(cell, problem.weights, training=True)
+    h_0, h_n = np.ones((B, 5), dtype), np.zeros((B, 5), dtype)
+    tape = made(API.forward, weights, ct.byref(Forward(T=T, B=B, h_0=h_0, h_n=h_n)))
+    assert (h_n == h_0).all()
+    dW_ih = np.ones_like(problem.weights[0])
+    done(API.backward(tape, ct.byref(Backward(dW_ih=dW_ih))))
+    assert not dW_ih.any()
+    API.tape_free(tape)
+    API.weights_free(weights)
+
+
+@DTYPES
+def test_streams_give_python_s_bits(isa, cell, dtype, rng):
+    name, _, variant = cell.partition("_")
+    options: Any = {"rnn": {"nonlinearity": variant}, "gru": {"reset_after": variant == "after"}, "lstm": {}}[name]
+    layer = getattr(fusedrnn, name.upper())(6, 19, 2, dtype=dtype, rng=rng, **options)
+    frozen = layer.freeze()
+    capsules = frozen.c_weights()
+    handles = (Pointer * 2)(*(capsule_pointer(c, b"fusedrnn_weights") for c in capsules))
+    stream = made(API.stream_new, handles, 2, 3)
+    twin = frozen.stream(3)
+    del frozen, capsules  # the stream has its own reference
+    states = 2 if name == "lstm" else 1
+    parts = [np.zeros((2, 3, 19), dtype) for _ in range(states)]
+    h, c = parts[0], parts[1] if states == 2 else None
+    y = np.empty((3, 19), dtype)
+    for t in range(6):
+        if t % 2:
+            tokens = rng.integers(0, 6, 3)
+            done(API.stream_step_tokens(stream, tokens.ctypes.data, y.ctypes.data))
+            assert_same_bits(y, twin.step(tokens), "tokens")
+        else:
+            x = rng.standard_normal((3, 6)).astype(dtype)
+            done(API.stream_step(stream, x.ctypes.data, y.ctypes.data))
+            assert_same_bits(y, twin.step(x), "step")
+        done(API.stream_get_state(stream, data(h), data(c)))
+        assert_same_bits(tuple(parts), twin.get_state(), "state")
+        if t == 3:
+            rows = np.array([True, False, True])
+            done(API.stream_reset(stream, rows.ctypes.data))
+            twin.reset(rows)
+    for part in parts:
+        part[...] = rng.standard_normal(part.shape)
+    done(API.stream_set_state(stream, data(h), data(c)))
+    twin.set_state(tuple(parts))
+    x = rng.standard_normal((3, 6)).astype(dtype)
+    done(API.stream_step(stream, x.ctypes.data, y.ctypes.data))
+    assert_same_bits(y, twin.step(x), "after set_state")
+    done(API.stream_reset(stream, None))
+    done(API.stream_get_state(stream, data(h), data(c)))
+    assert not any(part.any() for part in parts)
+    API.stream_free(stream)
+
+
+def test_info_tells_what_weights_are(isa, cell, rng):
+    problem = make_problem(rng, cell, "float64", T=1, B=1, I=3, H=5)
+    weights = pack(cell, problem.weights, training=True)
+    again = made(API.weights_share, weights)
+    API.weights_free(weights)
+    info = Info()
+    done(API.weights_info(again, ct.byref(info)))
+    assert (info.cell.decode(), info.isa.decode(), info.dtype, info.training) == (cell, isa, 8, 1)
+    assert (info.input_size, info.hidden_size, info.states) == (3, 5, len(problem.state))
+    assert info.gates * 5 == problem.weights[0].shape[0]
+    assert info.nbytes > 0
+    API.weights_free(again)
+
+
+# ---- what is refused
+
+
+def refused(code: int, *words: str, expected: int = INVALID) -> None:
+    message = API.message().decode()
+    assert code == expected, (code, message)
+    for word in words:
+        assert word in message
+
+
+def test_wrong_weights_are_refused():
+    W = np.zeros((20, 5), np.float32)
+    good: dict[str, Any] = {"cell": b"lstm", "dtype": 4, "input_size": 5, "hidden_size": 5, "W_ih": W, "W_hh": W}
+    handle = Pointer()
+
+    def attempt(**changes: Any) -> int:
+        return API.weights_new(ct.byref(Layer(**(good | changes))), ct.byref(handle))
+
+    refused(API.weights_new(None, ct.byref(handle)), "weights_new", "NULL")
+    refused(API.weights_new(ct.byref(Layer(**good)), None), "NULL")
+    refused(attempt(cell=b"transformer"), "unknown cell 'transformer'")
+    refused(attempt(cell=b"x" * 2000), "unknown cell")
+    refused(attempt(cell=None), "cell is NULL")
+    refused(attempt(dtype=2), "dtype is 2")
+    refused(attempt(input_size=0), "input_size is 0")
+    refused(attempt(hidden_size=-3), "hidden_size is -3")
+    refused(attempt(hidden_size=2**31), "hidden_size is 2147483648")
+    refused(attempt(W_ih=None), "W_ih is NULL")
+    refused(attempt(W_hh=W.ctypes.data + 1), "W_hh is not aligned to 4")
+    refused(attempt(b_hh=W.ctypes.data + 2), "b_hh is not aligned")
+    refused(attempt(hidden_size=2**31 - 1, input_size=2**31 - 1, dtype=8), expected=MEMORY)
+    assert not handle
+    for share in (API.weights_share, API.weights_info):
+        refused(share(None, ct.byref(handle)), "NULL")
+    for free in (API.weights_free, API.tape_free, API.stream_free):
+        free(None)
+    assert API.tape_nbytes(None) == 0
+
+
+def test_wrong_calls_are_refused(rng):
+    p = make_problem(rng, "gru_after", "float32", T=4, B=3, I=5, H=6)
+    inference, weights = pack(p.cell, p.weights), pack(p.cell, p.weights, training=True)
+    y, h = np.full((4, 3, 6), 7, np.float32), np.zeros((3, 6), np.float32)
+    tokens = np.zeros((4, 3), np.int64)
+
+    def attempt(tape: Any = None, **changes: Any) -> int:
+        return API.forward(weights, ct.byref(Forward(**({"T": 4, "B": 3, "x": p.x, "y": y} | changes))), tape)
+
+    handle = Pointer()
+    refused(API.forward(None, ct.byref(Forward()), None), "weights are NULL")
+    refused(API.forward(weights, None, None), "NULL")
+    refused(API.forward(inference, ct.byref(Forward(T=4, B=3, x=p.x)), ct.byref(handle)), "not packed for training")
+    refused(attempt(T=-1), "T is -1")
+    refused(attempt(x=None), "x and tokens are NULL")
+    refused(attempt(tokens=tokens), "one of them")
+    refused(attempt(x=None, tokens=tokens - 1), "tokens[0][0] is -1")
+    refused(attempt(x=None, tokens=tokens + 5), "input_size = 5")
+    refused(attempt(lengths=np.array([4, 5, 1])), "lengths[1] is 5")
+    refused(attempt(lengths=np.array([-1, 4, 1])), "lengths[0] is -1")
+    refused(attempt(c_0=h), "only state is h")
+    refused(attempt(x=p.x.ctypes.data + 1), "x is not aligned")
+    refused(attempt(y=y.ctypes.data + 2), "y is not aligned")
+    refused(attempt(h_0=h.ctypes.data + 2), "h_0 is not aligned")
+    refused(attempt(y=p.x), "y overlaps x")
+    refused(attempt(y=p.x.ctypes.data + 8 - y.nbytes), "y overlaps x")
+    refused(attempt(h_n=y), "h_n overlaps y")
+    refused(attempt(x=None, tokens=tokens, h_n=tokens), "h_n overlaps tokens")
+    for strides in [(6, 6), (3, 18), (18, 5), (12, 6), (0, 6), (-17, 6)]:
+        refused(attempt(y_time=strides[0], y_batch=strides[1]), "rows of y overlap")
+    refused(attempt(T=2**62, B=2**62), expected=MEMORY)
+    refused(attempt(x_time=2**62), expected=MEMORY)
+    assert (y == 7).all()
+
+    done(attempt(ct.byref(handle)))
+    d = np.empty((4, 3, 6), np.float32)
+    refused(API.backward(None, ct.byref(Backward())), "tape is NULL")
+    refused(API.backward(handle, None), "NULL")
+    refused(API.backward(handle, ct.byref(Backward(dc_n=h))), "only state is h")
+    refused(API.backward(handle, ct.byref(Backward(dy=p.dy, dx=p.dy))), "dx overlaps dy")
+    refused(API.backward(handle, ct.byref(Backward(dy=p.dy.ctypes.data + 1))), "dy is not aligned")
+    refused(API.backward(handle, ct.byref(Backward(dW_ih=d, db_ih=d))), "db_ih overlaps dW_ih")
+    API.tape_free(handle)
+    done(attempt(ct.byref(handle), x=None, tokens=tokens))
+    refused(API.backward(handle, ct.byref(Backward(dx=d))), "tokens have no gradient")
+    API.tape_free(handle)
+    API.weights_free(inference)
+    API.weights_free(weights)
+
+
+def test_wrong_streams_are_refused(rng):
+    p = make_problem(rng, "gru_after", "float32", T=1, B=2, I=5, H=6)
+    q = make_problem(rng, "gru_after", "float64", T=1, B=2, I=6, H=6)
+    first, second = pack(p.cell, p.weights), pack(q.cell, q.weights)
+    handle = Pointer()
+    refused(API.stream_new(None, 1, 1, ct.byref(handle)), "NULL")
+    refused(API.stream_new((Pointer * 1)(first), 0, 1, ct.byref(handle)), "layers is 0")
+    refused(API.stream_new((Pointer * 1)(first), 1, 0, ct.byref(handle)), "B is 0")
+    refused(API.stream_new((Pointer * 1)(None), 1, 1, ct.byref(handle)), "weights are NULL")
+    refused(API.stream_new((Pointer * 2)(first, second), 2, 1, ct.byref(handle)), "different dtypes")
+    refused(API.stream_new((Pointer * 2)(first, first), 2, 1, ct.byref(handle)), "does not fit gru_after(5, 6)")
+    stream = made(API.stream_new, (Pointer * 1)(first), 1, 2)
+    x, y = np.zeros((2, 5), np.float32), np.zeros((2, 6), np.float32)
+    refused(API.stream_step(None, x.ctypes.data, y.ctypes.data), "stream is NULL")
+    refused(API.stream_step(stream, None, y.ctypes.data), "x is NULL")
+    refused(API.stream_step(stream, x.ctypes.data, None), "y is NULL")
+    refused(API.stream_step(stream, x.ctypes.data + 1, y.ctypes.data), "x is not aligned")
+    refused(API.stream_step(stream, y.ctypes.data, y.ctypes.data), "y overlaps x")
+    refused(API.stream_step_tokens(stream, None, y.ctypes.data), "tokens is NULL")
+    refused(API.stream_step_tokens(stream, np.array([0, 5]).ctypes.data, y.ctypes.data), "tokens[1] is 5")
+    refused(API.stream_get_state(stream, None, y.ctypes.data), "only state is h")
+    refused(API.stream_set_state(stream, y.ctypes.data + 1, None), "not aligned")
+    done(API.stream_step(stream, x.ctypes.data, y.ctypes.data))  # and it still works
+    API.stream_free(stream)
+    API.weights_free(first)
+    API.weights_free(second)
+
+
+def test_structs_may_grow(rng):
+    p = make_problem(rng, "rnn_tanh", "float32", T=2, B=1, I=3, H=4)
+    weights = pack(p.cell, p.weights)
+
+    class Newer(Forward):
+        _fields_ = [("an_option", Pointer)]
+
+    newer = Newer(T=2, B=1, x=p.x)
+    assert newer.size == ct.sizeof(Forward) + 8
+    done(API.forward(weights, ct.byref(newer), None))
+    newer.an_option = 1
+    refused(API.forward(weights, ct.byref(newer), None), "an option is set that this version")
+    older = Forward(T=2, B=1, x=p.x)
+    older.size -= 8
+    refused(API.forward(weights, ct.byref(older), None), f"expected sizeof of the struct, {ct.sizeof(Forward)}")
+    older.size = 2**40  # never set
+    refused(API.forward(weights, ct.byref(older), None), "size is")
+    API.weights_free(weights)
+
+
+# ---- threads, forks, interrupts
+
+
+def test_many_threads_share_weights_and_tapes(rng):
+    p = make_problem(rng, "lstm", "float32", T=20, B=8, I=40, H=64)
+    expected = p.forward(functional)[0]["y"]
+    weights = pack(p.cell, p.weights, training=True)
+    expected_dW = input_weights_gradient(p, weights)
+
+    def work(_: int) -> bool:
+        y = np.empty_like(expected)
+        done(API.forward(weights, ct.byref(Forward(T=20, B=8, x=p.x, h_0=p.state[0], c_0=p.state[1], y=y)), None))
+        return np.array_equal(y, expected) and np.array_equal(input_weights_gradient(p, weights), expected_dW)
+
+    with ThreadPoolExecutor(6) as pool:
+        assert all(pool.map(work, range(60)))
+    API.weights_free(weights)
+
+
+def input_weights_gradient(p: Problem, weights: Pointer) -> Any:
+    tape = made(API.forward, weights, ct.byref(Forward(T=20, B=8, x=p.x, h_0=p.state[0], c_0=p.state[1])))
+    dW = np.empty_like(p.weights[0])
+    done(API.backward(tape, ct.byref(Backward(dy=p.dy, dW_ih=dW))))
+    API.tape_free(tape)
+    return dW
+
+
+def test_messages_belong_to_their_thread():
+    refused(API.stream_step(None, None, None), "stream_step")
+    seen = []
+
+    def other() -> None:
+        seen.append(API.message())
+        refused(API.backward(None, None), "backward")
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    thread.join()
+    assert seen == [b""]
+    assert b"stream_step" in API.message()
+
+
+def test_a_stream_in_use_is_refused(rng):
+    p = make_problem(rng, "lstm", "float32", T=1, B=256, I=512, H=512)
+    weights = pack(p.cell, p.weights)
+    stream = made(API.stream_new, (Pointer * 1)(weights), 1, 256)
+    API.weights_free(weights)
+    codes = set()
+
+    def work() -> None:
+        x, y = np.zeros((256, 512), np.float32), np.empty((256, 512), np.float32)
+        for _ in range(300):
+            codes.add(API.stream_step(stream, x.ctypes.data, y.ctypes.data))
+            if BUSY in codes:
+                break
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert codes == {OK, BUSY}
+    API.stream_free(stream)
+
+
+def test_threads_are_python_s():
+    before = API.get_num_threads()
+    assert before == fusedrnn.get_num_threads()
+    with fusedrnn.threads(3):
+        assert API.get_num_threads() == 3
+    try:
+        done(API.set_num_threads(5))
+        assert fusedrnn.get_num_threads() == 5
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(API.get_num_threads).result() == before
+    finally:
+        done(API.set_num_threads(0))
+    assert API.get_num_threads() == before
+    refused(API.set_num_threads(-1), "n is -1")
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_call_can_be_interrupted(rng, threads):
+    p = make_problem(rng, "lstm", "float32", T=50, B=64, I=128, H=128)
+    weights = pack(p.cell, p.weights, training=True)
+    asked = []
+    caller = threading.get_ident()
+
+    @INTERRUPT
+    def enough(argument: int) -> int:
+        asked.append((argument, threading.get_ident() == caller))
+        return len(asked) >= 3
+
+    with fusedrnn.threads(threads):
+        arguments = Forward(T=50, B=64, x=p.x, interrupted=enough, interrupted_argument=12345)
+        refused(API.forward(weights, ct.byref(arguments), None), "interrupted", expected=INTERRUPTED)
+        assert len(asked) >= 3
+        assert set(asked) == {(12345, True)}
+        tape = made(API.forward, weights, ct.byref(Forward(T=50, B=64, x=p.x)))
+        asked.clear()
+        backward = Backward(dy=p.dy, interrupted=enough, interrupted_argument=12345)
+        refused(API.backward(tape, ct.byref(backward)), "interrupted", expected=INTERRUPTED)
+        assert set(asked) == {(12345, True)}
+        done(API.backward(tape, ct.byref(Backward(dy=p.dy))))  # everything still works
+    API.tape_free(tape)
+    API.weights_free(weights)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_handles_work_in_a_forked_child():
+    script = """
+import os, sys
+sys.path.insert(0, {tests!r})
+import numpy as np, fusedrnn, test_c_api as c
+from problems import make_problem
+fusedrnn.set_num_threads(2)
+p = make_problem(np.random.default_rng(0), "lstm", "float32", T=30, B=64, I=200, H=200)
+weights = c.pack(p.cell, p.weights)
+stream = c.made(c.API.stream_new, (c.Pointer * 1)(weights), 1, 64)
+def work():
+    y = np.empty((30, 64, 200), np.float32)
+    c.done(c.API.forward(weights, c.ct.byref(c.Forward(T=30, B=64, x=p.x, y=y)), None))
+    step = np.empty((64, 200), np.float32)
+    c.done(c.API.stream_reset(stream, None))
+    c.done(c.API.stream_step(stream, p.x.ctypes.data, step.ctypes.data))
+    return y.tobytes() + step.tobytes()
+expected = work()
+child = os.fork()
+if child == 0:
+    os._exit(0 if work() == expected else 1)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
+    command = [sys.executable, "-W", "ignore", "-c", script.format(tests=str(Path(__file__).parent))]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0, ended.stderr
+
+
+# ---- with compilers
+
+CC = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc") or shutil.which("clang")
+CXX = shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++") or shutil.which("clang++")
+PYTHON_H = Path(sysconfig.get_path("include")) / "Python.h"
+NEEDS_C = pytest.mark.skipif(CC is None or not PYTHON_H.exists(), reason="no C compiler, or no Python.h")
+LIBPYTHON = sysconfig.get_config_var("LIBDIR") or ""
+LINK = [f"-L{LIBPYTHON}", f"-Wl,-rpath,{LIBPYTHON}", f"-lpython{sysconfig.get_config_var('LDVERSION')}"]
+CAN_EMBED = any(Path(LIBPYTHON).glob(f"libpython{sysconfig.get_config_var('LDVERSION')}.*"))
+NEEDS_CYTHON = pytest.mark.skipif(importlib.util.find_spec("Cython") is None, reason="pip install cython")
+INCLUDES = [f"-I{fusedrnn.get_include()}", f"-I{sysconfig.get_path('include')}"]
+STRICT = ["-Wall", "-Wextra", "-Werror"]
+
+
+def call(*command: Any, **options: Any) -> str:
+    ended = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=100, **options)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout
+
+
+def compiled_extension(source: Path, folder: Path, *flags: str) -> Path:
+    """A C file as an importable module in the folder."""
+    target = folder / (source.stem + (sysconfig.get_config_var("EXT_SUFFIX") or ".so"))
+    shared = ["-undefined", "dynamic_lookup", "-bundle"] if sys.platform == "darwin" else ["-shared"]
+    call(CC, "-O2", "-fPIC", *flags, *shared, *INCLUDES, source, "-o", target)
+    return target
+
+
+def cythonized(source: Path, folder: Path) -> Path:
+    """A Cython file as an importable module in the folder; kernels.pxd comes from the installed package."""
+    root = Path(fusedrnn.__file__).parents[1]
+    c = folder / f"{source.stem}.c"
+    call(sys.executable, "-m", "cython", "-3", "-Werror", "-I", root, source, "-o", c)
+    return compiled_extension(c, folder)
+
+
+def test_cython_declares_what_the_header_has():
+    header = re.sub(r"/\*.*?\*/", "", HEADER.read_text(encoding="utf-8"), flags=re.DOTALL)
+    pxd = (HEADER.parents[1] / "kernels.pxd").read_text(encoding="utf-8")
+    members = re.findall(r"\(\*(\w+)\)\(", header) + re.findall(r"\b(FUSEDRNN_\w+)\b", header)
+    for name in set(members) - {"FUSEDRNN_H", "FUSEDRNN_CAPSULE"}:
+        assert re.search(rf"\b{name}\b", pxd), name
+    for struct, body in re.findall(r"typedef struct \w+ \{(.*?)\} (\w+);", header, re.DOTALL):
+        names = re.findall(r"(\w+)(?=\s*[,;])", re.sub(r"\([^*].*?\)", "", struct))
+        declared = pxd[pxd.index(f"ctypedef struct {body}:") :].split("ctypedef struct")[1]
+        for name in names:
+            assert re.search(rf"\b{name}\b", declared), (body, name)
+
+
+@pytest.mark.parametrize("standard", ["c99", "c17", "c++11", "c++17"])
+@pytest.mark.parametrize("python", [False, True])
+@NEEDS_C
+@pytest.mark.skipif(CXX is None, reason="no C++ compiler")
+def test_the_header_is_clean_c_and_cpp(tmp_path, standard, python):
+    cpp = "++" in standard
+    source = tmp_path / ("user.cpp" if cpp else "user.c")
+    use = "const fusedrnn_api *f(void) { return fusedrnn_import(); }" if python else "fusedrnn_forward f;"
+    source.write_text(f"{'#include <Python.h>' if python else ''}\n#include <fusedrnn.h>\n{use}\n")
+    pedantic = [] if python else ["-pedantic"]
+    call(CXX if cpp else CC, f"-std={standard}", *STRICT, *pedantic, *INCLUDES, "-fsyntax-only", source)
+
+
+@NEEDS_C
+def test_struct_layout_is_what_old_programs_have(tmp_path):
+    structs = {"layer": Layer, "info": Info, "forward": Forward, "backward": Backward, "api": Table}
+    checks = [
+        f'_Static_assert(offsetof(fusedrnn_{name}, {field[0]}) == {getattr(struct, field[0]).offset}, "{field[0]}");'
+        for name, struct in structs.items()
+        for field in struct._fields_
+    ]
+    source = tmp_path / "layout.c"
+    source.write_text("#include <fusedrnn.h>\n" + "\n".join(checks) + "\n")
+    call(CC, "-std=c11", *STRICT, *INCLUDES, "-fsyntax-only", source)
+
+
+WRONG_VERSION = """
+#include <Python.h>
+#include <fusedrnn.h>
+static PyObject *run(PyObject *self, PyObject *unused) {
+  static fusedrnn_api other;
+  PyObject *core, *capsule;
+  (void)self, (void)unused;
+  other.size = %s, other.abi = %s, other.version = "9.9";
+  core = PyImport_ImportModule("fusedrnn._core");
+  capsule = PyCapsule_New(&other, FUSEDRNN_CAPSULE, NULL);
+  if (!core || !capsule || PyObject_SetAttrString(core, "_C_API", capsule) < 0) return NULL;
+  if (!fusedrnn_import()) return NULL;
+  Py_RETURN_NONE;
+}
+static PyMethodDef methods[] = {{"run", run, METH_NOARGS, ""}, {NULL, NULL, 0, NULL}};
+static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "%s", NULL, -1, methods, NULL, NULL, NULL, NULL};
+PyMODINIT_FUNC PyInit_%s(void) { return PyModule_Create(&module); }
+"""
+
+
+@NEEDS_C
+@pytest.mark.parametrize(
+    ("name", "size", "abi", "advice"),
+    [("older", "sizeof other - 8", "1", "update fusedrnn"), ("other_abi", "sizeof other", "2", "compile again")],
+)
+def test_another_version_is_refused_on_import(tmp_path, name, size, abi, advice):
+    source = tmp_path / f"{name}.c"
+    source.write_text(WRONG_VERSION % (size, abi, name, name))
+    compiled_extension(source, tmp_path, "-Wall", "-Wextra", "-Werror")
+    script = f"import {name}\ntry: {name}.run()\nexcept ImportError as e: print(e)"
+    assert advice in call(sys.executable, "-c", script, cwd=tmp_path)
+
+
+@NEEDS_C
+@NEEDS_CYTHON
+def test_cython_example(tmp_path):
+    cythonized(EXAMPLES / "audio_loop.pyx", tmp_path)
+    printed = call(
+        sys.executable, EXAMPLES / "play.py", "--seconds", "0.2", env=os.environ | {"PYTHONPATH": str(tmp_path)}
+    )
+    assert re.search(r"\d+ ns per sample", printed)
+    assert "same as stream.step: True" in printed
+
+
+@NEEDS_C
+@pytest.mark.skipif(not CAN_EMBED, reason="no shared libpython to embed")
+def test_c_example(tmp_path):
+    program = tmp_path / "sine"
+    call(CC, "-O2", "-std=c99", *STRICT, *INCLUDES, EXAMPLES / "sine.c", "-o", program, *LINK, "-lm", "-ldl")
+    # The program's Python knows nothing of this one's virtual environment, nor of editable installs in it.
+    folders = [p for p in sys.path if p.endswith("-packages")]
+    (tmp_path / "sitecustomize.py").write_text(f"import site\nfor p in {folders}: site.addsitedir(p)\n")
+    printed = call(program, env=os.environ | {"PYTHONPATH": str(tmp_path)})
+    errors = [float(error) for error in re.findall(r"error ([\d.]+)", printed)]
+    assert errors[-1] < 0.02 * errors[0]
+    assert printed.count("network") == 10
