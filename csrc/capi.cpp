@@ -214,7 +214,7 @@ template <class T>
 std::shared_ptr<const WeightsBase> pack(const fusedrnn_layer& layer) {
   const RawWeights<T> raw{needed<T>("W_ih", layer.W_ih), needed<T>("W_hh", layer.W_hh), aligned<T>("b_ih", layer.b_ih),
                           aligned<T>("b_hh", layer.b_hh)};
-  return std::make_shared<Weights<T>>(cell_named(layer.cell), layer.input_size, layer.hidden_size, raw,
+  return std::make_shared<Weights<T>>(cell_named(layer.cell), CellOptions{}, layer.input_size, layer.hidden_size, raw,
                                       layer.training != 0);
 }
 

@@ -63,19 +63,54 @@ static py::array empty(const py::tuple& shape, const py::dtype& dtype) {
 
 // ---- weights ------------------------------------------------------------------------------------
 
+static Activation activation_of(const py::handle& given) {
+  const auto [name, alpha, beta] = py::cast<std::tuple<std::string, double, double>>(given);
+  return {activation_named(name), alpha, beta};
+}
+
+static CellOptions options_of(const py::object& given) {
+  CellOptions options;
+  if (given.is_none()) return options;
+  const auto fields = py::cast<py::tuple>(given);
+  require(fields.size() == 6, "Weights: options are gate, state, output, clip, cell_clip, peephole");
+  options.gate = activation_of(fields[0]);
+  options.state = activation_of(fields[1]);
+  options.output = activation_of(fields[2]);
+  options.clip = py::cast<double>(fields[3]), options.cell_clip = py::cast<double>(fields[4]);
+  require(options.clip > 0 && options.cell_clip > 0, "Weights: a clip is not positive");
+  if (!fields[5].is_none()) {
+    const auto peephole = py::cast<std::string>(fields[5]);
+    require(peephole == "ifo" || peephole == "o_prev", "Weights: the peephole is ifo or o_prev");
+    options.peephole = peephole == "ifo" ? kPeepholeIFO : kPeepholeOPrev;
+  }
+  return options;
+}
+
+// Rows of parameters per hidden unit: as many as the cell has, or fewer, which are then its last ones.
+template <class T>
+static T* unit_rows(const py::object& o, Index most, Index H, Index* rows, bool write, const char* name) {
+  if (o.is_none()) return nullptr;
+  const auto a = py::cast<py::array>(o);
+  require(a.ndim() == 2 && a.shape(0) <= most, name);
+  *rows = a.shape(0);
+  return matrix<T>(a, *rows, H, nullptr, write, name);
+}
+
 template <class T>
 static std::shared_ptr<WeightsBase> make_weights(CellId cell, const py::array& W_ih, const py::array& W_hh,
-                                                 const py::object& b_ih, const py::object& b_hh, bool training) {
+                                                 const py::object& b_ih, const py::object& b_hh, bool training,
+                                                 const py::object& units, const CellOptions& options) {
   require(W_ih.ndim() == 2 && W_hh.ndim() == 2, "Weights: W_ih and W_hh have two axes");
-  const Index G = table_of<T>(current_kernels()).cells[cell].gates;
+  const CellKernels<T>& kernel = table_of<T>(current_kernels()).cells[cell];
+  const Index G = kernel.gates;
   const Index H = W_hh.shape(1), I = W_ih.shape(1),
               rows = static_cast<Index>(product(static_cast<std::size_t>(G), static_cast<std::size_t>(H)));
   require(H >= 1 && I >= 1, "Weights: empty");
-  const RawWeights<T> raw{matrix<T>(W_ih, rows, I, nullptr, false, "W_ih"),
-                          matrix<T>(W_hh, rows, H, nullptr, false, "W_hh"), vector<T>(b_ih, rows, false, "b_ih"),
-                          vector<T>(b_hh, rows, false, "b_hh")};
+  RawWeights<T> raw{matrix<T>(W_ih, rows, I, nullptr, false, "W_ih"), matrix<T>(W_hh, rows, H, nullptr, false, "W_hh"),
+                    vector<T>(b_ih, rows, false, "b_ih"), vector<T>(b_hh, rows, false, "b_hh")};
+  raw.units = unit_rows<T>(units, kernel.unit_parameters, H, &raw.unit_rows, false, "unit_parameters");
   return without_gil([&](Interrupt interrupt) -> std::shared_ptr<WeightsBase> {
-    return std::make_shared<Weights<T>>(cell, I, H, raw, training, interrupt);
+    return std::make_shared<Weights<T>>(cell, options, I, H, raw, training, interrupt);
   });
 }
 
@@ -136,7 +171,7 @@ static BackwardCall<T> prepare(const BackwardArguments& given, const py::object&
   const Index rows = weights.kernel().gates * H;
   const std::size_t states = static_cast<std::size_t>(weights.kernel().states);
   require(given.dstate_n.size() == states && given.dstate.size() == states, "backward: wrong number of states");
-  require(given.dparams.size() == 4, "backward: dparams are dW_ih, dW_hh, db_ih, db_hh");
+  require(given.dparams.size() == 5, "backward: dparams are dW_ih, dW_hh, db_ih, db_hh, dunit_parameters");
   BackwardArrays<T> arrays;
   arrays.accumulate = accumulate;
   if (!given.dy.is_none()) arrays.dy = rows_of<T>(py::cast<py::array>(given.dy), steps, B, H, false, "dy");
@@ -154,6 +189,8 @@ static BackwardCall<T> prepare(const BackwardArguments& given, const py::object&
   arrays.dW_hh = matrix<T>(py::cast<py::array>(given.dparams[1]), rows, H, nullptr, true, "dW_hh");
   arrays.db_ih = vector<T>(given.dparams[2], rows, true, "db_ih");
   arrays.db_hh = vector<T>(given.dparams[3], rows, true, "db_hh");
+  arrays.dunits =
+      unit_rows<T>(given.dparams[4], weights.kernel().unit_parameters, H, &arrays.unit_rows, true, "dunit_parameters");
   return BackwardCall<T>(*tape, arrays);
 }
 
@@ -320,11 +357,13 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
 
   py::class_<WeightsBase, std::shared_ptr<WeightsBase>>(m, "Weights", py::is_final())
       .def(py::init([](const std::string& cell, const py::array& W_ih, const py::array& W_hh, const py::object& b_ih,
-                       const py::object& b_hh, bool training) {
-             return is_native<float>(W_ih) ? make_weights<float>(cell_named(cell), W_ih, W_hh, b_ih, b_hh, training)
-                                           : make_weights<double>(cell_named(cell), W_ih, W_hh, b_ih, b_hh, training);
+                       const py::object& b_hh, bool training, const py::object& unit_parameters,
+                       const py::object& options) {
+             const auto make = is_native<float>(W_ih) ? make_weights<float> : make_weights<double>;
+             return make(cell_named(cell), W_ih, W_hh, b_ih, b_hh, training, unit_parameters, options_of(options));
            }),
-           "cell"_a, "W_ih"_a, "W_hh"_a, "b_ih"_a, "b_hh"_a, "training"_a)
+           "cell"_a, "W_ih"_a, "W_hh"_a, "b_ih"_a, "b_hh"_a, "training"_a, "unit_parameters"_a = py::none(),
+           "options"_a = py::none())
       .def_property_readonly("nbytes", [](const WeightsBase& w) { return w.nbytes; })
       .def_property_readonly("isa", [](const WeightsBase& w) { return w.kernels->name; })
       .def_property_readonly("cell", [](const WeightsBase& w) { return name_of(w.cell); })

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from problems import VARIANTS
+
 
 @pytest.fixture
 def rng() -> np.random.Generator:
@@ -12,7 +14,7 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(20140601)
 
 
-@pytest.fixture(params=["rnn_tanh", "rnn_relu", "gru_after", "gru_before", "lstm"])
+@pytest.fixture(params=list(VARIANTS))
 def cell(request: pytest.FixtureRequest) -> str:
     """Each cell by name."""
     return str(request.param)

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from fusedrnn.reference import CELLS
+from fusedrnn.reference.cells import Cell, gru_cell, lstm_cell, rnn_cell
 from tolerances import assert_close, bound, dot_length
 
 #: What a layer hands out, as `tolerances.dot_length` calls it.
@@ -14,12 +14,31 @@ QUANTITIES = {"h_n": "state_n", "c_n": "state_n", "dh_0": "dstate", "dc_0": "dst
 
 Results = dict[str, Any]
 
+#: Name -> family and options, as layers and functions take them. Where the tests run over cells, they run over these.
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "rnn_tanh": ("rnn", {"nonlinearity": "tanh"}),
+    "rnn_relu": ("rnn", {"nonlinearity": "relu"}),
+    "gru_after": ("gru", {"reset_after": True}),
+    "gru_before": ("gru", {"reset_after": False}),
+    "gru_simple": ("gru", {"reset_gate": False}),
+    "lstm": ("lstm", {}),
+    "lstm_ifo": ("lstm", {"peephole": "ifo"}),
+}
+
+
+def cell_of(cell: str, options: dict[str, Any] | None = None) -> Cell:
+    """The reference's cell of a variant, or of a family and its options."""
+    family, options = VARIANTS[cell] if options is None else (cell, options)
+    make: Any = {"rnn": rnn_cell, "gru": gru_cell, "lstm": lstm_cell}[family]
+    made: Cell = make(**options)
+    return made
+
 
 @dataclass(frozen=True, eq=False)
 class Problem:
     """Arguments of a layer, and gradients of its results. What lies past a row's length is poisoned."""
 
-    cell: str
+    cell: str  # of VARIANTS; or a family, with `options`
     x: Any  # (T, B, I), or tokens (T, B)
     state: tuple[Any, ...]  # (h,) or (h, c), each (B, H) or None
     weights: tuple[Any, Any, Any, Any]  # W_ih, W_hh, b_ih, b_hh; the biases may be None
@@ -30,6 +49,13 @@ class Problem:
     mask: Any = None  # (B, T)
     reset: Any = None  # (T, B)
     past_end: str = "zero"
+    W_peephole: Any = None
+    options: dict[str, Any] | None = None
+
+    @property
+    def family(self) -> tuple[str, dict[str, Any]]:
+        """ "rnn", "gru" or "lstm", and its options."""
+        return VARIANTS[self.cell] if self.options is None else (self.cell, self.options)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -45,19 +71,17 @@ class Problem:
 
     def forward(self, module: ModuleType) -> tuple[Results, Any]:
         """y, h_n (and c_n), and the tape."""
-        name, _, variant = self.cell.partition("_")
+        name, options = self.family
         names = ("lengths", "reverse", "mask", "reset", "past_end")
-        options: dict[str, Any] = {name: getattr(self, name) for name in names}
-        if name == "rnn":
-            options["nonlinearity"] = variant
-        elif name == "gru":
-            options["reset_after"] = variant == "after"
+        options = options | {name: getattr(self, name) for name in names}
+        if self.W_peephole is not None:
+            options["W_peephole"] = self.W_peephole
         y, *state_n, tape = getattr(module, f"{name}_forward")(self.x, *self.state, *self.weights, **options)
         return {"y": y} | dict(zip(("h_n", "c_n"), state_n, strict=False)), tape
 
     def backward(self, module: ModuleType, tape: Any, need_dx: bool = True) -> Results:
         """All gradients by name."""
-        name = self.cell.partition("_")[0]
+        name, _ = self.family
         return getattr(module, f"{name}_backward")(tape, self.dy, *self.dstate, need_dx=need_dx)._asdict()
 
     def run(self, module: ModuleType) -> Results:
@@ -80,6 +104,7 @@ def make_problem(
     tokens: bool = False,
     bias: bool = True,
     near_kinks: bool = True,
+    options: dict[str, Any] | None = None,
 ) -> Problem:
     """Pre-activations are about N(0, 1): the gates are curved there, but not saturated, so that errors show.
 
@@ -88,7 +113,7 @@ def make_problem(
     problems in float32 do not exist then.
     """
     while True:
-        problem = _draw(rng, cell, dtype, T, B, I, H, lengths, reverse, tokens, bias)
+        problem = _draw(rng, cell, options, dtype, T, B, I, H, lengths, reverse, tokens, bias)
         if near_kinks or cell != "rnn_relu" or _distance_from_kink(problem) > 3 * bound(dtype, I + H, T):
             return problem
 
@@ -96,6 +121,7 @@ def make_problem(
 def _draw(
     rng: np.random.Generator,
     cell: str,
+    options: dict[str, Any] | None,
     dtype: Any,
     T: int,
     B: int,
@@ -106,7 +132,8 @@ def _draw(
     tokens: bool,
     bias: bool,
 ) -> Problem:
-    G, S = CELLS[cell].gates, CELLS[cell].states
+    made = cell_of(cell, options)
+    G, S, U = made.gates, made.states, made.unit_parameters
 
     def normal(*shape: int, scale: float = 1.0) -> Any:
         return (scale * rng.standard_normal(shape)).astype(dtype)
@@ -126,7 +153,11 @@ def _draw(
     weights = (normal(G * H, I, scale=1.0 if tokens else scale), normal(G * H, H, scale=(I + H) ** -0.5))
     biases = (normal(G * H, scale=0.5), normal(G * H, scale=0.5)) if bias else (None, None)
     state = tuple(normal(B, H) for _ in range(S))
-    return Problem(cell, x, state, (*weights, *biases), dy, tuple(normal(B, H) for _ in range(S)), lengths, reverse)
+    dstate = tuple(normal(B, H) for _ in range(S))
+    W_peephole = normal(U, H, scale=0.2) if U else None  # larger ones let c run away: c feeds itself
+    return Problem(
+        cell, x, state, (*weights, *biases), dy, dstate, lengths, reverse, W_peephole=W_peephole, options=options
+    )
 
 
 def _distance_from_kink(problem: Problem) -> float:
@@ -147,7 +178,7 @@ def assert_results(actual: Results, expected: Results, problem: Problem) -> None
     """Every result and gradient is within the tolerance; there are no others."""
     __tracebackhide__ = True
     assert actual.keys() == expected.keys()
-    sizes, gates = problem.sizes, CELLS[problem.cell].gates
+    sizes, gates = problem.sizes, cell_of(problem.cell, problem.options).gates
     for name, value in expected.items():
         K = dot_length(QUANTITIES.get(name, name), gates=gates, **sizes)  # type: ignore[arg-type]
         what = f"{problem.cell} {sizes}: {name}"

@@ -42,11 +42,11 @@ def rows_of_results(results: dict[str, Any], rows: Any) -> dict[str, Any]:
 
 def layer_of(problem: Problem, **options: Any) -> Any:
     """A layer with the problem's parameters."""
-    name, _, variant = problem.cell.partition("_")
-    options |= {"rnn": {"nonlinearity": variant}, "gru": {"reset_after": variant == "after"}}.get(name, {})
+    name, variant = problem.family
     sizes = problem.sizes
-    layer = getattr(fusedrnn, name.upper())(sizes["I"], sizes["H"], dtype=problem.dtype, **options)
-    for (_, array), value in zip(layer.params.items(), problem.weights, strict=True):
+    layer = getattr(fusedrnn, name.upper())(sizes["I"], sizes["H"], dtype=problem.dtype, **variant, **options)
+    peephole = [] if problem.W_peephole is None else [problem.W_peephole]
+    for (_, array), value in zip(layer.params.items(), [*problem.weights, *peephole], strict=True):
         array[:] = value
     return layer
 
@@ -190,13 +190,13 @@ def test_chunks_are_the_whole(cell, isa, dtype, reverse, rng):
         y[cut] = results.pop("y")
         state = tuple(results.values())
         tapes.append(tape)
-    actual = {"y": y, "h_n": state[0]} | ({"c_n": state[1]} if cell == "lstm" else {})
+    actual = {"y": y, "h_n": state[0]} | ({"c_n": state[1]} if len(state) == 2 else {})
     dstate, dx = problem.dstate, np.zeros_like(problem.x)
     for cut, tape in zip(reversed(order), reversed(tapes), strict=True):
         grads = problem.but(dy=problem.dy[cut], dstate=dstate).backward(functional, tape)
         dx[cut] = grads["dx"]
         dstate = tuple(grads[name] for name in ("dh_0", "dc_0") if name in grads)
-    actual |= {"dx": dx, "dh_0": dstate[0]} | ({"dc_0": dstate[1]} if cell == "lstm" else {})
+    actual |= {"dx": dx, "dh_0": dstate[0]} | ({"dc_0": dstate[1]} if len(dstate) == 2 else {})
     assert_same_bits(actual, {name: whole[name] for name in actual}, "chunks")
 
 

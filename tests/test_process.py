@@ -391,8 +391,7 @@ thread.join()
 @DTYPES
 def test_one_layer_in_many_threads(cell, isa, dtype, rng):
     problem = make_problem(rng, cell, dtype, T=6, B=9, I=30, H=50)
-    name, _, variant = cell.partition("_")
-    options = {"rnn": {"nonlinearity": variant}, "gru": {"reset_after": variant == "after"}}.get(name, {})
+    name, options = problem.family
     layer = getattr(fusedrnn, name.upper())(30, 50, 2, bidirectional=True, dtype=dtype, rng=0, **options)
     frozen = layer.freeze()
 

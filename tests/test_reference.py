@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from fusedrnn import reference
-from fusedrnn.reference import CELLS
+from problems import VARIANTS, cell_of
 from tolerances import assert_close, dot_length
 
 T, B, I, H = 5, 4, 2, 3
@@ -29,21 +29,21 @@ class Case:
     dstate_n: tuple[Any, ...]
     lengths: Any = None
     reverse: bool = False
+    options: dict[str, Any] | None = None  # of a family that `cell` names then
 
     def forward(self, **changes: Any) -> Any:
         args = self.args | changes
-        state = tuple(args[f"state_{k}"] for k in range(CELLS[self.cell].states))
-        biases = (args.get("b_ih"), args.get("b_hh"))
-        return reference.forward(
-            self.cell, args["x"], state, args["W_ih"], args["W_hh"], *biases, lengths=self.lengths, reverse=self.reverse
-        )
+        state = tuple(args[f"state_{k}"] for k in range(cell_of(self.cell, self.options).states))
+        weights = (args["W_ih"], args["W_hh"], args.get("b_ih"), args.get("b_hh"))
+        options = {"W_peephole": args.get("W_peephole"), "lengths": self.lengths, "reverse": self.reverse}
+        return reference.forward(cell_of(self.cell, self.options), args["x"], state, *weights, **options)
 
     def grads(self) -> dict[str, Any]:
         _, _, tape = self.forward()
         grads = reference.backward(tape, self.dy, self.dstate_n)
         states = {f"state_{k}": grads.dstate[k] for k in range(len(grads.dstate))}
         rest = {"x": grads.dx, "W_ih": grads.dW_ih, "W_hh": grads.dW_hh, "b_ih": grads.db_ih, "b_hh": grads.db_hh}
-        return states | rest
+        return states | rest | ({} if grads.dW_peephole is None else {"W_peephole": grads.dW_peephole})
 
     def loss(self, **changes: Any) -> float:
         """The scalar whose gradients are `grads`."""
@@ -66,9 +66,11 @@ def make_case(
     bias: bool = True,
     tokens: bool = False,
     sizes: tuple[int, int, int, int] = (T, B, I, H),
+    options: dict[str, Any] | None = None,
 ) -> Case:
     T, B, I, H = sizes
-    GH, S = CELLS[cell].gates * H, CELLS[cell].states
+    made = cell_of(cell, options)
+    GH, S = made.gates * H, made.states
     x = rng.integers(0, I, (T, B)) if tokens else rng.standard_normal((T, B, I))
     dy = rng.standard_normal((T, B, H))
     padded = padding(lengths, T, B)
@@ -78,7 +80,9 @@ def make_case(
     args |= {"W_ih": rng.standard_normal((GH, I)) / np.sqrt(I), "W_hh": rng.standard_normal((GH, H)) / np.sqrt(H)}
     if bias:
         args |= {"b_ih": rng.standard_normal(GH), "b_hh": rng.standard_normal(GH)}
-    return Case(cell, args, dy, tuple(rng.standard_normal((S, B, H))), lengths, reverse)
+    if made.unit_parameters:
+        args["W_peephole"] = rng.standard_normal((made.unit_parameters, H))
+    return Case(cell, args, dy, tuple(rng.standard_normal((S, B, H))), lengths, reverse, options)
 
 
 def assert_equal_results(actual: Any, expected: Any, what: str, quantity: str = "sequence") -> None:
@@ -129,32 +133,44 @@ def test_gradients_are_those_of_central_differences(cell, options, reverse, rng)
 # ---- against torch
 
 
-def torch_reset_before(torch: Any, x: Any, h_0: Any, weights: Any, lengths: Any, reverse: bool) -> tuple[Any, Any]:
-    """Cho et al. 2014 row by row in torch, which has no such layer; written without a look at the reference."""
-    W_ih, W_hh, b_ih, b_hh = weights
+def torch_loop(torch: Any, cell: str, leaf: dict[str, Any], x: Any, lengths: Any, reverse: bool) -> tuple[Any, Any]:
+    """Layers that torch has not, row by row in torch; written without a look at the reference."""
+    W_ih, W_hh, p = leaf["W_ih"], leaf["W_hh"], leaf.get("W_peephole")
     H = W_hh.shape[1]
-    b_ih = torch.zeros(3 * H, dtype=x.dtype) if b_ih is None else b_ih
-    b_hh = torch.zeros(3 * H, dtype=x.dtype) if b_hh is None else b_hh
+    none = torch.zeros(len(W_ih), dtype=x.dtype)
+    b_ih, b_hh = leaf.get("b_ih", none), leaf.get("b_hh", none)
     rows, finals = [], []
     for b in range(x.shape[1]):
-        h, length = h_0[b], int(lengths[b])
+        h, length = leaf["state_0"][b], int(lengths[b])
+        c = leaf["state_1"][b] if "state_1" in leaf else None
         outputs = [torch.zeros(H, dtype=x.dtype)] * len(x)
         for t in reversed(range(length)) if reverse else range(length):
-            r = torch.sigmoid(W_ih[:H] @ x[t, b] + b_ih[:H] + W_hh[:H] @ h + b_hh[:H])
-            z = torch.sigmoid(W_ih[H : 2 * H] @ x[t, b] + b_ih[H : 2 * H] + W_hh[H : 2 * H] @ h + b_hh[H : 2 * H])
-            n = torch.tanh(W_ih[2 * H :] @ x[t, b] + b_ih[2 * H :] + W_hh[2 * H :] @ (r * h) + b_hh[2 * H :])
-            h = (1 - z) * n + z * h
+
+            def gate(k: int, h: Any, t: int = t, b: int = b) -> Any:
+                block = slice(k * H, (k + 1) * H)
+                return W_ih[block] @ x[t, b] + b_ih[block] + W_hh[block] @ h + b_hh[block]
+
+            if cell == "gru_before":  # Cho et al. 2014
+                r, z = torch.sigmoid(gate(0, h)), torch.sigmoid(gate(1, h))
+                h = (1 - z) * torch.tanh(gate(2, r * h)) + z * h
+            elif cell == "gru_simple":
+                z = torch.sigmoid(gate(0, h))
+                h = (1 - z) * torch.tanh(gate(1, h)) + z * h
+            else:  # Gers, Schraudolph and Schmidhuber 2002
+                i, f = torch.sigmoid(gate(0, h) + p[0] * c), torch.sigmoid(gate(1, h) + p[1] * c)
+                c = f * c + i * torch.tanh(gate(2, h))
+                h = torch.sigmoid(gate(3, h) + p[2] * c) * torch.tanh(c)
             outputs[t] = h
         rows.append(torch.stack(outputs))
-        finals.append(h)
-    return torch.stack(rows, 1), torch.stack(finals)
+        finals.append((h,) if c is None else (h, c))
+    return torch.stack(rows, 1), tuple(torch.stack(parts) for parts in zip(*finals, strict=True))
 
 
 def run_torch(torch: Any, cases: list[Case]) -> tuple[list[Any], list[Any], list[dict[str, Any]], Any]:
     """One bidirectional layer whose directions are two cases: their y, final states, gradients, and that of x."""
     cell, lengths = cases[0].cell, cases[0].lengths
     T, B, I = cases[0].args["x"].shape
-    H, S = cases[0].args["W_hh"].shape[1], CELLS[cell].states
+    H, S = cases[0].args["W_hh"].shape[1], cell_of(cell).states
     padded = padding(lengths, T, B)
     leaves = [
         {k: torch.tensor(v, requires_grad=True) for k, v in case.args.items() if k != "x"} | {"case": case}
@@ -163,13 +179,10 @@ def run_torch(torch: Any, cases: list[Case]) -> tuple[list[Any], list[Any], list
     # torch multiplies padding by zero in some places, so it gets no NaN
     x = torch.tensor(np.where(padded, 0.0, cases[0].args["x"]), requires_grad=True)
     names = ["W_ih", "W_hh", "b_ih", "b_hh"]
-    if cell == "gru_before":
+    if cell in ("gru_before", "gru_simple", "lstm_ifo"):
         ends = [T] * B if lengths is None else lengths
-        done = [
-            torch_reset_before(torch, x, d["state_0"], [d.get(n) for n in names], ends, d["case"].reverse)
-            for d in leaves
-        ]
-        ys, states = [y for y, _ in done], [(h,) for _, h in done]
+        done = [torch_loop(torch, cell, leaf, x, ends, leaf["case"].reverse) for leaf in leaves]
+        ys, states = [y for y, _ in done], [state for _, state in done]
     else:
         make, kwargs = {
             "rnn_tanh": (torch.nn.RNN, {"nonlinearity": "tanh"}),
@@ -230,32 +243,22 @@ def test_both_directions_are_torchs(cell, lengths, bias, rng):
 # ---- the functional API
 
 
-def test_functions_have_the_cells_results(rng):
-    for cell in CELLS:
-        case = make_case(rng, cell, lengths=LENGTHS, reverse=True)
-        a, options = case.args, {"lengths": LENGTHS, "reverse": True}
-        weights = (a["W_ih"], a["W_hh"], a["b_ih"], a["b_hh"])
-        if cell == "lstm":
-            y, h_n, c_n, tape = reference.lstm_forward(a["x"], a["state_0"], a["state_1"], *weights, **options)
-            grads, state_n = reference.lstm_backward(tape, case.dy, *case.dstate_n), (h_n, c_n)
-            dstate = {"state_0": grads.dh_0, "state_1": grads.dc_0}
-        elif cell.startswith("gru"):
-            options["reset_after"] = cell == "gru_after"
-            y, h_n, tape = reference.gru_forward(a["x"], a["state_0"], *weights, **options)
-            grads, state_n = reference.gru_backward(tape, case.dy, *case.dstate_n), (h_n,)
-            dstate = {"state_0": grads.dh_0}
-        else:
-            options["nonlinearity"] = cell.removeprefix("rnn_")
-            y, h_n, tape = reference.rnn_forward(a["x"], a["state_0"], *weights, **options)
-            grads, state_n = reference.rnn_backward(tape, case.dy, *case.dstate_n), (h_n,)
-            dstate = {"state_0": grads.dh_0}
-        expected_y, expected_state_n, _ = case.forward()
-        assert np.array_equal(y, expected_y)
-        assert all(np.array_equal(s, e) for s, e in zip(state_n, expected_state_n, strict=True))
-        actual = dstate | {"x": grads.dx, "W_ih": grads.dW_ih, "W_hh": grads.dW_hh}
-        actual |= {"b_ih": grads.db_ih, "b_hh": grads.db_hh}
-        for name, expected in case.grads().items():
-            assert np.array_equal(actual[name], expected), (cell, name)
+def test_functions_have_the_cells_results(cell, rng):
+    case = make_case(rng, cell, lengths=LENGTHS, reverse=True)
+    family, options = VARIANTS[cell]
+    options = options | {"lengths": LENGTHS, "reverse": True}
+    a = dict(case.args)
+    if "W_peephole" in a:
+        options["W_peephole"] = a.pop("W_peephole")
+    x, W = a.pop("x"), [a.pop(name) for name in ("W_ih", "W_hh", "b_ih", "b_hh")]
+    y, *state_n, tape = getattr(reference, f"{family}_forward")(x, *a.values(), *W, **options)
+    actual = getattr(reference, f"{family}_backward")(tape, case.dy, *case.dstate_n)._asdict()
+    expected_y, expected_state_n, _ = case.forward()
+    assert np.array_equal(y, expected_y)
+    assert all(np.array_equal(s, e) for s, e in zip(state_n, expected_state_n, strict=True))
+    for name, expected in case.grads().items():
+        found = actual["d" + {"state_0": "h_0", "state_1": "c_0"}.get(name, name)]
+        assert np.array_equal(found, expected), (cell, name)
 
 
 def test_gradients_left_out_are_zeros(cell, rng):
@@ -360,7 +363,7 @@ def test_sigmoid_is_precise_in_both_tails():
     assert reference.sigmoid(np.zeros(2, np.float32)).dtype == np.float32
 
 
-@pytest.mark.parametrize("cell", [name for name in CELLS if name != "rnn_relu"])
+@pytest.mark.parametrize("cell", [name for name in VARIANTS if name != "rnn_relu"])
 def test_huge_pre_activations_saturate_without_warnings(cell, rng):
     case = make_case(rng, cell)
     y, _, tape = case.forward(W_ih=1e6 * case.args["W_ih"], W_hh=1e6 * case.args["W_hh"])
@@ -377,7 +380,8 @@ def test_a_row_with_a_length_is_that_row_cut_and_alone(cell, reverse, rng):
     case = make_case(rng, cell, lengths=LENGTHS, reverse=reverse)
     y, state_n, _ = case.forward()
     dx = case.grads()["x"]
-    sums = {name: np.zeros_like(case.args[name]) for name in ("W_ih", "W_hh", "b_ih", "b_hh")}
+    names = ("W_ih", "W_hh", "b_ih", "b_hh", "W_peephole")
+    sums = {name: np.zeros_like(case.args[name]) for name in names if name in case.args}
     for b, length in enumerate(LENGTHS):
         row = {name: v[b : b + 1] for name, v in case.args.items() if name.startswith("state")}
         row |= {name: case.args[name] for name in sums} | {"x": case.args["x"][:length, b : b + 1]}
@@ -444,13 +448,14 @@ def test_nothing_in_is_the_state_out(cell, T, B, tokens, reverse, rng):
 @pytest.mark.parametrize("dtype", [np.float32, np.longdouble])
 def test_dtype_is_that_of_every_operation(cell, dtype, rng):
     case = make_case(rng, cell)
-    a, S = case.args, CELLS[cell].states
-    state, weights = tuple(a[f"state_{k}"] for k in range(S)), (a["W_ih"], a["W_hh"], a["b_ih"], a["b_hh"])
-    y, state_n, tape = reference.forward(cell, a["x"], state, *weights, dtype=dtype)
+    a, made = case.args, cell_of(cell)
+    state, weights = tuple(a[f"state_{k}"] for k in range(made.states)), (a["W_ih"], a["W_hh"], a["b_ih"], a["b_hh"])
+    y, state_n, tape = reference.forward(made, a["x"], state, *weights, W_peephole=a.get("W_peephole"), dtype=dtype)
     dx, dstate, *dweights = reference.backward(tape, case.dy, case.dstate_n)
-    assert {array.dtype for array in (y, *state_n, dx, *dstate, *dweights)} == {np.dtype(dtype)}
+    gradients = [array for array in (dx, *dstate, *dweights) if array is not None]
+    assert {array.dtype for array in (y, *state_n, *gradients)} == {np.dtype(dtype)}
     if dtype is np.float32:
-        K = dot_length("dx", gates=CELLS[cell].gates, T=T, B=B, I=I, H=H)
+        K = dot_length("dx", gates=made.gates, T=T, B=B, I=I, H=H)
         assert_close(dx, case.grads()["x"], dtype=dtype, K=K, T=T, what=f"{cell}: dx in float32")
 
 
@@ -458,11 +463,12 @@ def test_dtype_is_that_of_every_operation(cell, dtype, rng):
 
 
 def test_traits_say_what_the_cells_do(cell):
-    c, one = CELLS[cell], np.full((2, 3), 0.5)
-    s = (one,) * c.states
+    c, one = cell_of(cell), np.full((2, 3), 0.5)
+    s, p = (one,) * c.states, (one,) * c.unit_parameters
     if c.phases == 1:
-        s_new, save = c.forward((one,) * (c.gates + c.split), s)
-        da, ds = c.backward(save, s, s_new, s_new)
+        s_new, save = c.forward((one,) * (c.gates + c.split), s, p)
+        da, ds = c.backward(save, s, s_new, p, s_new)
+        assert len(c.unit_gradients(da, s, s_new)) == len(p)
     else:
         _, save_first = c.gate((one,) * c.first, s)
         s_new, save_last = c.forward((one,) * (c.gates - c.first), s, save_first)
@@ -573,7 +579,7 @@ X = np.zeros((T, B, H))
         (
             lambda: reference.forward("sru", X, (None,), W1, W1),
             ValueError,
-            "cell is 'sru'; expected one of rnn_tanh, rnn_relu, gru_after, gru_before, lstm",
+            "cell is 'sru'; expected one of rnn_tanh, rnn_relu, gru_after, gru_before, gru_simple, lstm",
         ),
     ],
 )

@@ -90,7 +90,7 @@ def test_no_initial_state_is_zeros(cell, isa, dtype):
 @DTYPES
 @pytest.mark.parametrize("given", ["dy", "dh", "dc", "dstate", "dy and dc"])
 def test_gradients_of_some_results_alone(cell, isa, dtype, given):
-    if "dc" in given and cell != "lstm":
+    if "dc" in given and not cell.startswith("lstm"):
         given = "dstate"
     problem, _ = solved(cell, dtype, 5, 6, 7, 18, (True, True, False, True))
     wanted = {"dh": (True, False), "dc": (False, True), "dstate": (True, True), "dy and dc": (False, True)}
@@ -158,6 +158,6 @@ def test_saturated_gates(cell, isa, dtype, rng):
     problem = problem.but(weights=(W_ih * W_ih.dtype.type(1000), *rest))
     results, expected = problem.run(functional), problem.run(reference)
     for name, value in results.items():
-        assert np.isfinite(value).all(), name
+        assert value is None or np.isfinite(value).all(), name
     for name in ("y", "h_n"):
         assert_results({name: results[name]}, {name: expected[name]}, problem)

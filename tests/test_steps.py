@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import fusedrnn
 from fusedrnn import functional, reference
 from fusedrnn.reference import CELLS
-from problems import Problem, assert_results, assert_same_bits, make_problem
+from problems import VARIANTS, Problem, assert_results, assert_same_bits, cell_of, make_problem
 from test_properties import Checker, examples, join, split
 
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -61,7 +61,7 @@ def random_steps(rng: np.random.Generator, problem: Problem, past_end: str) -> P
 def step_by_step(problem: Problem) -> tuple[Any, tuple[Any, ...]]:
     """Outputs and final states of a loop that looks at one row and one step at a time."""
     T, B = problem.x.shape[:2]
-    valid = valid_steps(problem)
+    valid, cell = valid_steps(problem), cell_of(problem.cell)
     ends = np.full(B, T) if problem.lengths is None else problem.lengths
     y = np.zeros((T, B, problem.sizes["H"]))
     finals = [np.array(s, np.float64) for s in problem.state]
@@ -74,7 +74,7 @@ def step_by_step(problem: Problem) -> tuple[Any, tuple[Any, ...]]:
                 state = initial
             if valid[t, b]:
                 step, state, _ = reference.forward(
-                    problem.cell, problem.x[t : t + 1, b : b + 1], state, *problem.weights
+                    cell, problem.x[t : t + 1, b : b + 1], state, *problem.weights, W_peephole=problem.W_peephole
                 )
                 output = y[t, b] = step[0, 0]
             elif problem.past_end == "hold":
@@ -103,13 +103,16 @@ def test_the_references_gradients_are_those_of_differences(cell, reverse, past_e
     problem = make_problem(rng, cell, "float64", T=7, B=5, I=3, H=4, lengths=True, reverse=reverse)
     problem = random_steps(rng, problem, past_end)
     _, tape = problem.forward(reference)
-    grads = list(problem.backward(reference, tape).values())
+    grads = [gradient for gradient in problem.backward(reference, tape).values() if gradient is not None]
     arguments = [np.where(np.isnan(problem.x), 0, problem.x), *problem.state, *problem.weights]
+    arguments += [] if problem.W_peephole is None else [problem.W_peephole]
     dy = np.where(np.isnan(problem.dy), 0, problem.dy)
 
     def loss(values: list[Any]) -> float:
         n = 1 + len(problem.state)
-        moved = problem.but(x=values[0], state=tuple(values[1:n]), weights=tuple(values[n:]))
+        peephole = values[n + 4] if len(values) > n + 4 else None
+        weights = tuple(values[n : n + 4])
+        moved = problem.but(x=values[0], state=tuple(values[1:n]), weights=weights, W_peephole=peephole)
         results, _ = moved.forward(reference)
         return float(sum((a * b).sum() for a, b in zip(results.values(), (dy, *problem.dstate), strict=True)))
 
@@ -150,7 +153,7 @@ def test_kernels_equal_the_reference(cell, isa, dtype, sizes, tokens, reverse, p
 @examples(500)
 def test_any_flags(data):
     draw = data.draw
-    cell = draw(st.sampled_from(list(CELLS)))
+    cell = draw(st.sampled_from(list(VARIANTS)))
     T, B = draw(st.integers(0, 7), "T"), draw(st.integers(0, 5), "B")
     rng = np.random.default_rng(draw(st.integers(0, 1000)))
     problem = make_problem(
@@ -350,7 +353,7 @@ def test_layers_equal_their_composition(data):
             expected = reference.backward(tapes[row], each[d], tuple(s[row] for s in dstate))
             dy = dy + expected.dx
             suffix = f"_l{k}{('', '_reverse')[d]}"
-            for name, value in zip(("weight_ih", "weight_hh", "bias_ih", "bias_hh"), expected[2:], strict=True):
+            for name, value in zip(("weight_ih", "weight_hh", "bias_ih", "bias_hh"), expected[2:6], strict=True):
                 check.group(name, [grads.params[name + suffix]], [value])
             got = grads.state if S == 2 else (grads.state,)
             check.group("dstate", [part[row] for part in got], expected.dstate)

@@ -77,7 +77,7 @@ CONSTRUCTORS: dict[str, Case] = {
         f"LSTM: the parameters would take {(8 * (2**31 - 1) ** 2 + 8 * (2**31 - 1)) * 4} bytes; "
         f"expected at most {2**63 - 1}",
     ),
-    "bias": (lambda: LSTM(8, 16, 1, 1), TypeError, "LSTM: bias is 1 (int); expected True or False"),  # type: ignore[arg-type]
+    "bias": (lambda: LSTM(8, 16, 1, 1), TypeError, "LSTM: bias is 1 (int); expected True, False or 'single'"),  # type: ignore[arg-type]
     "batch_first": (
         lambda: GRU(8, 16, batch_first="yes"),  # type: ignore[arg-type]
         TypeError,
@@ -168,15 +168,15 @@ CONSTRUCTORS: dict[str, Case] = {
         "LSTM: proj_size is 4, which is not available yet; expected 0",
     ),
     "peephole": (
-        lambda: LSTM(8, 16, peephole="ifo"),
+        lambda: LSTM(8, 16, peephole="iof"),
         ValueError,
-        "LSTM: peephole is 'ifo', which is not available yet; expected None",
+        "LSTM: peephole is 'iof'; expected one of None, 'ifo', 'o_prev'",
     ),
     "cell size": (lambda: LSTMCell(0, 16), ValueError, "LSTMCell: input_size is 0; expected an integer >= 1"),
     "cell bias": (
         lambda: GRUCell(8, 16, "no"),  # type: ignore[arg-type]
         TypeError,
-        "GRUCell: bias is 'no' (str); expected True or False",
+        "GRUCell: bias is 'no' (str); expected True, False or 'single'",
     ),
     "cell nonlinearity": (
         lambda: RNNCell(8, 16, nonlinearity="gelu"),

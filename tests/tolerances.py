@@ -43,7 +43,7 @@ def bound(dtype: Any, K: int, T: int, quantity: str = "sequence") -> float:
     return fraction
 
 
-Quantity = Literal["y", "state_n", "dx", "dstate", "dW_ih", "dW_hh", "db_ih", "db_hh"]
+Quantity = Literal["y", "state_n", "dx", "dstate", "dW_ih", "dW_hh", "db_ih", "db_hh", "dW_peephole"]
 
 
 def dot_length(quantity: Quantity, *, gates: int, T: int, B: int, I: int, H: int) -> int:
@@ -55,7 +55,7 @@ def dot_length(quantity: Quantity, *, gates: int, T: int, B: int, I: int, H: int
     lengths = [I + H]
     if quantity not in ("y", "state_n"):
         lengths.append(gates * H)
-    if quantity in ("dW_ih", "dW_hh", "db_ih", "db_hh"):
+    if quantity in ("dW_ih", "dW_hh", "db_ih", "db_hh", "dW_peephole"):
         lengths.append(B * T)
     return max(lengths)
 

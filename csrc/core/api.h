@@ -15,7 +15,53 @@ using Index = ptrdiff_t;
 // the linker keeps for everybody. The `objects` check of CMakeLists.txt looks for leaks.
 #define FUSEDRNN_INLINE inline __attribute__((always_inline))
 
-enum CellId { kRNNTanh, kRNNRelu, kGRUAfter, kGRUBefore, kLSTM, kCellCount };
+// The usual form of a cell has its functions compiled in; its ...Options form takes them from CellOptions.
+enum CellId {
+  kRNNTanh,
+  kRNNRelu,
+  kGRUAfter,
+  kGRUBefore,
+  kGRUSimple,
+  kLSTM,
+  kRNNOptions,
+  kGRUAfterOptions,
+  kGRUBeforeOptions,
+  kGRUSimpleOptions,
+  kLSTMOptions,
+  kLSTMCoupled,
+  kCellCount
+};
+
+// The same order as kActivationNames of core/layer.cpp.
+enum ActivationId {
+  kSigmoid,
+  kTanh,
+  kRelu,
+  kHardSigmoid,
+  kHardTanh,
+  kSoftsign,
+  kSoftplus,
+  kLeakyRelu,
+  kElu,
+  kAffine,
+  kScaledTanh,
+  kThresholdedRelu,
+  kLinear,
+  kActivationCount
+};
+struct Activation {
+  ActivationId id = kTanh;
+  double alpha = 0, beta = 0;
+};
+
+enum Peephole { kNoPeephole, kPeepholeIFO, kPeepholeOPrev };  // see cells/lstm.h
+
+// What a cell's ...Options form computes with; the usual forms ignore it.
+struct CellOptions {
+  Activation gate{kSigmoid}, state, output;
+  double clip = __builtin_inf(), cell_clip = __builtin_inf();  // of pre-activations, of c; infinity: none
+  Peephole peephole = kNoPeephole;
+};
 
 inline constexpr int kMaxStates = 2;
 
@@ -58,11 +104,15 @@ struct Packed {
   T* b_h = nullptr;       // split cells: initial value of the recurrent part of the first gate, (Hp,)
   T* W_x_back = nullptr;  // panels of input columns: (gates * Hp, columns); null when not packed for training
   T* W_h_back = nullptr;  // panels of hidden columns, the same
+  T* units = nullptr;     // (unit_parameters, Hp)
+  CellOptions options;
 };
 
 template <class T>
 struct RawWeights {
   const T *W_ih, *W_hh, *b_ih, *b_hh;  // torch's layout; biases may be null
+  const T* units = nullptr;            // (unit_rows, H)
+  Index unit_rows = 0;                 // the cell's last ones; those before them are zeros
 };
 
 // A caller's (time, batch, feature) array; strides in bytes, so that any NumPy view fits.
@@ -148,12 +198,13 @@ struct Backward {
   T* inputs;  // the chunk's x, h and second operand, packed for the weight gradients: (I + H [+ H], chunk_rows)
   T *dW_x, *dW_h, *db;  // sums in panel layout, and their final place:
   T *dW_ih, *dW_hh, *db_ih, *db_hh;
+  T* dunits;  // (unit_parameters, Hp); null: not wanted
 };
 
 // One cell of one ISA: its traits (cells/cell.h) and its entry points.
 template <class T>
 struct CellKernels {
-  int gates, states, phases, split, saved;
+  int gates, states, phases, split, saved, unit_parameters;
   void (*pack)(const RawWeights<T>&, const Packed<T>&, Member&);
   void (*forward)(const Forward<T>&, Member&);
   void (*backward)(const Backward<T>&, Member&);

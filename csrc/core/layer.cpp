@@ -13,12 +13,23 @@ static std::size_t size(Index n) { return static_cast<std::size_t>(n); }
 
 // ---- names --------------------------------------------------------------------------------------
 
-static constexpr const char* kCellNames[kCellCount] = {"rnn_tanh", "rnn_relu", "gru_after", "gru_before", "lstm"};
+static constexpr const char* kCellNames[kCellCount] = {
+    "rnn_tanh",    "rnn_relu",          "gru_after",          "gru_before",         "gru_simple",   "lstm",
+    "rnn_options", "gru_after_options", "gru_before_options", "gru_simple_options", "lstm_options", "lstm_coupled"};
 
-CellId cell_named(const std::string& name) {
-  for (int c = 0; c < kCellCount; ++c)
-    if (name == kCellNames[c]) return static_cast<CellId>(c);
-  throw std::invalid_argument("unknown cell '" + name + "'");
+static constexpr const char* kActivationNames[kActivationCount] = {
+    "sigmoid",    "tanh", "relu",   "hard_sigmoid", "hard_tanh",        "softsign", "softplus",
+    "leaky_relu", "elu",  "affine", "scaled_tanh",  "thresholded_relu", "linear"};
+
+template <class Id, int N>
+static Id named(const char* const (&names)[N], const std::string& name, const char* what) {
+  for (int i = 0; i < N; ++i)
+    if (name == names[i]) return static_cast<Id>(i);
+  throw std::invalid_argument(std::string("unknown ") + what + " '" + name + "'");
+}
+CellId cell_named(const std::string& name) { return named<CellId>(kCellNames, name, "cell"); }
+ActivationId activation_named(const std::string& name) {
+  return named<ActivationId>(kActivationNames, name, "activation");
 }
 const char* name_of(CellId cell) { return kCellNames[cell]; }
 
@@ -227,7 +238,8 @@ Index Weights<T>::padded() const {
 }
 
 template <class T>
-Weights<T>::Weights(CellId cell_, Index I_, Index H_, const RawWeights<T>& raw, bool training_, Interrupt interrupt) {
+Weights<T>::Weights(CellId cell_, const CellOptions& options, Index I_, Index H_, const RawWeights<T>& raw,
+                    bool training_, Interrupt interrupt) {
   kernels = &current_kernels();
   cell = cell_, I = I_, H = H_, training = training_;
   is_double = sizeof(T) == 8;
@@ -237,6 +249,8 @@ Weights<T>::Weights(CellId cell_, Index I_, Index H_, const RawWeights<T>& raw, 
   const std::size_t W_x = arena.add(product(G * wide, size(I)), sizeof(T)),
                     W_h = arena.add(product(G * wide, size(H)), sizeof(T));
   const std::size_t b_x = arena.add(G * wide, sizeof(T)), b_h = arena.add(wide, sizeof(T));
+  const Index unit_parameters = kernel().unit_parameters;
+  const std::size_t units = arena.add(product(size(unit_parameters), wide), sizeof(T));
   const std::size_t W_x_back = training ? arena.add(product(G * wide, wide_I), sizeof(T)) : 0;
   const std::size_t W_h_back = training ? arena.add(product(G * wide, wide), sizeof(T)) : 0;
   memory_ = arena.allocate();
@@ -246,6 +260,13 @@ Weights<T>::Weights(CellId cell_, Index I_, Index H_, const RawWeights<T>& raw, 
   packed.I = I, packed.H = H;
   packed.W_x = at(W_x), packed.W_h = at(W_h), packed.b_x = at(b_x), packed.b_h = at(b_h);
   if (training) packed.W_x_back = at(W_x_back), packed.W_h_back = at(W_h_back);
+  packed.options = options;
+  if (unit_parameters > 0) {
+    packed.units = at(units);
+    std::memset(packed.units, 0, size(unit_parameters) * wide * sizeof(T));
+    for (Index row = 0; row < raw.unit_rows; ++row)
+      std::copy_n(raw.units + row * H, H, packed.units + (unit_parameters - raw.unit_rows + row) * padded());
+  }
 
   // Packing moves a word per cycle or so; below some 64 KiB a second thread's start costs more.
   const Index threads =
@@ -434,6 +455,7 @@ BackwardCall<T>::BackwardCall(const Tape<T>& tape, const BackwardArrays<T>& arra
   const std::size_t dW_x = arena.add(product(gates, size(I)), sizeof(T)),
                     dW_h = arena.add(product(gates, size(H)), sizeof(T));
   const std::size_t db = arena.add(columns, sizeof(T));
+  const std::size_t dunits = arena.add(product(size(kernel.unit_parameters), size(wide)), sizeof(T));
   memory_ = arena.allocate();
   const auto place = [&](std::size_t offset) { return reinterpret_cast<T*>(memory_.as<char>() + offset); };
   f.dgates = place(dgates);
@@ -445,6 +467,7 @@ BackwardCall<T>::BackwardCall(const Tape<T>& tape, const BackwardArrays<T>& arra
   if (kernel.phases == 2) f.doperand = place(doperand);
   f.inputs = place(inputs);
   f.dW_x = place(dW_x), f.dW_h = place(dW_h), f.db = place(db);
+  if (arrays.dunits) f.dunits = place(dunits);
   if (N == 0) std::memset(f.dW_x, 0, arena.size() - dW_x);  // nothing will be summed
 }
 
@@ -483,6 +506,9 @@ void BackwardCall<T>::finish() const {
         for (Index k = 0; k < H; ++k) sum[k] += f_.dstates[s][schedule.run(i) * wide + k];
     }
   }
+  for (Index row = 0; row < arrays_.unit_rows; ++row)
+    std::copy_n(f_.dunits + (weights.kernel().unit_parameters - arrays_.unit_rows + row) * wide, weights.H,
+                arrays_.dunits + row * weights.H);
 }
 
 template <class T>

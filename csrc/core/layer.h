@@ -14,6 +14,7 @@
 namespace fusedrnn {
 
 CellId cell_named(const std::string& name);  // throws std::invalid_argument
+ActivationId activation_named(const std::string& name);
 const char* name_of(CellId cell);
 
 // Rows by step. With lengths (each in [0, T]) the rows are sorted by falling length, stably. A mask leaves each row the
@@ -78,7 +79,8 @@ class WeightsBase {
 template <class T>
 class Weights final : public WeightsBase {
  public:
-  Weights(CellId cell, Index I, Index H, const RawWeights<T>& raw, bool training, Interrupt interrupt = {});
+  Weights(CellId cell, const CellOptions& options, Index I, Index H, const RawWeights<T>& raw, bool training,
+          Interrupt interrupt = {});
   const CellKernels<T>& kernel() const;
   Index padded() const;  // hidden units rounded up to whole vectors
 
@@ -110,6 +112,8 @@ struct BackwardArrays {
   T* dstate[kMaxStates] = {};
   Index dstate_stride[kMaxStates] = {};
   T *dW_ih = nullptr, *dW_hh = nullptr, *db_ih = nullptr, *db_hh = nullptr;
+  T* dunits = nullptr;  // (unit_rows, H)
+  Index unit_rows = 0;
 };
 
 class TapeBase {
@@ -167,7 +171,7 @@ class BackwardCall {
   BackwardCall(const Tape<T>& tape, const BackwardArrays<T>& arrays);
   const Workload& load() const { return load_; }
   void run(Member& m) const;
-  void finish() const;  // the gradients of the initial states to their place
+  void finish() const;  // the gradients of initial states and unit parameters to their place
 
   // Sends dx elsewhere for now, and adds it to its place later: two directions must not write one array at once.
   bool accumulates() const { return f_.dx.data && f_.accumulate; }

@@ -39,6 +39,7 @@ class BackwardPass {
         x_panels(blocks_of<T>(I), kMaxBackVectors),
         h_panels(blocks_of<T>(H), kMaxBackVectors),
         padded(first.padded),
+        cell(backward.weights->options),
         mine(part_of(rows.B, row_rank(member), member.team->row_groups)),
         my_panels(part_of(h_panels.count, unit_rank(member), units_in_group(member))) {}
 
@@ -57,6 +58,8 @@ class BackwardPass {
       if (!barrier(m)) return;
       weight_gradients<0>(add);
       if constexpr (Cell::phases == 2) weight_gradients<1>(add);
+      if constexpr (Cell::unit_parameters > 0)
+        if (f.dunits) unit_gradients(begin, end, add);
       if (f.dx.data) input_gradients(begin);
       if (!barrier(m)) return;
       end = begin;
@@ -79,6 +82,7 @@ class BackwardPass {
   const Last last;
   const Panels x_panels, h_panels;  // of the columns of the weights packed for backward
   const Index padded;
+  const Cell cell;
   const Range mine, my_panels;  // batch rows and hidden panels of this thread
   Index chunk_from = 0, chunk_count = 0;
 
@@ -167,12 +171,14 @@ class BackwardPass {
         s_new[i] = load(f.states[i] + (rows.B + row) * padded + unit);
       }
       if constexpr (Cell::phases == 2) {
-        Cell::backward(save, s, ds_new, da, ds);
+        cell.backward(save, s, ds_new, da, ds);
         store(dgate_block(last, block, row), da[0]);
         // dh itself is needed once more when the operand's gradient is known: the first phase's slot keeps it.
         store(dgate_block(first, block, row), ds_new[0]);
       } else {
-        Cell::backward(save, s, s_new, ds_new, da, ds);
+        Vec<T> p[Cell::unit_parameters + 1];
+        for (int i = 0; i < Cell::unit_parameters; ++i) p[i] = load(f.weights->units + i * padded + unit);
+        cell.backward(save, s, s_new, p, ds_new, da, ds);
         T* to = dgate_block(first, block, row);
         for (int c = 0; c < First::columns; ++c) store(to + c * column_step(first, block), da[c]);
       }
@@ -192,7 +198,7 @@ class BackwardPass {
         ds_new[0] = load(to);
         doperand[0] = load(f.doperand + b * padded + unit);
         ds[0] = load(f.dstates[0] + b * padded + unit);
-        Cell::backward_gate(save, s, ds_new, doperand, da, ds);
+        cell.backward_gate(save, s, ds_new, doperand, da, ds);
         for (int c = 0; c < Cell::first; ++c) store(to + c * column_step(first, block), da[c]);
         store(f.dstates[0] + b * padded + unit, ds[0]);
       }
@@ -336,6 +342,29 @@ class BackwardPass {
       Vec<T> sum = add ? load(db + v) : Vec<T>{};
       for (Index i = 0; i < chunk_count; ++i) sum += load(da + i * width + v);
       store(db + v, sum);
+    }
+  }
+
+  // Peepholes and their like, in the order of the biases: chunk by chunk, in a chunk row by row.
+  void unit_gradients(Index begin, Index end, bool add) const {
+    constexpr int U = Cell::unit_parameters;
+    const Range blocks = part_of(first.panels.blocks, m.rank, m.team->size);
+    for (Index block = blocks.begin; block < blocks.end; ++block) {
+      const Index unit = block * W, gate_step = column_step(first, block);
+      const Index row_step = first.row_width(first.panels.holding(block));
+      Vec<T> dp[U], da[kValues], s[Cell::states], s_new[Cell::states];
+      for (int i = 0; i < U; ++i) dp[i] = add ? load(f.dunits + i * padded + unit) : Vec<T>{};
+      const T* from = dgate_block(first, block, chunk_from);
+      for (Index t = begin; t < end; ++t)
+        for (Index b = 0; b < rows.active(t); ++b, from += row_step) {
+          for (int c = 0; c < First::columns; ++c) da[c] = load(from + c * gate_step);
+          for (int i = 0; i < Cell::states; ++i) {
+            s[i] = load(f.states[i] + (old_row(t) + b) * padded + unit);
+            s_new[i] = load(f.states[i] + (rows.B + rows.offset(t) + b) * padded + unit);
+          }
+          cell.unit_gradients(da, s, s_new, dp);
+        }
+      for (int i = 0; i < U; ++i) store(f.dunits + i * padded + unit, dp[i]);
     }
   }
 

@@ -26,6 +26,7 @@ class ForwardPass {
         first(H),
         last(H),
         padded(first.padded),
+        cell(forward.weights->options),
         mine(part_of(rows.B, row_rank(member), member.team->row_groups)) {}
 
   void run() {
@@ -64,6 +65,7 @@ class ForwardPass {
   const First first;
   const Last last;
   const Index padded;
+  const Cell cell;
   const Range mine;         // batch rows of this thread's group
   Index gates_from = 0;     // the row of the sequence that is row 0 of the gate buffer
   const T* x[kGatherRows];  // the rows being projected, or their tokens
@@ -268,20 +270,27 @@ class ForwardPass {
 
         if constexpr (Cell::phases == 2 && P == 0) {
           Vec<T> operand[1];
-          Cell::gate(a, s, operand, save);
+          cell.gate(a, s, operand, save);
           store(f.operand + (operand_row(t) + b) * padded + unit, operand[0]);
           for (int c = 0; c < ThisPhase::columns; ++c) store(gates + (c * blocks + j) * W, save[c]);
         } else {
           if constexpr (Cell::phases == 2) {
             load_first(block, rows.offset(t) + b, save);
-            Cell::forward(a, s, save, s_new, save + Cell::first);
+            cell.forward(a, s, save, s_new, save + Cell::first);
             if (keep) store(gates + j * W, save[Cell::first]);
           } else {
-            Cell::forward(a, s, s_new, save);
+            Vec<T> p[Cell::unit_parameters + 1];
+            for (int i = 0; i < Cell::unit_parameters; ++i) p[i] = load(f.weights->units + i * padded + unit);
+            cell.forward(a, s, p, s_new, save);
             if (keep)
               for (int c = 0; c < ThisPhase::columns; ++c) store(gates + (c * blocks + j) * W, save[c]);
           }
-          for (int i = 0; i < Cell::states; ++i) store(f.states[i] + (new_row(t) + b) * padded + unit, s_new[i]);
+          for (int i = 0; i < Cell::states; ++i) {
+            T* to = f.states[i] + (new_row(t) + b) * padded + unit;
+            store(to, s_new[i]);
+            if constexpr (!Cell::zeros_stay)
+              if (unit + W > H) zero(to + (H - unit), unit + W - H);
+          }
           if (y) store_partial(y + unit, s_new[0], H - unit);
         }
       }

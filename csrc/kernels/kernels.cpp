@@ -25,15 +25,18 @@ void add(const T* x, T* y, Index n) {
 
 template <class T, class Cell>
 constexpr CellKernels<T> kernels_of() {
-  return {Cell::gates, Cell::states,  Cell::phases,     Cell::split,
-          Cell::saved, pack<T, Cell>, forward<T, Cell>, backward<T, Cell>};
+  return {Cell::gates,           Cell::states,  Cell::phases,     Cell::split,      Cell::saved,
+          Cell::unit_parameters, pack<T, Cell>, forward<T, Cell>, backward<T, Cell>};
 }
 
 template <class T>
 constexpr KernelTable<T> table() {
   return {kLanes<T>,
-          {kernels_of<T, RNNTanh>(), kernels_of<T, RNNRelu>(), kernels_of<T, GRUAfter>(), kernels_of<T, GRUBefore>(),
-           kernels_of<T, LSTM>()},
+          {kernels_of<T, RNNTanh>(), kernels_of<T, RNNRelu>(), kernels_of<T, GRUAfterCell<UsualFunctions>>(),
+           kernels_of<T, GRUBeforeCell<UsualFunctions>>(), kernels_of<T, GRUSimpleCell<UsualFunctions>>(),
+           kernels_of<T, LSTM>(), kernels_of<T, RNNOptions>(), kernels_of<T, GRUAfterCell<ChosenFunctions>>(),
+           kernels_of<T, GRUBeforeCell<ChosenFunctions>>(), kernels_of<T, GRUSimpleCell<ChosenFunctions>>(),
+           kernels_of<T, LSTMCell<ChosenFunctions, false>>(), kernels_of<T, LSTMCell<ChosenFunctions, true>>()},
           add<T>,
           over_array<T, exp<Vec<T>>>,
           over_array<T, sigmoid<Vec<T>>>,

@@ -13,7 +13,9 @@ struct MathConstants;
 template <>
 struct MathConstants<float> {
   static constexpr float lowest = -87.33f, highest = 88.37f;  // exp() stays a normal number
-  static constexpr float to_integer = 12582912.0f;            // 1.5 * 2^23: adding it leaves round(x) in the low bits
+  static constexpr float largest = 0x1.fffffep127f;
+  static constexpr int log1p_terms = 8;             // 9^-8 / 17 = 2^-29
+  static constexpr float to_integer = 12582912.0f;  // 1.5 * 2^23: adding it leaves round(x) in the low bits
   static constexpr float log2_e = 1.44269504088896341f;
   static constexpr float ln2_high = 0.693145751953125f,
                          ln2_low = 1.42860682030941723e-6f;  // high: 15 bits, n * high exact
@@ -29,7 +31,8 @@ struct MathConstants<float> {
 
 template <>
 struct MathConstants<double> {
-  static constexpr double lowest = -708.39, highest = 709.43;
+  static constexpr double lowest = -708.39, highest = 709.43, largest = 0x1.fffffffffffffp1023;
+  static constexpr int log1p_terms = 17;                    // 9^-17 / 35 = 2^-59
   static constexpr double to_integer = 6755399441055744.0;  // 1.5 * 2^52
   static constexpr double log2_e = 1.44269504088896340736;
   static constexpr double ln2_high = 0x1.62e42fefa0000p-1, ln2_low = 0x1.cf79abc9e3b39p-40;  // high: 36 bits
@@ -57,8 +60,8 @@ inline V polynomial(V x, const T (&c)[N]) {
   return p;
 }
 
-// e^x = 2^n e^r with n = round(x / ln 2): returns e^r - 1 and sets 2^n. What is needed of the two differs: the functions
-// below add their 1 to 2^n, which hardly rounds, and multiply once.
+// e^x = 2^n e^r with n = round(x / ln 2): returns e^r - 1 and sets 2^n. What is needed of the two differs: the
+// functions below add their 1 to 2^n, which hardly rounds, and multiply once.
 template <class V>
 inline V exp_parts(V x, V& power) {
   using T = Element<V>;
@@ -101,6 +104,17 @@ inline V tanh(V x) {
   const V q = exp_parts(min(splat(C::highest), magnitude + magnitude), power);
   const V large = T(1) - T(2) / (power * q + (power + T(1)));
   return (V)((Bits<V>)(magnitude < C::tanh_small ? small : large) | sign);  // tanh(-0) is -0
+}
+
+// log(1 + x) for 0 <= x <= 1: 2 atanh(q) = 2 q (1 + q^2/3 + q^4/5 + ...) with q = x / (2 + x) <= 1/3.
+template <class V>
+inline V log1p(V x) {
+  using T = Element<V>;
+  const V q = x / (x + T(2)), q2 = q * q;
+  V sum = splat(T(1) / T(2 * MathConstants<T>::log1p_terms - 1));
+#pragma GCC unroll 16
+  for (int k = MathConstants<T>::log1p_terms - 2; k >= 0; --k) sum = sum * q2 + T(1) / T(2 * k + 1);
+  return (q + q) * sum;
 }
 
 }  // namespace fusedrnn::FUSEDRNN_ISA

@@ -58,12 +58,15 @@ class Weights:
 
     def __init__(
         self,
-        cell: str,  # "rnn_tanh", "rnn_relu", "gru_after", "gru_before", "lstm"
+        cell: str,  # "rnn_tanh", "rnn_relu", "gru_after", "gru_before", "gru_simple", "lstm", and with `options`
+        # "rnn_options", "gru_after_options", "gru_before_options", "gru_simple_options", "lstm_options", "lstm_coupled"
         W_ih: Array,  # (G*H, I), C-contiguous; gate order of torch
         W_hh: Array,  # (G*H, H), C-contiguous
         b_ih: Array | None,  # (G*H,)
         b_hh: Array | None,
         training: bool,  # pack what backward needs, too
+        unit_parameters: Array | None = None,  # (U, H): peepholes
+        options: tuple[Any, ...] | None = None,  # fusedrnn.kinds.Options
     ) -> None: ...
     @property
     def nbytes(self) -> int: ...
@@ -113,7 +116,7 @@ def backward(
     dx: Array | None,  # out: (T, B, I), last axis contiguous, zeros past the end; None (always for tokens): not wanted
     accumulate: bool,  # add to dx instead of overwriting it
     dstate: tuple[Array, ...],  # out: as state
-    dparams: tuple[Array, Array, Array | None, Array | None],  # out: dW_ih, dW_hh, db_ih, db_hh; C-contiguous
+    dparams: tuple[Any, ...],  # out: dW_ih, dW_hh, db_ih, db_hh, dunit_parameters; C-contiguous, None from the third on
 ) -> None: ...
 def backward_both(
     tapes: tuple[Tape, Tape],

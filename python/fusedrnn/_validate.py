@@ -11,7 +11,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,26 @@ ndarray = np.ndarray
 
 #: Largest size of one axis of the parameters.
 LARGEST_SIZE = 2**31 - 1
+
+#: A name, (name, alpha) or (name, alpha, beta).
+ActivationLike: TypeAlias = str | tuple[str, float] | tuple[str, float, float]
+
+#: Activation -> alpha (and beta) where they are not given; None: they must be given.
+ACTIVATIONS: dict[str, tuple[float | None, ...]] = {
+    "tanh": (),
+    "sigmoid": (),
+    "relu": (),
+    "hard_sigmoid": (1 / 6, 0.5),
+    "hard_tanh": (),
+    "softsign": (),
+    "softplus": (),
+    "leaky_relu": (0.01,),
+    "elu": (1.0,),
+    "affine": (None, None),
+    "scaled_tanh": (None, None),
+    "thresholded_relu": (1.0,),
+    "linear": (),
+}
 
 
 class ParameterSpec(NamedTuple):
@@ -87,6 +107,72 @@ def probability(owner: str, name: str, value: object) -> float:
     if not 0.0 <= p < 1.0:  # NaN, too
         raise ValueError(f"{owner}: {name} is {p!r}; expected 0 <= {name} < 1")
     return p
+
+
+def bias(owner: str, value: object) -> Any:
+    """Two biases, none, or one."""
+    if isinstance(value, str) and value == "single":
+        return "single"
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{owner}: bias is {value!r} ({type(value).__name__}); expected True, False or 'single'")
+    return bool(value)
+
+
+def activation(owner: str, name: str, value: object, optional: bool = False) -> Any:
+    """A name as it is, or a tuple of a name and its parameters as floats; `optional`: None as well."""
+    if value is None and optional:
+        return None
+    given: Any = (value,) if isinstance(value, str) else value
+    if not isinstance(given, (tuple, list)) or not given or not isinstance(given[0], str):
+        raise TypeError(
+            f"{owner}: {name} is {value!r}; expected a name, (name, alpha) or (name, alpha, beta), "
+            f"the name one of {', '.join(map(repr, ACTIVATIONS))}"
+        )
+    function, *parameters = given
+    if function not in ACTIVATIONS:
+        raise ValueError(f"{owner}: {name} is {function!r}; expected one of {', '.join(map(repr, ACTIVATIONS))}")
+    letters = ("alpha", "beta")[: len(ACTIVATIONS[function])]
+    if len(parameters) > len(letters):
+        has = " and ".join(letters) or "no parameters"
+        raise ValueError(f"{owner}: {name} is {value!r} with {len(parameters)} parameters; {function} has {has}")
+    for letter, parameter in zip(letters, parameters, strict=False):
+        finite(owner, f"{letter} of {name}", parameter)
+    if None in ACTIVATIONS[function][len(parameters) :]:
+        raise ValueError(f"{owner}: {name} is {value!r}; expected ({function!r}, {', '.join(letters)})")
+    return (str(function), *map(float, parameters)) if parameters else str(function)
+
+
+def full_activation(value: ActivationLike) -> tuple[str, float, float]:
+    """A checked activation with both parameters, 0 where it has none."""
+    given: tuple[Any, ...] = (value,) if isinstance(value, str) else value
+    name, *parameters = given
+    values = [*parameters, *ACTIVATIONS[name][len(parameters) :], 0.0, 0.0]
+    return name, float(values[0]), float(values[1])
+
+
+def finite(owner: str, name: str, value: object) -> float:
+    """A finite number."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.floating, np.integer)):
+        raise TypeError(f"{owner}: {name} is {value!r} ({type(value).__name__}); expected a finite number")
+    number = float(value)
+    if not np.isfinite(number):
+        raise ValueError(f"{owner}: {name} is {number!r}; expected a finite number")
+    return number
+
+
+def limit(owner: str, name: str, value: object) -> float | None:
+    """A clip: a finite number > 0, or None."""
+    if value is None:
+        return None
+    number = finite(owner, name, value)
+    if number <= 0.0:
+        raise ValueError(f"{owner}: {name} is {number!r}; expected a number > 0, or None")
+    return number
+
+
+def meaningless(owner: str, name: str, value: object, reason: str) -> ValueError:
+    """An argument that the others leave without meaning."""
+    return ValueError(f"{owner}: {name} is {value!r}, but {reason}")
 
 
 def warn_idle_dropout(owner: str, dropout: float, stacklevel: int, reason: str = "num_layers=1") -> None:
@@ -710,14 +796,15 @@ def twice(owner: str) -> NotImplementedError:
 
 
 def functional_weights(
-    owner: str, gates: int, W_ih: Any, W_hh: Any, b_ih: Any, b_hh: Any
-) -> tuple[Array, Array, Array | None, Array | None, np.dtype[Any]]:
+    owner: str, gates: int, peepholes: int, W_ih: Any, W_hh: Any, b_ih: Any, b_hh: Any, W_peephole: Any = None
+) -> tuple[Array, Array, Array | None, Array | None, Array | None, np.dtype[Any]]:
     """Weights of one layer in one direction; their shapes give the sizes, W_ih's dtype gives the dtype."""
     rows = "hidden_size" if gates == 1 else f"{gates}*hidden_size"
     arrays: list[Array | None] = []
     dtype: np.dtype[Any] | None = None
-    for name, value in (("W_ih", W_ih), ("W_hh", W_hh), ("b_ih", b_ih), ("b_hh", b_hh)):
-        if value is None and name.startswith("b"):
+    named = (("W_ih", W_ih), ("W_hh", W_hh), ("b_ih", b_ih), ("b_hh", b_hh), ("W_peephole", W_peephole))
+    for name, value in named:
+        if value is None and name not in ("W_ih", "W_hh"):
             arrays.append(None)
             continue
         array = as_array(owner, name, value)
@@ -745,7 +832,13 @@ def functional_weights(
     for name, bias in (("b_ih", arrays[2]), ("b_hh", arrays[3])):
         if bias is not None:
             exact_shape(owner, name, bias, (gates * H,), f"({rows},)")
-    return ih, hh, arrays[2], arrays[3], dtype
+    if peepholes:
+        if arrays[4] is None:
+            raise ValueError(f"{owner}: W_peephole is None; expected ({peepholes}, hidden_size) = ({peepholes}, {H})")
+        exact_shape(owner, "W_peephole", arrays[4], (peepholes, H), f"({peepholes}, hidden_size)")
+    elif arrays[4] is not None:
+        raise meaningless(owner, "W_peephole", "an array", "peephole=None")
+    return ih, hh, arrays[2], arrays[3], arrays[4], dtype
 
 
 def functional_sequence(owner: str, x: Any, dtype: np.dtype[Any], input_size: int) -> tuple[Array, bool]:

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from . import _core, _validate
-from ._validate import ParameterSpec
-from .parameters import GATES, Parameterized, direction_specs
+from ._validate import ActivationLike, ParameterSpec
+from .kinds import Bias, CellKind, gru_kind, gru_options, lstm_kind, lstm_options, rnn_kind, rnn_options
+from .parameters import Parameterized, direction_specs
 from .tape import CellTape
 from .unroll import dense_schedule
 
@@ -18,7 +19,7 @@ class RecurrentCell(Parameterized):
     """Base of `RNNCell`, `GRUCell` and `LSTMCell`: a step is a sequence of length one."""
 
     def _specify(self) -> tuple[ParameterSpec, ...]:
-        return direction_specs(GATES[self._cell], self.hidden_size, self.input_size, "input_size", self.bias, "")
+        return direction_specs(self.__dict__["_kind"], self.hidden_size, self.input_size, "input_size", "")
 
     def __call__(self, x: Any, state: Any = None) -> Any:
         """One step.
@@ -86,7 +87,8 @@ class RecurrentCell(Parameterized):
     def _step(self, x: Any, state: Any, training: bool) -> tuple[Any, CellTape | None]:
         owner, H, dtype = type(self).__name__, self.hidden_size, self.dtype
         x, tokens, unbatched = _validate.cell_input(owner, x, dtype, self.input_size)
-        names = ("h", "c") if self._cell == "lstm" else ("h",)
+        kind: CellKind = self.__dict__["_kind"]
+        names = kind.states
         B = 1 if unbatched else x.shape[0]
         if tokens:
             x = np.array(x, np.int64).reshape(1, B)
@@ -106,7 +108,7 @@ class RecurrentCell(Parameterized):
         tape = None
         if kept is not None:
             specs = self.__dict__["_specs"]
-            tape = CellTape(owner, kept, specs, dtype, names, B, self.input_size, tokens, unbatched)
+            tape = CellTape(owner, kept, specs, dtype, kind, B, self.input_size, tokens, unbatched)
         if unbatched:
             state_n = tuple([part[0] for part in state_n])
         return (state_n if len(state_n) == 2 else state_n[0]), tape
@@ -119,9 +121,11 @@ class RNNCell(RecurrentCell):
     ----------
     input_size, hidden_size : int
         I and H, at least 1.
-    bias : bool
-        Whether there are b_ih and b_hh.
+    bias : True, False or "single"
+        Whether there are b_ih and b_hh, or neither, or b_ih alone.
     nonlinearity : "tanh" or "relu"
+    activation, clip
+        As for `RNN`.
     dtype : float32 or float64
     rng : int, numpy.random.Generator or None
         Draws the initial parameters from U(-1/sqrt(H), 1/sqrt(H)), in torch's order.
@@ -148,28 +152,37 @@ class RNNCell(RecurrentCell):
     (2, 5)
     """
 
-    _arguments = (("bias", True), ("nonlinearity", "tanh"), ("dtype", np.dtype(np.float32)))
+    _arguments = (
+        ("bias", True),
+        ("nonlinearity", "tanh"),
+        ("activation", None),
+        ("clip", None),
+        ("dtype", np.dtype(np.float32)),
+    )
 
     nonlinearity: str
+    activation: ActivationLike | None
+    clip: float | None
 
     def __init__(
         self,
         input_size: int,
         hidden_size: int,
-        bias: bool = True,
+        bias: Bias = True,
         nonlinearity: str = "tanh",
         *,
+        activation: ActivationLike | None = None,
+        clip: float | None = None,
         dtype: DTypeLike = np.float32,
         rng: np.random.Generator | int | None = None,
     ) -> None:
         values = self._sizes(input_size, hidden_size, bias, dtype, rng)
-        values["nonlinearity"] = _validate.choice(type(self).__name__, "nonlinearity", nonlinearity, ("tanh", "relu"))
+        values |= rnn_options(type(self).__name__, nonlinearity, activation, clip)
         self._configure(values)
         self._initialise()
 
-    @property
-    def _cell(self) -> str:
-        return f"rnn_{self.nonlinearity}"
+    def _choose_kind(self) -> CellKind:
+        return rnn_kind(self.nonlinearity, self.activation, self.clip, self.bias)
 
 
 class GRUCell(RecurrentCell):
@@ -181,6 +194,8 @@ class GRUCell(RecurrentCell):
         As for `RNNCell`.
     reset_after : bool
         Whether the reset gate acts after the product with W_hn, as in torch, or before; see `GRU`.
+    reset_gate, activation, recurrent_activation, clip
+        As for `GRU`.
 
     Raises
     ------
@@ -199,28 +214,44 @@ class GRUCell(RecurrentCell):
     (5,)
     """
 
-    _arguments = (("bias", True), ("reset_after", True), ("dtype", np.dtype(np.float32)))
+    _arguments = (
+        ("bias", True),
+        ("reset_after", True),
+        ("reset_gate", True),
+        ("activation", None),
+        ("recurrent_activation", "sigmoid"),
+        ("clip", None),
+        ("dtype", np.dtype(np.float32)),
+    )
 
     reset_after: bool
+    reset_gate: bool
+    activation: ActivationLike | None
+    recurrent_activation: ActivationLike
+    clip: float | None
 
     def __init__(
         self,
         input_size: int,
         hidden_size: int,
-        bias: bool = True,
+        bias: Bias = True,
         *,
         reset_after: bool = True,
+        reset_gate: bool = True,
+        activation: ActivationLike | None = None,
+        recurrent_activation: ActivationLike = "sigmoid",
+        clip: float | None = None,
         dtype: DTypeLike = np.float32,
         rng: np.random.Generator | int | None = None,
     ) -> None:
         values = self._sizes(input_size, hidden_size, bias, dtype, rng)
-        values["reset_after"] = _validate.flag(type(self).__name__, "reset_after", reset_after)
+        values |= gru_options(type(self).__name__, reset_after, reset_gate, activation, recurrent_activation, clip)
         self._configure(values)
         self._initialise()
 
-    @property
-    def _cell(self) -> str:
-        return "gru_after" if self.reset_after else "gru_before"
+    def _choose_kind(self) -> CellKind:
+        options = (self.reset_after, self.reset_gate, self.activation, self.recurrent_activation, self.clip)
+        return gru_kind(*options, self.bias)
 
 
 class LSTMCell(RecurrentCell):
@@ -230,6 +261,8 @@ class LSTMCell(RecurrentCell):
     ----------
     input_size, hidden_size, bias, dtype, rng
         As for `RNNCell`.
+    peephole, coupled, activation, recurrent_activation, output_activation, clip, cell_clip
+        As for `LSTM`.
 
     Raises
     ------
@@ -250,20 +283,48 @@ class LSTMCell(RecurrentCell):
     (2, 5)
     """
 
-    _arguments = (("bias", True), ("dtype", np.dtype(np.float32)))
+    _arguments = (
+        ("bias", True),
+        ("peephole", None),
+        ("coupled", False),
+        ("activation", None),
+        ("recurrent_activation", "sigmoid"),
+        ("output_activation", None),
+        ("clip", None),
+        ("cell_clip", None),
+        ("dtype", np.dtype(np.float32)),
+    )
+
+    peephole: str | None
+    coupled: bool
+    activation: ActivationLike | None
+    recurrent_activation: ActivationLike
+    output_activation: ActivationLike | None
+    clip: float | None
+    cell_clip: float | None
 
     def __init__(
         self,
         input_size: int,
         hidden_size: int,
-        bias: bool = True,
+        bias: Bias = True,
         *,
+        peephole: str | None = None,
+        coupled: bool = False,
+        activation: ActivationLike | None = None,
+        recurrent_activation: ActivationLike = "sigmoid",
+        output_activation: ActivationLike | None = None,
+        clip: float | None = None,
+        cell_clip: float | None = None,
         dtype: DTypeLike = np.float32,
         rng: np.random.Generator | int | None = None,
     ) -> None:
-        self._configure(self._sizes(input_size, hidden_size, bias, dtype, rng))
+        values = self._sizes(input_size, hidden_size, bias, dtype, rng)
+        functions = (activation, recurrent_activation, output_activation)
+        values |= lstm_options(type(self).__name__, peephole, coupled, *functions, clip, cell_clip)
+        self._configure(values)
         self._initialise()
 
-    @property
-    def _cell(self) -> str:
-        return "lstm"
+    def _choose_kind(self) -> CellKind:
+        functions = (self.activation, self.recurrent_activation, self.output_activation)
+        return lstm_kind(self.peephole, self.coupled, *functions, self.clip, self.cell_clip, self.bias)

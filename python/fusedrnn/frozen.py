@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _core, _validate, unroll
+from .kinds import CellKind
 from .parameters import PICKLE_VERSION, pack, same_arrays
 from .unroll import Stack
 
@@ -46,7 +47,7 @@ class FrozenLayer:
     (True, True)
     """
 
-    __slots__ = ("__weakref__", "_bias", "_description", "_stack", "_weights", "params", "precision")
+    __slots__ = ("__weakref__", "_description", "_stack", "_weights", "params", "precision")
 
     # Equality is by value, as for layers.
     __hash__: ClassVar[None]  # type: ignore[assignment]
@@ -55,17 +56,15 @@ class FrozenLayer:
     precision: str
     _weights: list[_core.Weights]
     _stack: Stack
-    _bias: bool
     _description: str
 
-    def __init__(self, stack: Stack, description: str, params: dict[str, Array], bias: bool, precision: str) -> None:
+    def __init__(self, stack: Stack, description: str, params: dict[str, Array], precision: str) -> None:
         for array in params.values():
             array.flags.writeable = False
         put = object.__setattr__
         put(self, "_stack", stack)
         put(self, "_description", description)
-        put(self, "_bias", bias)
-        put(self, "_weights", pack(stack.cell, list(params.values()), bias, False))
+        put(self, "_weights", pack(stack.kind, list(params.values()), False))
         put(self, "params", MappingProxyType(params))
         put(self, "precision", precision)
 
@@ -188,8 +187,8 @@ class FrozenLayer:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, FrozenLayer):
             return NotImplemented
-        mine = (self._description, self._bias, self.precision, *self._config())
-        theirs = (other._description, other._bias, other.precision, *other._config())
+        mine = (self._description, self.precision, *self._config())
+        theirs = (other._description, other.precision, *other._config())
         return mine == theirs and same_arrays(self.params, other.params)
 
     def __copy__(self) -> FrozenLayer:
@@ -201,21 +200,21 @@ class FrozenLayer:
     def _config(self) -> tuple[Any, ...]:
         s = self._stack
         sizes = (s.input_size, s.hidden_size, s.num_layers)
-        return (s.owner, s.cell, s.dtype.name, *sizes, s.directions == 2, s.batch_first, s.merge)
+        return (s.owner, tuple(s.kind), s.dtype.name, *sizes, s.directions == 2, s.batch_first, s.merge)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _thaw, (PICKLE_VERSION, self._config(), self._description, dict(self.params), self._bias, self.precision)
+        return _thaw, (PICKLE_VERSION, self._config(), self._description, dict(self.params), self.precision)
 
 
 def _thaw(
-    version: int, config: tuple[Any, ...], description: str, params: dict[str, Array], bias: bool, precision: str
+    version: int, config: tuple[Any, ...], description: str, params: dict[str, Array], precision: str
 ) -> FrozenLayer:
     """Unpickle: pack for this machine."""
     if version != PICKLE_VERSION:
         raise ValueError(f"FrozenLayer: pickle has version {version}; expected {PICKLE_VERSION}")
-    owner, cell, dtype, *rest = config
-    stack = Stack(owner, cell, _validate.layer_dtype(owner, dtype), *rest)
-    return FrozenLayer(stack, description, params, bias, precision)
+    owner, kind, dtype, *rest = config
+    stack = Stack(owner, CellKind(*kind), _validate.layer_dtype(owner, dtype), *rest)
+    return FrozenLayer(stack, description, params, precision)
 
 
 class Stream(_core.Stream):

@@ -2,7 +2,8 @@
 
 `fusedrnn.reference` has the same functions in plain NumPy, to be read beside the textbook. Letters: T steps, B rows, I
 inputs, H hidden units, G gates (RNN 1, GRU 3, LSTM 4). Weights are W_ih (G*H, I) and W_hh (G*H, H), biases (G*H,),
-gates in torch's order (GRU r z n, LSTM i f g o). x is (T, B, I), or integer tokens (T, B), each a one-hot vector.
+gates in torch's order (GRU r z n, LSTM i f g o; an option that leaves a gate out leaves its rows out). x is (T, B, I),
+or integer tokens (T, B), each a one-hot vector.
 
 The dtype of W_ih, float32 or float64, is that of the computation: other weights must have it, all else is cast to it.
 """
@@ -15,7 +16,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import _core, _validate
-from .parameters import GATES
+from ._validate import ActivationLike
+from .kinds import CellKind, gru_kind, gru_options, lstm_kind, lstm_options, rnn_kind, rnn_options
 from .tape import KeptArrays
 from .unroll import Record, read_steps
 
@@ -58,7 +60,7 @@ class GRUGrads(NamedTuple):
 
 
 class LSTMGrads(NamedTuple):
-    """Gradients of `lstm_forward`; as `RNNGrads`."""
+    """Gradients of `lstm_forward`; as `RNNGrads`. dW_peephole is None without peepholes."""
 
     dx: Array | None
     dh_0: Array
@@ -67,6 +69,7 @@ class LSTMGrads(NamedTuple):
     dW_hh: Array
     db_ih: Array | None
     db_hh: Array | None
+    dW_peephole: Array | None = None
 
 
 class FunctionalTape(KeptArrays):
@@ -87,7 +90,7 @@ class FunctionalTape(KeptArrays):
         super().__init__(made_by, [Record((tape,), None, None, 1.0)])
         self._made_by = made_by
         self._sizes = sizes  # T, B, I, H
-        self._shapes = shapes  # of W_ih, W_hh, b_ih, b_hh; None where there was no bias
+        self._shapes = shapes  # of W_ih, W_hh, b_ih, b_hh, W_peephole; None for what was not there
         self._dtype = dtype
         self._tokens = tokens
         self._held_steps = held  # with past_end="hold": what knows where outputs are from, and the direction
@@ -102,6 +105,8 @@ def rnn_forward(
     b_hh: ArrayLike | None = None,
     *,
     nonlinearity: str = "tanh",
+    activation: ActivationLike | None = None,
+    clip: float | None = None,
     lengths: ArrayLike | None = None,
     mask: ArrayLike | None = None,
     reset: ArrayLike | None = None,
@@ -117,6 +122,10 @@ def rnn_forward(
     W_ih, W_hh : array-like, (H, I) and (H, H)
     b_ih, b_hh : array-like (H,), or None for none
     nonlinearity : "tanh" or "relu"
+    activation : str, (str, float) or (str, float, float), or None
+        Any function instead of `nonlinearity`; see `RNN`.
+    clip : float or None
+        Pre-activations are limited to [-clip, clip], and have no gradient outside.
     lengths : integers (B,), or None for T
         Valid steps of each row. What is past them is not read, and the state passes through.
     mask : bool (B, T), or None
@@ -154,16 +163,9 @@ def rnn_forward(
     ((7, 2, 5), (2, 5), True)
     """
     owner = "rnn_forward"
-    nonlinearity = _validate.choice(owner, "nonlinearity", nonlinearity, ("tanh", "relu"))
-    y, (h_n,), tape = _forward(
-        owner,
-        f"rnn_{nonlinearity}",
-        x,
-        {"h_0": h_0},
-        (W_ih, W_hh, b_ih, b_hh),
-        (lengths, mask, reset, past_end),
-        reverse,
-    )
+    kind = rnn_kind(**rnn_options(owner, nonlinearity, activation, clip))
+    steps = (lengths, mask, reset, past_end)
+    y, (h_n,), tape = _forward(owner, kind, x, {"h_0": h_0}, (W_ih, W_hh, b_ih, b_hh), steps, reverse)
     return y, h_n, tape
 
 
@@ -176,6 +178,10 @@ def gru_forward(
     b_hh: ArrayLike | None = None,
     *,
     reset_after: bool = True,
+    reset_gate: bool = True,
+    activation: ActivationLike | None = None,
+    recurrent_activation: ActivationLike = "sigmoid",
+    clip: float | None = None,
     lengths: ArrayLike | None = None,
     mask: ArrayLike | None = None,
     reset: ArrayLike | None = None,
@@ -186,12 +192,16 @@ def gru_forward(
 
     Parameters
     ----------
-    x, h_0, lengths, mask, reset, past_end, reverse
+    x, h_0, clip, lengths, mask, reset, past_end, reverse
         As for `rnn_forward`.
     W_ih, W_hh : array-like, (3*H, I) and (3*H, H)
     b_ih, b_hh : array-like (3*H,), or None for none
     reset_after : bool
         True: n = tanh(W_in x + b_in + r * (W_hn h + b_hn)). False: n = tanh(W_in x + b_in + W_hn (r * h) + b_hn).
+    reset_gate : bool
+        False: there is no gate r, n = tanh(W_in x + b_in + W_hn h + b_hn), and weights have 2*H rows, z n.
+    activation, recurrent_activation : str, (str, float) or (str, float, float); None is "tanh"
+        In place of the tanh of n, and of sigmoid; see `RNN`.
 
     Returns
     -------
@@ -218,10 +228,9 @@ def gru_forward(
     ((7, 2, 5), (2, 5))
     """
     owner = "gru_forward"
-    cell = "gru_after" if _validate.flag(owner, "reset_after", reset_after) else "gru_before"
-    y, (h_n,), tape = _forward(
-        owner, cell, x, {"h_0": h_0}, (W_ih, W_hh, b_ih, b_hh), (lengths, mask, reset, past_end), reverse
-    )
+    kind = gru_kind(**gru_options(owner, reset_after, reset_gate, activation, recurrent_activation, clip))
+    steps = (lengths, mask, reset, past_end)
+    y, (h_n,), tape = _forward(owner, kind, x, {"h_0": h_0}, (W_ih, W_hh, b_ih, b_hh), steps, reverse)
     return y, h_n, tape
 
 
@@ -234,6 +243,14 @@ def lstm_forward(
     b_ih: ArrayLike | None = None,
     b_hh: ArrayLike | None = None,
     *,
+    W_peephole: ArrayLike | None = None,
+    peephole: str | None = None,
+    coupled: bool = False,
+    activation: ActivationLike | None = None,
+    recurrent_activation: ActivationLike = "sigmoid",
+    output_activation: ActivationLike | None = None,
+    clip: float | None = None,
+    cell_clip: float | None = None,
     lengths: ArrayLike | None = None,
     mask: ArrayLike | None = None,
     reset: ArrayLike | None = None,
@@ -244,11 +261,21 @@ def lstm_forward(
 
     Parameters
     ----------
-    x, lengths, mask, reset, past_end, reverse
+    x, clip, lengths, mask, reset, past_end, reverse
         As for `rnn_forward`.
     h_0, c_0 : array-like (B, H), or None for zeros
     W_ih, W_hh : array-like, (4*H, I) and (4*H, H)
     b_ih, b_hh : array-like (4*H,), or None for none
+    W_peephole : array-like, or None without peepholes
+        For "ifo" (3, H), rows i f o, when coupled (2, H), rows i o; for "o_prev" (1, H).
+    peephole : "ifo", "o_prev" or None
+        i and f also see W_peephole * c_{t-1} and o sees W_peephole * c_t; or o sees W_peephole * c_{t-1}.
+    coupled : bool
+        f = 1 - i; weights then have 3*H rows, i g o.
+    activation, recurrent_activation, output_activation : str, (str, float) or (str, float, float), or None
+        In place of g's tanh, of sigmoid, and of the tanh of c_t, which is `activation` unless given; see `RNN`.
+    cell_clip : float or None
+        c_t is limited to [-cell_clip, cell_clip].
 
     Returns
     -------
@@ -275,15 +302,12 @@ def lstm_forward(
     >>> grads.dx.shape, grads.dW_ih.shape, grads.db_ih
     ((7, 2, 3), (20, 3), None)
     """
-    y, (h_n, c_n), tape = _forward(
-        "lstm_forward",
-        "lstm",
-        x,
-        {"h_0": h_0, "c_0": c_0},
-        (W_ih, W_hh, b_ih, b_hh),
-        (lengths, mask, reset, past_end),
-        reverse,
-    )
+    owner = "lstm_forward"
+    functions = (activation, recurrent_activation, output_activation)
+    kind = lstm_kind(**lstm_options(owner, peephole, coupled, *functions, clip, cell_clip))
+    weights = (W_ih, W_hh, b_ih, b_hh, W_peephole)
+    steps = (lengths, mask, reset, past_end)
+    y, (h_n, c_n), tape = _forward(owner, kind, x, {"h_0": h_0, "c_0": c_0}, weights, steps, reverse)
     return y, h_n, c_n, tape
 
 
@@ -315,7 +339,7 @@ def rnn_backward(
         The tape was released, a shape is wrong, or there is no gradient at all.
     """
     dx, (dh_0,), dparams = _backward("rnn_backward", "rnn_forward", tape, dy, {"dh_n": dh_n}, need_dx)
-    return RNNGrads(dx, dh_0, *dparams)
+    return RNNGrads(dx, dh_0, *dparams[:4])
 
 
 def gru_backward(
@@ -340,7 +364,7 @@ def gru_backward(
         As for `rnn_backward`.
     """
     dx, (dh_0,), dparams = _backward("gru_backward", "gru_forward", tape, dy, {"dh_n": dh_n}, need_dx)
-    return GRUGrads(dx, dh_0, *dparams)
+    return GRUGrads(dx, dh_0, *dparams[:4])
 
 
 def lstm_backward(
@@ -379,14 +403,15 @@ def lstm_backward(
 
 def _forward(
     owner: str,
-    cell: str,
+    kind: CellKind,
     x: Any,
     state_0: dict[str, Any],
-    weights: tuple[Any, Any, Any, Any],
+    weights: tuple[Any, ...],
     steps: tuple[Any, Any, Any, Any],
     reverse: Any,
 ) -> tuple[Array, tuple[Array, ...], FunctionalTape]:
-    W_ih, W_hh, b_ih, b_hh, dtype = _validate.functional_weights(owner, GATES[cell], *weights)
+    W_ih, W_hh, *others, dtype = _validate.functional_weights(owner, kind.gates, kind.peepholes, *weights)
+    b_ih, b_hh, W_peephole = others
     I, H = W_ih.shape[1], W_hh.shape[1]
     x, tokens = _validate.functional_sequence(owner, x, dtype, I)
     T, B = x.shape[:2]
@@ -402,19 +427,19 @@ def _forward(
     reverse = _validate.flag(owner, "reverse", reverse)
     y = _core.empty((T, B, H), dtype)
     state_n = tuple(_core.empty((B, H), dtype) for _ in state)
-    packed = _core.Weights(cell, W_ih, W_hh, b_ih, b_hh, True)
+    packed = _core.Weights(kind.name, W_ih, W_hh, b_ih, b_hh, True, W_peephole, kind.options)
     kept = _core.forward(packed, x, state, y, state_n, schedule, reverse, True)
     assert kept is not None
     if hold:
         schedule.hold(y, reverse)
     held = (schedule, reverse) if hold else None
-    shapes = tuple(None if w is None else w.shape for w in (W_ih, W_hh, b_ih, b_hh))
+    shapes = tuple(None if w is None else w.shape for w in (W_ih, W_hh, *others))
     return y, state_n, FunctionalTape(owner, kept, (T, B, I, H), shapes, dtype, tokens, held)
 
 
 def _backward(
     owner: str, made_by: str, tape: FunctionalTape, dy: Any, dstate_n: dict[str, Any], need_dx: Any
-) -> tuple[Array | None, tuple[Array, ...], tuple[Array, Array, Array | None, Array | None]]:
+) -> tuple[Array | None, tuple[Array, ...], tuple[Array, Array, Array | None, Array | None, Array | None]]:
     _validate.functional_tape(owner, tape, made_by)
     kept = tape._held()[0].tapes[0]
     T, B, I, H = tape._sizes
@@ -434,11 +459,12 @@ def _backward(
         raise _validate.nothing_to_do_functional(owner, list(dstate_n))
     dx = _core.empty((T, B, I), dtype) if need_dx and not tape._tokens else None
     dstate_0 = tuple(_core.empty((B, H), dtype) for _ in parts)
-    dW_ih, dW_hh, db_ih, db_hh = (None if shape is None else _core.empty(shape, dtype) for shape in tape._shapes)
+    dparams = [None if shape is None else _core.empty(shape, dtype) for shape in tape._shapes]
+    dW_ih, dW_hh, db_ih, db_hh, dW_peephole = dparams
     assert dW_ih is not None
     assert dW_hh is not None
-    _core.backward(kept, dy, parts, dx, False, dstate_0, (dW_ih, dW_hh, db_ih, db_hh))
-    return dx, dstate_0, (dW_ih, dW_hh, db_ih, db_hh)
+    _core.backward(kept, dy, parts, dx, False, dstate_0, (dW_ih, dW_hh, db_ih, db_hh, dW_peephole))
+    return dx, dstate_0, (dW_ih, dW_hh, db_ih, db_hh, dW_peephole)
 
 
 def _gradient_or_state(owner: str, name: str, value: Any, shape: tuple[int, int], dtype: np.dtype[Any]) -> Array:

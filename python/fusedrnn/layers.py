@@ -8,14 +8,15 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from . import _validate, unroll
-from ._validate import ParameterSpec
+from ._validate import ActivationLike, ParameterSpec
 from .frozen import FrozenLayer
-from .parameters import GATES, Parameterized, direction_specs
+from .kinds import Bias, CellKind, gru_kind, gru_options, lstm_kind, lstm_options, rnn_kind, rnn_options
+from .parameters import Parameterized, direction_specs
 from .tape import Tape
 from .unroll import Stack
 
 
-def layer_specs(stack: Stack, bias: bool) -> tuple[ParameterSpec, ...]:
+def layer_specs(stack: Stack) -> tuple[ParameterSpec, ...]:
     """All parameters of a layer in torch's order: by layer, then by direction."""
     specs: list[ParameterSpec] = []
     for layer in range(stack.num_layers):
@@ -25,7 +26,7 @@ def layer_specs(stack: Stack, bias: bool) -> tuple[ParameterSpec, ...]:
             inputs = stack.inner_width
             formula = "hidden_size" if inputs == stack.hidden_size else "2*hidden_size"
         for suffix in ("", "_reverse")[: stack.directions]:
-            specs += direction_specs(GATES[stack.cell], stack.hidden_size, inputs, formula, bias, f"_l{layer}{suffix}")
+            specs += direction_specs(stack.kind, stack.hidden_size, inputs, formula, f"_l{layer}{suffix}")
     return tuple(specs)
 
 
@@ -45,7 +46,7 @@ class RecurrentLayer(Parameterized):
         input_size: int,
         hidden_size: int,
         num_layers: int,
-        bias: bool,
+        bias: Bias,
         batch_first: bool,
         dropout: float,
         bidirectional: bool,
@@ -68,7 +69,7 @@ class RecurrentLayer(Parameterized):
     def _specify(self) -> tuple[ParameterSpec, ...]:
         stack = Stack(
             type(self).__name__,
-            self._cell,
+            self.__dict__["_kind"],
             self.dtype,
             self.input_size,
             self.hidden_size,
@@ -78,7 +79,7 @@ class RecurrentLayer(Parameterized):
             self.merge,
         )
         self.__dict__["_stack"] = stack
-        return layer_specs(stack, self.bias)
+        return layer_specs(stack)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "dropout":
@@ -217,7 +218,7 @@ class RecurrentLayer(Parameterized):
         chosen = _validate.precision(owner, precision, self.dtype)
         arrays = self._arrays()
         params = {spec.name: array.copy() for spec, array in zip(self.__dict__["_specs"], arrays, strict=True)}
-        return FrozenLayer(self.__dict__["_stack"], repr(self), params, self.bias, chosen)
+        return FrozenLayer(self.__dict__["_stack"], repr(self), params, chosen)
 
 
 class RNN(RecurrentLayer):
@@ -230,8 +231,8 @@ class RNN(RecurrentLayer):
     num_layers : int
         L; each layer's input is the output of the one below.
     nonlinearity : "tanh" or "relu"
-    bias : bool
-        Whether there are b_ih and b_hh.
+    bias : True, False or "single"
+        Whether there are b_ih and b_hh, or neither, or b_ih alone.
     batch_first : bool
         Whether x and y are (B, T, ...) instead of (T, B, ...).
     dropout : float
@@ -242,6 +243,13 @@ class RNN(RecurrentLayer):
         How the outputs of two directions join; None gives those of the last layer as a pair (and concatenates below
         it).
     dtype : float32 or float64
+    activation : str, (str, float), (str, float, float) or None
+        Any function instead of `nonlinearity`: a name, or with its parameters (name, alpha) or (name, alpha, beta).
+        "tanh", "sigmoid", "relu", "hard_sigmoid" (alpha x + beta within [0, 1]; 1/6 and 1/2), "hard_tanh", "softsign",
+        "softplus", "leaky_relu" (alpha 0.01), "elu" (alpha 1), "affine" (alpha x + beta), "scaled_tanh"
+        (alpha tanh(beta x)), "thresholded_relu" (x above alpha, 1) or "linear".
+    clip : float or None
+        Pre-activations are limited to [-clip, clip], and have no gradient outside (ONNX).
     rng : int, numpy.random.Generator or None
         Draws the initial parameters from U(-1/sqrt(H), 1/sqrt(H)), in torch's order, and dropout masks.
 
@@ -278,10 +286,14 @@ class RNN(RecurrentLayer):
         ("dropout", 0.0),
         ("bidirectional", False),
         ("merge", "concat"),
+        ("activation", None),
+        ("clip", None),
         ("dtype", np.dtype(np.float32)),
     )
 
     nonlinearity: str
+    activation: ActivationLike | None
+    clip: float | None
 
     def __init__(
         self,
@@ -289,25 +301,26 @@ class RNN(RecurrentLayer):
         hidden_size: int,
         num_layers: int = 1,
         nonlinearity: str = "tanh",
-        bias: bool = True,
+        bias: Bias = True,
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
         *,
         merge: str | None = "concat",
+        activation: ActivationLike | None = None,
+        clip: float | None = None,
         dtype: DTypeLike = np.float32,
         rng: np.random.Generator | int | None = None,
     ) -> None:
         values = self._common(
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, merge, dtype, rng
         )
-        values["nonlinearity"] = _validate.choice(type(self).__name__, "nonlinearity", nonlinearity, ("tanh", "relu"))
+        values |= rnn_options(type(self).__name__, nonlinearity, activation, clip)
         self._configure(values)
         self._initialise()
 
-    @property
-    def _cell(self) -> str:
-        return f"rnn_{self.nonlinearity}"
+    def _choose_kind(self) -> CellKind:
+        return rnn_kind(self.nonlinearity, self.activation, self.clip, self.bias)
 
 
 class GRU(RecurrentLayer):
@@ -316,19 +329,24 @@ class GRU(RecurrentLayer):
     r = sigmoid(W_ir x + b_ir + W_hr h + b_hr), z likewise, and h' = (1 - z) * n + z * h with
 
     - ``reset_after=True`` (torch, cuDNN, Keras): n = tanh(W_in x + b_in + r * (W_hn h + b_hn))
-    - ``reset_after=False`` (textbooks): n = tanh(W_in x + b_in + W_hn (r * h) + b_hn)
+    - ``reset_after=False`` (Cho et al.): n = tanh(W_in x + b_in + W_hn (r * h) + b_hn)
+    - ``reset_gate=False`` (textbooks' simplified GRU, gates z, n): n = tanh(W_in x + b_in + W_hn h + b_hn)
 
     Parameters
     ----------
-    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, merge, dtype, rng
+    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, merge, clip, dtype, rng
         As for `RNN`.
     reset_after : bool
         Whether the reset gate acts after the product with W_hn, or before.
+    reset_gate : bool
+        Whether there is a gate r at all.
+    activation, recurrent_activation : str, (str, float), (str, float, float); None is "tanh"
+        In place of the tanh of n, and of the sigmoid of the gates; see `RNN`.
 
     Raises
     ------
     TypeError, ValueError, MemoryError
-        As for `RNN`.
+        As for `RNN`; ValueError also for ``reset_after=False`` without a reset gate.
 
     Notes
     -----
@@ -351,37 +369,49 @@ class GRU(RecurrentLayer):
         ("dropout", 0.0),
         ("bidirectional", False),
         ("reset_after", True),
+        ("reset_gate", True),
         ("merge", "concat"),
+        ("activation", None),
+        ("recurrent_activation", "sigmoid"),
+        ("clip", None),
         ("dtype", np.dtype(np.float32)),
     )
 
     reset_after: bool
+    reset_gate: bool
+    activation: ActivationLike | None
+    recurrent_activation: ActivationLike
+    clip: float | None
 
     def __init__(
         self,
         input_size: int,
         hidden_size: int,
         num_layers: int = 1,
-        bias: bool = True,
+        bias: Bias = True,
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
         *,
         reset_after: bool = True,
+        reset_gate: bool = True,
         merge: str | None = "concat",
+        activation: ActivationLike | None = None,
+        recurrent_activation: ActivationLike = "sigmoid",
+        clip: float | None = None,
         dtype: DTypeLike = np.float32,
         rng: np.random.Generator | int | None = None,
     ) -> None:
         values = self._common(
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, merge, dtype, rng
         )
-        values["reset_after"] = _validate.flag(type(self).__name__, "reset_after", reset_after)
+        values |= gru_options(type(self).__name__, reset_after, reset_gate, activation, recurrent_activation, clip)
         self._configure(values)
         self._initialise()
 
-    @property
-    def _cell(self) -> str:
-        return "gru_after" if self.reset_after else "gru_before"
+    def _choose_kind(self) -> CellKind:
+        options = (self.reset_after, self.reset_gate, self.activation, self.recurrent_activation, self.clip)
+        return gru_kind(*options, self.bias)
 
 
 class LSTM(RecurrentLayer):
@@ -392,21 +422,30 @@ class LSTM(RecurrentLayer):
 
     Parameters
     ----------
-    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, merge, dtype, rng
+    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, merge, clip, dtype, rng
         As for `RNN`.
     proj_size : int
         Not available yet: 0.
-    peephole : None
-        Not available yet: None.
+    peephole : "ifo", "o_prev" or None
+        "ifo": the gates also see the cell, i and f get + p * c, o gets + p * c'; parameter ``weight_peephole_l0``
+        (3, H), rows i f o, which is not ONNX's order i o f. "o_prev": o alone, and gets + p * c; (1, H).
+    coupled : bool
+        f = 1 - i. There is no gate f then: 3*H rows i g o, and peepholes (2, H), i o.
+    activation, recurrent_activation, output_activation : str, (str, float), (str, float, float) or None
+        In place of the tanh of g, of the sigmoid of the gates, and of the tanh of c', which is `activation` unless
+        given; see `RNN`.
+    cell_clip : float or None
+        c' is limited to [-cell_clip, cell_clip] before anything sees it, and has no gradient outside.
 
     Raises
     ------
     TypeError, ValueError, MemoryError
-        As for `RNN`; `proj_size` or `peephole` was given.
+        As for `RNN`; `proj_size` was given.
 
     Notes
     -----
-    Hochreiter and Schmidhuber, Long short-term memory, 1997; forget gates: Gers, Schmidhuber and Cummins, 2000.
+    Hochreiter and Schmidhuber, Long short-term memory, 1997; forget gates: Gers, Schmidhuber and Cummins, 2000;
+    peepholes: Gers, Schraudolph and Schmidhuber, 2002. All options with their sources: docs/cells.md.
     Arguments, parameter names, shapes and gate order are those of ``torch.nn.LSTM``; what torch does not have is
     keyword-only.
 
@@ -419,6 +458,8 @@ class LSTM(RecurrentLayer):
     >>> y, (h, c) = layer(np.zeros((7, 2, 80), np.float32))
     >>> y.shape, h.shape, c.shape
     ((7, 2, 512), (4, 2, 256), (4, 2, 256))
+    >>> fusedrnn.LSTM(3, 5, peephole="ifo", cell_clip=50.0).weight_peephole_l0.shape
+    (3, 5)
     """
 
     _arguments = (
@@ -429,26 +470,44 @@ class LSTM(RecurrentLayer):
         ("bidirectional", False),
         ("proj_size", 0),
         ("peephole", None),
+        ("coupled", False),
         ("merge", "concat"),
+        ("activation", None),
+        ("recurrent_activation", "sigmoid"),
+        ("output_activation", None),
+        ("clip", None),
+        ("cell_clip", None),
         ("dtype", np.dtype(np.float32)),
     )
 
     proj_size: int
     peephole: str | None
+    coupled: bool
+    activation: ActivationLike | None
+    recurrent_activation: ActivationLike
+    output_activation: ActivationLike | None
+    clip: float | None
+    cell_clip: float | None
 
     def __init__(
         self,
         input_size: int,
         hidden_size: int,
         num_layers: int = 1,
-        bias: bool = True,
+        bias: Bias = True,
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
         proj_size: int = 0,
         *,
         peephole: str | None = None,
+        coupled: bool = False,
         merge: str | None = "concat",
+        activation: ActivationLike | None = None,
+        recurrent_activation: ActivationLike = "sigmoid",
+        output_activation: ActivationLike | None = None,
+        clip: float | None = None,
+        cell_clip: float | None = None,
         dtype: DTypeLike = np.float32,
         rng: np.random.Generator | int | None = None,
     ) -> None:
@@ -457,12 +516,12 @@ class LSTM(RecurrentLayer):
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, merge, dtype, rng
         )
         _validate.not_yet(owner, "proj_size", proj_size, 0)
-        _validate.not_yet(owner, "peephole", peephole, None)
         values["proj_size"] = 0
-        values["peephole"] = None
+        functions = (activation, recurrent_activation, output_activation)
+        values |= lstm_options(owner, peephole, coupled, *functions, clip, cell_clip)
         self._configure(values)
         self._initialise()
 
-    @property
-    def _cell(self) -> str:
-        return "lstm"
+    def _choose_kind(self) -> CellKind:
+        functions = (self.activation, self.recurrent_activation, self.output_activation)
+        return lstm_kind(self.peephole, self.coupled, *functions, self.clip, self.cell_clip, self.bias)

@@ -11,27 +11,27 @@ from numpy.typing import DTypeLike, NDArray
 
 from . import _core, _validate
 from ._validate import LoadReport, ParameterSpec
+from .kinds import Bias, CellKind
 
 Array = NDArray[Any]
-
-#: Cell name -> number of gates.
-GATES = {"rnn_tanh": 1, "rnn_relu": 1, "gru_after": 3, "gru_before": 3, "lstm": 4}
 
 #: Version of what __getstate__ returns; raised when an old pickle would need translating.
 PICKLE_VERSION = 1
 
 
-def direction_specs(
-    gates: int, H: int, inputs: int, inputs_formula: str, bias: bool, suffix: str
-) -> tuple[ParameterSpec, ...]:
-    """Parameters of one cell, or of one layer in one direction, in torch's order."""
+def direction_specs(kind: CellKind, H: int, inputs: int, inputs_formula: str, suffix: str) -> tuple[ParameterSpec, ...]:
+    """Parameters of one cell, or of one layer in one direction, in torch's order; what torch has not comes last."""
+    gates = kind.gates
     rows = "hidden_size" if gates == 1 else f"{gates}*hidden_size"
     specs = [
         ParameterSpec(f"weight_ih{suffix}", (gates * H, inputs), f"({rows}, {inputs_formula})"),
         ParameterSpec(f"weight_hh{suffix}", (gates * H, H), f"({rows}, hidden_size)"),
     ]
-    if bias:
-        specs += [ParameterSpec(f"bias_{source}{suffix}", (gates * H,), f"({rows},)") for source in ("ih", "hh")]
+    sources = ("ih", "hh") if kind.bias is True else ("ih",) if kind.bias else ()
+    specs += [ParameterSpec(f"bias_{source}{suffix}", (gates * H,), f"({rows},)") for source in sources]
+    if kind.peepholes:
+        shape = (kind.peepholes, H)
+        specs.append(ParameterSpec(f"weight_peephole{suffix}", shape, f"({kind.peepholes}, hidden_size)"))
     return tuple(specs)
 
 
@@ -62,7 +62,7 @@ class Parameterized:
     params: dict[str, Array]
     input_size: int
     hidden_size: int
-    bias: bool
+    bias: Bias
     dtype: np.dtype[Any]
     rng: np.random.Generator
 
@@ -72,26 +72,26 @@ class Parameterized:
     def _configure(self, values: dict[str, Any]) -> None:
         """Store checked constructor arguments and what follows from them."""
         self.__dict__.update(values)
+        self.__dict__["_kind"] = self._choose_kind()
         self.__dict__["_specs"] = self._specify()
 
     def _specify(self) -> tuple[ParameterSpec, ...]:
         """The parameters this configuration has, in torch's order."""
         raise NotImplementedError
 
-    @property
-    def _cell(self) -> str:
-        """Name of the cell in the compiled module."""
+    def _choose_kind(self) -> CellKind:
+        """The cell that this configuration asks for."""
         raise NotImplementedError
 
     def _sizes(
-        self, input_size: int, hidden_size: int, bias: bool, dtype: DTypeLike, rng: np.random.Generator | int | None
+        self, input_size: int, hidden_size: int, bias: Bias, dtype: DTypeLike, rng: np.random.Generator | int | None
     ) -> dict[str, Any]:
         """Check the arguments that every layer and cell has."""
         owner = type(self).__name__
         return {
             "input_size": _validate.size(owner, "input_size", input_size),
             "hidden_size": _validate.size(owner, "hidden_size", hidden_size),
-            "bias": _validate.flag(owner, "bias", bias),
+            "bias": _validate.bias(owner, bias),
             "dtype": _validate.layer_dtype(owner, dtype),
             "rng": _validate.generator(owner, rng),
         }
@@ -121,7 +121,7 @@ class Parameterized:
 
     def _pack(self, training: bool) -> list[_core.Weights]:
         """Packed weights in the order of the specs: by layer, then by direction."""
-        return pack(self._cell, self._arrays(), self.bias, training)
+        return pack(self.__dict__["_kind"], self._arrays(), training)
 
     def state_dict(self) -> dict[str, Array]:
         """Copies of all parameters, under torch's names.
@@ -219,7 +219,7 @@ class Parameterized:
         return self._config() == other._config() and same_arrays(self.params, other.params)
 
     def __getstate__(self) -> dict[str, Any]:
-        derived = ("_specs", "_stack")
+        derived = ("_kind", "_specs", "_stack")
         return {"version": PICKLE_VERSION} | {k: v for k, v in self.__dict__.items() if k not in derived}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -232,13 +232,18 @@ class Parameterized:
         self._configure(values)
 
 
-def pack(cell: str, arrays: list[Array], bias: bool, training: bool) -> list[_core.Weights]:
-    """Packed weights of consecutive groups (W_ih, W_hh) or (W_ih, W_hh, b_ih, b_hh)."""
+def pack(kind: CellKind, arrays: list[Array], training: bool) -> list[_core.Weights]:
+    """Packed weights of consecutive groups of parameters, each as `direction_specs` has them."""
     Weights = _core.Weights
-    if bias:
-        starts = range(0, len(arrays), 4)
-        return [Weights(cell, arrays[i], arrays[i + 1], arrays[i + 2], arrays[i + 3], training) for i in starts]
-    return [Weights(cell, arrays[i], arrays[i + 1], None, None, training) for i in range(0, len(arrays), 2)]
+    name, each = kind.name, kind.each
+    starts = range(0, len(arrays), each)
+    if each == 4 and kind.options is None:  # the usual case, as quickly as can be
+        return [Weights(name, arrays[i], arrays[i + 1], arrays[i + 2], arrays[i + 3], training) for i in starts]
+    packed = []
+    for i in starts:
+        W_ih, W_hh, b_ih, b_hh, W_peephole = kind.placed(arrays[i : i + each])
+        packed.append(Weights(name, W_ih, W_hh, b_ih, b_hh, training, W_peephole, kind.options))
+    return packed
 
 
 def same_arrays(a: Mapping[str, Array], b: Mapping[str, Array]) -> bool:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from . import _core, _validate, unroll
 from ._validate import ParameterSpec
+from .kinds import CellKind
 from .unroll import Extent, Record, Stack
 
 Array = NDArray[Any]
@@ -128,11 +129,16 @@ class Tape(KeptArrays):
     RNN                  R*H    (h)                           B*H
     GRU                  5*R*H  (r, z, n, W_hn h + b_hn, h)   B*H
     GRU, reset before    5*R*H  (r, z, n, r*h, h)             B*H
+    GRU, no reset gate   3*R*H  (z, n, h)                     B*H
     LSTM                 6*R*H  (i, f, g, o, c, h)            2*B*H
+    LSTM, coupled        5*R*H  (i, g, o, c, h)               2*B*H
     ==================== ==================================== ==============
 
-    and R*I for its input (R integers of 8 bytes for tokens). ``merge="mul"`` adds 2*T*B*H for each layer, dropout one
-    byte for each output of all layers but the last. The packed parameters are held as well, but not counted.
+    Other activations, a clip or peepholes change nothing, except that such an RNN keeps its pre-activation, too: 2*R*H.
+
+    R*I are added for its input (R integers of 8 bytes for tokens). ``merge="mul"`` adds 2*T*B*H for each layer,
+    dropout one byte for each output of all layers but the last. The packed parameters are held as well, but not
+    counted.
 
     Examples
     --------
@@ -210,7 +216,7 @@ class Tape(KeptArrays):
 class CellTape(KeptArrays):
     """What ``cell.forward`` keeps for the backward pass of one step; see `Tape`."""
 
-    __slots__ = ("_B", "_dtype", "_input_size", "_parts", "_specs", "_tokens", "_unbatched")
+    __slots__ = ("_B", "_dtype", "_input_size", "_kind", "_specs", "_tokens", "_unbatched")
 
     def __init__(
         self,
@@ -218,7 +224,7 @@ class CellTape(KeptArrays):
         tape: _core.Tape,
         specs: tuple[ParameterSpec, ...],
         dtype: np.dtype[Any],
-        parts: tuple[str, ...],
+        kind: CellKind,
         B: int,
         input_size: int,
         tokens: bool,
@@ -227,7 +233,7 @@ class CellTape(KeptArrays):
         super().__init__(owner, [Record((tape,), None, None, 1.0)])
         self._specs = specs
         self._dtype = dtype
-        self._parts = parts
+        self._kind = kind
         self._B = B
         self._input_size = input_size
         self._tokens = tokens
@@ -261,7 +267,7 @@ class CellTape(KeptArrays):
         if dstate is None:
             raise _validate.nothing_to_do_cell(owner)
         shape, formula = ((H,), "(hidden_size,)") if self._unbatched else ((B, H), "(B, hidden_size)")
-        parts = _validate.state(owner, "dstate", dstate, self._parts, shape, formula, dtype, optional=True)
+        parts = _validate.state(owner, "dstate", dstate, self._kind.states, shape, formula, dtype, optional=True)
         if all(part is None for part in parts):
             raise _validate.nothing_to_do_cell(owner)
         if self._unbatched:
@@ -269,8 +275,7 @@ class CellTape(KeptArrays):
         dx = _core.empty((1, B, self._input_size), dtype) if need_dx and not self._tokens else None
         dstate_0 = tuple(_core.empty((B, H), dtype) for _ in parts)
         dparams = [_core.empty(spec.shape, dtype) for spec in self._specs]
-        db_ih, db_hh = (dparams[2], dparams[3]) if len(dparams) == 4 else (None, None)
-        _core.backward(record.tapes[0], None, parts, dx, False, dstate_0, (dparams[0], dparams[1], db_ih, db_hh))
+        _core.backward(record.tapes[0], None, parts, dx, False, dstate_0, self._kind.placed(dparams))
         cut = 0 if self._unbatched else slice(None)
         state: Any = tuple(part[cut] for part in dstate_0)
         return Grads(

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _core, _validate
-from .parameters import GATES
+from .kinds import CellKind
 
 Array = NDArray[Any]
 Layout = Literal["batch", "unbatched", "list"]
@@ -30,13 +30,13 @@ class Stack:
 
     __slots__ = (
         "batch_first",
-        "cell",
         "directions",
         "dtype",
         "hidden_size",
         "inner_merge",
         "inner_width",
         "input_size",
+        "kind",
         "merge",
         "num_layers",
         "owner",
@@ -47,7 +47,7 @@ class Stack:
     def __init__(
         self,
         owner: str,
-        cell: str,
+        kind: CellKind,
         dtype: np.dtype[Any],
         input_size: int,
         hidden_size: int,
@@ -57,8 +57,8 @@ class Stack:
         merge: str | None,
     ) -> None:
         self.owner = owner  # name of the class, for messages
-        self.cell = cell
-        self.parts = ("h", "c") if cell == "lstm" else ("h",)
+        self.kind = kind
+        self.parts = kind.states
         self.dtype = dtype
         self.input_size = input_size
         self.hidden_size = hidden_size
@@ -70,10 +70,6 @@ class Stack:
         self.inner_merge = merge or "concat"
         self.inner_width = self.directions * hidden_size if self.inner_merge == "concat" else hidden_size
         self.width = hidden_size if merge is None else self.inner_width
-
-    @property
-    def gates(self) -> int:
-        return GATES[self.cell]
 
     @property
     def width_formula(self) -> str:
@@ -480,8 +476,7 @@ def backward(
     L, D, H, dtype = stack.num_layers, stack.directions, stack.hidden_size, stack.dtype
     dstate_0 = tuple([empty((L * D, extent.B, H), dtype) for _ in stack.parts])
     dparams = [empty(shape, dtype) for shape in shapes]
-    each = len(shapes) // (L * D)  # parameters of one layer and direction
-    missing = (None,) * (4 - each)  # without biases
+    each = stack.kind.each
     no_state = (None,) * len(stack.parts)
     for layer in reversed(range(L)):
         record = records[layer]
@@ -491,7 +486,7 @@ def backward(
         rows = range(layer * D, (layer + 1) * D)
         after = [tuple([None if part is None else part[i] for part in dstate_n or no_state]) for i in rows]
         before = [tuple([part[i] for part in dstate_0]) for i in rows]
-        params: list[Any] = [(*dparams[i * each : (i + 1) * each], *missing) for i in rows]
+        params = [stack.kind.placed(dparams[i * each : (i + 1) * each]) for i in rows]
         if D == 1:
             (d,) = _sum_held(extent, dys) if layer == L - 1 else dys
             _core.backward(record.tapes[0], d, after[0], d_inputs, False, before[0], params[0])

@@ -38,7 +38,7 @@ static void run(CellId cell, Index steps, Index B, Index I, Index H, bool revers
        dstate_n = read<T>(S * B * H);
 
   const auto weights = std::make_shared<const Weights<T>>(
-      cell, I, H, RawWeights<T>{W_ih.data(), W_hh.data(), b_ih.data(), b_hh.data()}, true);
+      cell, CellOptions{}, I, H, RawWeights<T>{W_ih.data(), W_hh.data(), b_ih.data(), b_hh.data()}, true);
   const auto schedule = std::make_shared<const Schedule>(steps, B, with_lengths ? lengths.data() : nullptr);
   std::vector<T> y(static_cast<std::size_t>(steps * B * H)), state_n(state.size()), dx(x.size()), dstate(state.size());
   std::vector<T> dW_ih(W_ih.size()), dW_hh(W_hh.size()), db_ih(b_ih.size()), db_hh(b_hh.size());

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from fusedrnn.reference.cells import CELLS
+from fusedrnn.reference.cells import CELLS, gru_cell, lstm_cell, rnn_cell
 from fusedrnn.reference.cells.cell import Array, Cell
 
 __all__ = [
@@ -45,7 +45,7 @@ class Tape:
 
     Attributes
     ----------
-    cell_name : str
+    cell : Cell
     reverse : bool
         Whether time runs backwards.
     valid, cut : ndarray of bool, shape (T, B)
@@ -54,6 +54,8 @@ class Tape:
     x : ndarray, shape (T, B, I), or int (T, B) for tokens
         The input, zero in the padded part.
     W_ih, W_hh : ndarray, shapes (G, H, I), (G, H, H)
+    W_peephole : ndarray, shape (U, H)
+        U is the cell's number of unit parameters.
     has_b_ih, has_b_hh : bool
     states : ndarray, shape (T+1, states, B, H)
         The states at the boundaries of the steps: before step t it is states[t], or states[t+1] if `reverse`.
@@ -65,7 +67,7 @@ class Tape:
         What the last gate's recurrent product was taken of, in a cell of two phases.
     """
 
-    cell_name: str
+    cell: Cell
     reverse: bool
     valid: Array
     cut: Array
@@ -73,6 +75,7 @@ class Tape:
     x: Array
     W_ih: Array
     W_hh: Array
+    W_peephole: Array
     has_b_ih: bool
     has_b_hh: bool
     states: Array
@@ -83,7 +86,7 @@ class Tape:
     def __repr__(self) -> str:
         """Name and sizes."""
         T, B, H = len(self.saved), self.states.shape[2], self.states.shape[3]
-        return f"Tape({self.cell_name}, T={T}, B={B}, H={H}, dtype={self.states.dtype}, reverse={self.reverse})"
+        return f"Tape({self.cell.name}, T={T}, B={B}, H={H}, dtype={self.states.dtype}, reverse={self.reverse})"
 
 
 class SequenceGrads(NamedTuple):
@@ -95,6 +98,7 @@ class SequenceGrads(NamedTuple):
     dW_hh: Array
     db_ih: Array | None
     db_hh: Array | None
+    dW_peephole: Array | None
 
 
 class RNNGrads(NamedTuple):
@@ -129,13 +133,14 @@ class LSTMGrads(NamedTuple):
     dW_hh: Array
     db_ih: Array | None
     db_hh: Array | None
+    dW_peephole: Array | None = None
 
 
 # ---- any cell
 
 
 def forward(
-    cell_name: str,
+    cell: str | Cell,
     x: ArrayLike,
     state: tuple[ArrayLike | None, ...],
     W_ih: ArrayLike,
@@ -143,6 +148,7 @@ def forward(
     b_ih: ArrayLike | None = None,
     b_hh: ArrayLike | None = None,
     *,
+    W_peephole: ArrayLike | None = None,
     lengths: ArrayLike | None = None,
     mask: ArrayLike | None = None,
     reset: ArrayLike | None = None,
@@ -154,8 +160,8 @@ def forward(
 
     Parameters
     ----------
-    cell_name : str
-        A key of `CELLS`. G below is its number of gates.
+    cell : str or Cell
+        A key of `CELLS`, or a cell of any options. G below is its number of gates, U that of its unit parameters.
     x : array_like of float, shape (T, B, I), or of int, shape (T, B)
         The input. Integers are tokens: x[t, b] = k stands for row k of the I x I identity matrix. Past a row's length
         nothing is read.
@@ -163,6 +169,8 @@ def forward(
         Initial state, (h,) or (h, c); None is zeros.
     W_ih, W_hh : array_like, shapes (G*H, I) and (G*H, H)
     b_ih, b_hh : array_like, shape (G*H,), or None
+    W_peephole : array_like, shape (U, H), or None
+        Peepholes, if the cell has any; None is zeros.
     lengths : array_like of int, shape (B,), optional
         Valid steps of each row, 0 to T, in any order. None: all T.
     mask : array_like of bool, shape (B, T), optional
@@ -204,14 +212,17 @@ def forward(
     >>> y.ravel().tolist()
     [1.0, 3.0]
     """
-    cell = _cell(cell_name)
+    cell = _cell(cell) if isinstance(cell, str) else cell
+    cell_name = cell.name
     has_b_ih, has_b_hh = b_ih is not None, b_hh is not None
-    x, W_ih, W_hh, b_ih, b_hh, lengths = _checked(cell_name, x, W_ih, W_hh, b_ih, b_hh, lengths, np.dtype(dtype))
+    x, W_ih, W_hh, b_ih, b_hh, lengths = _checked(cell, x, W_ih, W_hh, b_ih, b_hh, lengths, np.dtype(dtype))
     T, B = x.shape[:2]
     valid, cut = _valid_and_cut(cell_name, T, lengths, mask, reset, reverse)
     if past_end not in ("zero", "hold"):
         raise ValueError(f"{cell_name}: past_end is {past_end!r}; expected 'zero' or 'hold'")
     G, H, I = W_ih.shape
+    shape = (cell.unit_parameters, H)
+    p = _array(cell_name, "W_peephole", W_peephole, f"({cell.unit_parameters}, H)", shape, dtype)
     first, slot = cell.first, _recurrent_slots(cell)
 
     states = np.zeros((T + 1, cell.states, B, H), dtype)
@@ -238,7 +249,7 @@ def forward(
         a[:G] = _input_product(inputs[t, rows], W_ih) + b_ih
         a[slot[:first]] += _product(s[0], W_hh[:first]) + b_hh[:first]
         if cell.phases == 1:
-            s_new, save = cell.forward(a, s)
+            s_new, save = cell.forward(a, s, p)
         else:
             operand, save = cell.gate(a[:first], s)
             a[first:] += _product(operand, W_hh[first:]) + b_hh[first:]
@@ -255,7 +266,7 @@ def forward(
 
     state_n = tuple(states[0 if reverse else T].copy())
     tape = Tape(
-        cell_name,
+        cell,
         reverse,
         valid,
         cut,
@@ -263,6 +274,7 @@ def forward(
         inputs,
         W_ih,
         W_hh,
+        p,
         has_b_ih,
         has_b_hh,
         states,
@@ -312,25 +324,26 @@ def backward(
     >>> reference.backward(tape, np.ones((2, 1, 1)), (None,)).dx.ravel().tolist()
     [3.0, 1.0]
     """
-    cell, W_ih, W_hh, x = CELLS[tape.cell_name], tape.W_ih, tape.W_hh, tape.x
+    cell, W_ih, W_hh, p, x = tape.cell, tape.W_ih, tape.W_hh, tape.W_peephole, tape.x
     T, B = x.shape[:2]
     G, H, I = W_ih.shape
     dtype = W_ih.dtype
     first, slot = cell.first, _recurrent_slots(cell)
 
     if dy is None and all(ds is None for ds in dstate_n):
-        raise ValueError(f"{tape.cell_name}: every gradient of the results is None; give dy or a gradient of a state")
+        raise ValueError(f"{cell.name}: every gradient of the results is None; give dy or a gradient of a state")
     dy = None if dy is None else np.asarray(dy)
     if dy is not None and dy.shape != (T, B, H):
-        raise ValueError(f"{tape.cell_name}: dy has shape {dy.shape}; expected (T, B, H) = {(T, B, H)}")
+        raise ValueError(f"{cell.name}: dy has shape {dy.shape}; expected (T, B, H) = {(T, B, H)}")
     ds = np.zeros((cell.states, B, H), dtype)
     for k, name in zip(range(cell.states), ("dh_n", "dc_n"), strict=False):
-        ds[k] = _array(tape.cell_name, name, dstate_n[k], "(B, H)", (B, H), dtype)
+        ds[k] = _array(cell.name, name, dstate_n[k], "(B, H)", (B, H), dtype)
     dx = np.zeros((T, B, I), dtype) if need_dx and x.ndim == 3 else None
     dW_ih, db_ih = np.zeros_like(W_ih), np.zeros((G, H), dtype)
     dW_hh, db_hh = np.zeros_like(W_hh), np.zeros((G, H), dtype)
     dinitial = np.zeros_like(ds)
     dheld = np.zeros((B, H), dtype)
+    dp = np.zeros_like(p)
 
     for t in range(T) if tape.reverse else reversed(range(T)):
         rows = np.flatnonzero(tape.valid[t])
@@ -345,7 +358,9 @@ def backward(
 
         da = np.zeros((G + cell.split, len(rows), H), dtype)
         if cell.phases == 1:
-            da[:], ds_old = cell.backward(save, s, s_new, ds_new)
+            da[:], ds_old = cell.backward(save, s, s_new, p, ds_new)
+            for k, share in enumerate(cell.unit_gradients(da, s, s_new)):
+                dp[k] += share.sum(axis=0)
         else:
             da[first:], ds_old = cell.backward(save, s, ds_new)
             doperand = _product_back(da[first:], W_hh[first:])
@@ -373,6 +388,7 @@ def backward(
         dW_hh.reshape(G * H, H),
         db_ih.reshape(G * H) if tape.has_b_ih else None,
         db_hh.reshape(G * H) if tape.has_b_hh else None,
+        dp if len(dp) else None,
     )
 
 
@@ -439,7 +455,7 @@ def _array(
 
 
 def _checked(
-    layer: str,
+    cell: Cell,
     x: ArrayLike,
     W_ih: ArrayLike,
     W_hh: ArrayLike,
@@ -449,7 +465,7 @@ def _checked(
     dtype: np.dtype[Any],
 ) -> tuple[Array, Array, Array, Array, Array, Array]:
     """The arguments as arrays: x as it is, weights (G, H, I) and (G, H, H), biases (G, 1, H), lengths (B,)."""
-    G = CELLS[layer].gates
+    layer, G = cell.name, cell.gates
     if dtype.kind != "f":
         raise TypeError(f"{layer}: dtype is {dtype}; expected a floating type")
     x, W_ih, W_hh = np.asarray(x), np.array(W_ih, dtype), np.array(W_hh, dtype)
@@ -519,6 +535,8 @@ def rnn_forward(
     b_hh: ArrayLike | None = None,
     *,
     nonlinearity: str = "tanh",
+    activation: Any = None,
+    clip: float | None = None,
     lengths: ArrayLike | None = None,
     mask: ArrayLike | None = None,
     reset: ArrayLike | None = None,
@@ -536,6 +554,10 @@ def rnn_forward(
         Initial state; None is zeros.
     nonlinearity : str
         "tanh" or "relu".
+    activation : str or tuple, optional
+        Any function instead: a name of `ACTIVATIONS`, or (name, alpha), or (name, alpha, beta).
+    clip : float, optional
+        Pre-activations are limited to [-clip, clip].
 
     Returns
     -------
@@ -559,21 +581,9 @@ def rnn_forward(
     """
     if nonlinearity not in ("tanh", "relu"):
         raise ValueError(f"rnn: nonlinearity is {nonlinearity!r}; expected 'tanh' or 'relu'")
-    y, (h_n,), tape = forward(
-        f"rnn_{nonlinearity}",
-        x,
-        (h_0,),
-        W_ih,
-        W_hh,
-        b_ih,
-        b_hh,
-        lengths=lengths,
-        mask=mask,
-        reset=reset,
-        past_end=past_end,
-        reverse=reverse,
-        dtype=dtype,
-    )
+    steps: dict[str, Any] = {"lengths": lengths, "mask": mask, "reset": reset, "past_end": past_end, "reverse": reverse}
+    cell = rnn_cell(nonlinearity, activation, clip)
+    y, (h_n,), tape = forward(cell, x, (h_0,), W_ih, W_hh, b_ih, b_hh, dtype=dtype, **steps)
     return y, h_n, tape
 
 
@@ -608,7 +618,7 @@ def rnn_backward(
     (5, 4)
     """
     _check_tape(tape, "rnn")
-    dx, (dh_0,), dW_ih, dW_hh, db_ih, db_hh = backward(tape, dy, (dh_n,), need_dx=need_dx)
+    dx, (dh_0,), dW_ih, dW_hh, db_ih, db_hh, _ = backward(tape, dy, (dh_n,), need_dx=need_dx)
     return RNNGrads(dx, dh_0, dW_ih, dW_hh, db_ih, db_hh)
 
 
@@ -621,6 +631,10 @@ def gru_forward(
     b_hh: ArrayLike | None = None,
     *,
     reset_after: bool = True,
+    reset_gate: bool = True,
+    activation: Any = None,
+    recurrent_activation: Any = "sigmoid",
+    clip: float | None = None,
     lengths: ArrayLike | None = None,
     mask: ArrayLike | None = None,
     reset: ArrayLike | None = None,
@@ -633,11 +647,17 @@ def gru_forward(
     Parameters
     ----------
     x, W_ih, W_hh, b_ih, b_hh, lengths, mask, reset, past_end, reverse, dtype
-        See `forward`; G = 3, gates in the order r, z, n.
+        See `forward`; G = 3, gates in the order r, z, n, or without the reset gate G = 2, z, n.
     h_0 : array_like, shape (B, H), or None
         Initial state; None is zeros.
     reset_after : bool
         True: the reset gate acts on the recurrent product (cuDNN, torch). False: on the state before it (Cho 2014).
+    reset_gate : bool
+        False: there is none, n = tanh(W_in x + b_in + W_hn h + b_hn).
+    activation, recurrent_activation : str or tuple, optional
+        In place of tanh and sigmoid; as for `rnn_forward`.
+    clip : float, optional
+        As for `rnn_forward`.
 
     Returns
     -------
@@ -659,22 +679,9 @@ def gru_forward(
     >>> y.shape, h_n.shape
     ((3, 2, 5), (2, 5))
     """
-    name = "gru_after" if reset_after else "gru_before"
-    y, (h_n,), tape = forward(
-        name,
-        x,
-        (h_0,),
-        W_ih,
-        W_hh,
-        b_ih,
-        b_hh,
-        lengths=lengths,
-        mask=mask,
-        reset=reset,
-        past_end=past_end,
-        reverse=reverse,
-        dtype=dtype,
-    )
+    steps: dict[str, Any] = {"lengths": lengths, "mask": mask, "reset": reset, "past_end": past_end, "reverse": reverse}
+    cell = gru_cell(reset_after, reset_gate, activation, recurrent_activation, clip)
+    y, (h_n,), tape = forward(cell, x, (h_0,), W_ih, W_hh, b_ih, b_hh, dtype=dtype, **steps)
     return y, h_n, tape
 
 
@@ -710,7 +717,7 @@ def gru_backward(
     (15, 4)
     """
     _check_tape(tape, "gru")
-    dx, (dh_0,), dW_ih, dW_hh, db_ih, db_hh = backward(tape, dy, (dh_n,), need_dx=need_dx)
+    dx, (dh_0,), dW_ih, dW_hh, db_ih, db_hh, _ = backward(tape, dy, (dh_n,), need_dx=need_dx)
     return GRUGrads(dx, dh_0, dW_ih, dW_hh, db_ih, db_hh)
 
 
@@ -723,6 +730,14 @@ def lstm_forward(
     b_ih: ArrayLike | None = None,
     b_hh: ArrayLike | None = None,
     *,
+    W_peephole: ArrayLike | None = None,
+    peephole: str | None = None,
+    coupled: bool = False,
+    activation: Any = None,
+    recurrent_activation: Any = "sigmoid",
+    output_activation: Any = None,
+    clip: float | None = None,
+    cell_clip: float | None = None,
     lengths: ArrayLike | None = None,
     mask: ArrayLike | None = None,
     reset: ArrayLike | None = None,
@@ -735,9 +750,20 @@ def lstm_forward(
     Parameters
     ----------
     x, W_ih, W_hh, b_ih, b_hh, lengths, mask, reset, past_end, reverse, dtype
-        See `forward`; G = 4, gates in the order i, f, g, o.
+        See `forward`; G = 4, gates in the order i, f, g, o; when coupled G = 3, i, g, o.
     h_0, c_0 : array_like, shape (B, H), or None
         Initial states; None is zeros.
+    W_peephole : array_like, shape (3, H), (2, H) or (1, H), or None
+        For peephole="ifo" rows i, f, o, when coupled i, o; for "o_prev" the row o.
+    peephole : "ifo", "o_prev" or None
+    coupled : bool
+        f = 1 - i.
+    activation, recurrent_activation, output_activation : str or tuple, optional
+        In place of g's tanh, of sigmoid, and of the tanh of c' (`activation` unless given); as for `rnn_forward`.
+    clip : float, optional
+        As for `rnn_forward`.
+    cell_clip : float, optional
+        c' is limited to [-cell_clip, cell_clip].
 
     Returns
     -------
@@ -759,21 +785,10 @@ def lstm_forward(
     >>> y.shape, c_n.shape
     ((3, 2, 5), (2, 5))
     """
-    y, (h_n, c_n), tape = forward(
-        "lstm",
-        x,
-        (h_0, c_0),
-        W_ih,
-        W_hh,
-        b_ih,
-        b_hh,
-        lengths=lengths,
-        mask=mask,
-        reset=reset,
-        past_end=past_end,
-        reverse=reverse,
-        dtype=dtype,
-    )
+    steps: dict[str, Any] = {"lengths": lengths, "mask": mask, "reset": reset, "past_end": past_end, "reverse": reverse}
+    cell = lstm_cell(peephole, coupled, activation, recurrent_activation, output_activation, clip, cell_clip)
+    weights = (W_ih, W_hh, b_ih, b_hh)
+    y, (h_n, c_n), tape = forward(cell, x, (h_0, c_0), *weights, W_peephole=W_peephole, dtype=dtype, **steps)
     return y, h_n, c_n, tape
 
 
@@ -797,7 +812,8 @@ def lstm_backward(
     Returns
     -------
     LSTMGrads
-        dx (T, B, I) or None, dh_0 and dc_0 (B, H), dW_ih (4*H, I), dW_hh (4*H, H), db_ih and db_hh (4*H,) or None.
+        dx (T, B, I) or None, dh_0 and dc_0 (B, H), dW_ih (4*H, I), dW_hh (4*H, H), db_ih and db_hh (4*H,) or None,
+        dW_peephole like W_peephole or None; 3 for 4 when coupled.
 
     Raises
     ------
@@ -813,10 +829,10 @@ def lstm_backward(
     (20, 4)
     """
     _check_tape(tape, "lstm")
-    dx, (dh_0, dc_0), dW_ih, dW_hh, db_ih, db_hh = backward(tape, dy, (dh_n, dc_n), need_dx=need_dx)
-    return LSTMGrads(dx, dh_0, dc_0, dW_ih, dW_hh, db_ih, db_hh)
+    dx, (dh_0, dc_0), dW_ih, dW_hh, db_ih, db_hh, dW_peephole = backward(tape, dy, (dh_n, dc_n), need_dx=need_dx)
+    return LSTMGrads(dx, dh_0, dc_0, dW_ih, dW_hh, db_ih, db_hh, dW_peephole)
 
 
 def _check_tape(tape: Tape, layer: str) -> None:
-    if tape.cell_name.split("_")[0] != layer:
-        raise ValueError(f"{layer}_backward: the tape is of {tape.cell_name}; expected one of {layer}_forward")
+    if tape.cell.name.split("_")[0] != layer:
+        raise ValueError(f"{layer}_backward: the tape is of {tape.cell.name}; expected one of {layer}_forward")

@@ -4,19 +4,22 @@ The twin of `csrc/cells/cell.h`. Shapes: B the rows of the batch that are active
 a cell sees is (B, H). `a` (pre-activations: input part + recurrent part + biases), `s` (states before the step, s[0] is
 h), `s_new` (after it) and `save` are a few of these: a tuple, or the first axis of an array. Gradients are `d` + name.
 
-    cell         gates  states  saved  split  phases  note
-    rnn_tanh       1      1       0      0      1     backward needs s_new alone
-    rnn_relu       1      1       0      0      1     the same
-    gru_after      3      1       4      1      1     gate n needs its recurrent part apart: tanh(a_n + r * u)
-    gru_before     3      1       3      0      2     gate n's recurrent product is of r * h, not of h
-    lstm           4      2       4      0      1     tanh(c) is computed again, not saved
+    cell         gates  states  split  phases  note
+    RNN            1      1       0      1
+    GRUAfter       3      1       1      1     gate n needs its recurrent part apart: tanh(a_n + r * u)
+    GRUBefore      3      1       0      2     gate n's recurrent product is of r * h, not of h
+    GRUSimple      2      1       0      1     no gate r
+    LSTM           4      2       0      1     3 gates when coupled; unit parameters are its peepholes
+
+A cell is an object that holds its functions and options. All of them save pre-activations, from which values and slopes
+follow for any activation; the kernels save values instead where that is enough.
 
 Here the gates always stand in torch's order; the kernels may put them in another one (`order` in cell.h).
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from numpy.typing import NDArray
 
@@ -31,6 +34,8 @@ class _Traits(ABC):
 
     Attributes
     ----------
+    name : str
+        For messages; "rnn", "gru" or "lstm" comes first.
     gates : int
         Blocks of H rows in `W_ih` and `W_hh`.
     states : int
@@ -39,14 +44,18 @@ class _Traits(ABC):
         Arrays that forward keeps for backward, besides the states.
     split : int
         1 if the last gate needs its recurrent part apart from its input part: `a` then has one row more at its end.
+    unit_parameters : int
+        Parameters p of one element per hidden unit (peepholes).
     phases : int
         2 if the recurrent product of the last gate is not of h but of something the other gates decide, else 1.
     """
 
-    gates: ClassVar[int]
-    states: ClassVar[int]
-    saved: ClassVar[int]
-    split: ClassVar[int] = 0
+    name: str
+    gates: int
+    states: int
+    saved: int
+    split: int = 0
+    unit_parameters: int = 0
 
     @property
     @abstractmethod
@@ -65,12 +74,16 @@ class OnePhaseCell(_Traits):
         return self.gates
 
     @abstractmethod
-    def forward(self, a: Arrays, s: Arrays) -> tuple[Arrays, Arrays]:
+    def forward(self, a: Arrays, s: Arrays, p: Arrays) -> tuple[Arrays, Arrays]:
         """Return s_new and save."""
 
     @abstractmethod
-    def backward(self, save: Arrays, s: Arrays, s_new: Arrays, ds_new: Arrays) -> tuple[Arrays, Arrays]:
+    def backward(self, save: Arrays, s: Arrays, s_new: Arrays, p: Arrays, ds_new: Arrays) -> tuple[Arrays, Arrays]:
         """Return da (gates + split) and ds, the part of the old states' gradient that needs no matrix product."""
+
+    def unit_gradients(self, da: Arrays, s: Arrays, s_new: Arrays) -> Arrays:
+        """Return the gradient of p, row by row."""
+        return ()
 
 
 class TwoPhaseCell(_Traits):

@@ -4,37 +4,95 @@
     c' = f * c + i * g
     h' = o * tanh(c')                      a = W_ih x + b_ih + W_hh h + b_hh
 
+    peephole "ifo":     a_i += p_i * c,   a_f += p_f * c,   a_o += p_o * c'      (p: i, f, o)
+    peephole "o_prev":  a_o += p_o * c                                          (p: o)
+    coupled:            f = 1 - i; there is no gate f                           (gates i, g, o; p: i, o)
+    cell clip:          c' is limited to [-cell_clip, cell_clip] before anything sees it
+
 S. Hochreiter, J. Schmidhuber, Long short-term memory, Neural Computation 9 (1997); the forget gate f is from
-F. A. Gers, J. Schmidhuber, F. Cummins, Learning to forget, Neural Computation 12 (2000).
+F. A. Gers, J. Schmidhuber, F. Cummins, Learning to forget, Neural Computation 12 (2000); peepholes from F. A. Gers,
+N. N. Schraudolph, J. Schmidhuber, Learning precise timing with LSTM recurrent networks, JMLR 3 (2002); coupled gates as
+in K. Greff et al., LSTM: a search space odyssey, arXiv:1503.04069 (2015); the clip from H. Sak, A. Senior, F. Beaufays,
+arXiv:1402.1128 (2014). Other functions may stand in place of sigmoid (`gate`), the tanh of g (`state`) and that of c'
+(`output`).
 """
+
+from typing import Any
 
 import numpy as np
 
-from fusedrnn.reference.activations import sigmoid
-from fusedrnn.reference.cells.cell import Arrays, OnePhaseCell
+from fusedrnn.reference.activations import Activation
+from fusedrnn.reference.cells.cell import Array, Arrays, OnePhaseCell
 
 __all__ = ["LSTM"]
 
 
 class LSTM(OnePhaseCell):
-    """LSTM with a forget gate, without peepholes and projection."""
+    """LSTM with a forget gate."""
 
-    gates, states, saved = 4, 2, 4
+    name = "lstm"
+    states = 2
 
-    def forward(self, a: Arrays, s: Arrays) -> tuple[Arrays, Arrays]:
+    def __init__(
+        self,
+        gate: Activation,
+        state: Activation,
+        output: Activation,
+        peephole: str | None = None,
+        coupled: bool = False,
+        cell_clip: float | None = None,
+    ) -> None:
+        self.gate, self.state, self.output = gate, state, output
+        self.peephole, self.coupled = peephole, coupled
+        self.cell_clip = np.inf if cell_clip is None else cell_clip
+        self.gates = self.saved = 3 if coupled else 4
+        self.unit_parameters = 0 if peephole is None else 1 if peephole == "o_prev" else self.gates - 1
+
+    def forward(self, a: Arrays, s: Arrays, p: Arrays) -> tuple[Arrays, Arrays]:
         """s is (h, c)."""
-        i, f, g, o = sigmoid(a[0]), sigmoid(a[1]), np.tanh(a[2]), sigmoid(a[3])
-        c = f * s[1] + i * g
-        return (o * np.tanh(c), c), (i, f, g, o)
+        a_i, *a_f, a_g, a_o = a
+        if self.peephole == "ifo":
+            a_i = a_i + p[0] * s[1]
+            a_f = [a_f[0] + p[1] * s[1]] if a_f else []
+        if self.peephole == "o_prev":
+            a_o = a_o + p[0] * s[1]
+        i, f, g = self._gates(a_i, a_f, a_g)
+        c = np.clip(f * s[1] + i * g, -self.cell_clip, self.cell_clip)
+        if self.peephole == "ifo":
+            a_o = a_o + p[-1] * c
+        return (self.gate(a_o) * self.output(c), c), (a_i, *a_f, a_g, a_o)
 
-    def backward(self, save: Arrays, s: Arrays, s_new: Arrays, ds_new: Arrays) -> tuple[Arrays, Arrays]:
-        """The gradient of c' has two sources: the step after, and h' through tanh(c')."""
-        i, f, g, o = save
-        tanh_c = np.tanh(s_new[1])
+    def backward(self, save: Arrays, s: Arrays, s_new: Arrays, p: Arrays, ds_new: Arrays) -> tuple[Arrays, Arrays]:
+        """The gradient of c' has two sources: the step after, and h' through tanh(c'); with a peephole, o as well."""
+        a_i, *a_f, a_g, a_o = save
+        i, f, g = self._gates(a_i, a_f, a_g)
+        o, c = self.gate(a_o), s_new[1]
         dh = ds_new[0]
-        dc = ds_new[1] + dh * o * (1 - tanh_c * tanh_c)
-        da_i = dc * g * i * (1 - i)
-        da_f = dc * s[1] * f * (1 - f)
-        da_g = dc * i * (1 - g * g)
-        da_o = dh * tanh_c * o * (1 - o)
-        return (da_i, da_f, da_g, da_o), (np.zeros_like(dh), dc * f)
+        da_o = dh * self.output(c) * self.gate.slope(a_o)
+        dc = ds_new[1] + dh * o * self.output.slope(c)
+        if self.peephole == "ifo":
+            dc = dc + da_o * p[-1]
+        dc = np.where(np.abs(f * s[1] + i * g) > self.cell_clip, np.zeros_like(dc), dc)
+        di, df = (dc * (g - s[1]), []) if self.coupled else (dc * g, [dc * s[1]])
+        da_i = di * self.gate.slope(a_i)
+        da_f = [d * self.gate.slope(x) for d, x in zip(df, a_f, strict=True)]
+        da_g = dc * i * self.state.slope(a_g)
+        dc_old = dc * f
+        if self.peephole == "ifo":
+            dc_old = dc_old + da_i * p[0] + sum(d * p[1] for d in da_f)
+        if self.peephole == "o_prev":
+            dc_old = dc_old + da_o * p[0]
+        return (da_i, *da_f, da_g, da_o), (np.zeros_like(dh), dc_old)
+
+    def unit_gradients(self, da: Arrays, s: Arrays, s_new: Arrays) -> Arrays:
+        """dp: what a peephole's gate gets, times what the peephole sees."""
+        da_i, *da_f, _, da_o = da
+        if self.peephole is None:
+            return ()
+        if self.peephole == "o_prev":
+            return (da_o * s[1],)
+        return (da_i * s[1], *(d * s[1] for d in da_f), da_o * s_new[1])
+
+    def _gates(self, a_i: Array, a_f: list[Any], a_g: Array) -> tuple[Array, Array, Array]:
+        i = self.gate(a_i)
+        return i, (1 - i if self.coupled else self.gate(a_f[0])), self.state(a_g)

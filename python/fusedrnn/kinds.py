@@ -1,0 +1,178 @@
+"""Which cell a layer has: its options, checked, and what follows from them for parameters and kernels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+from . import _validate
+from ._validate import ActivationLike
+
+#: name, alpha, beta, as the compiled module takes them; 0 where there is none.
+Activation: TypeAlias = tuple[str, float, float]
+#: Whether there are two biases, none, or one, as an argument of layers and cells.
+Bias: TypeAlias = bool | Literal["single"]
+
+
+class Options(NamedTuple):
+    """What a cell computes with that has any option; the compiled module takes it as it stands."""
+
+    gate: Activation
+    state: Activation
+    output: Activation
+    clip: float
+    cell_clip: float
+    peephole: str | None
+
+
+class CellKind(NamedTuple):
+    """A cell with its options.
+
+    Attributes
+    ----------
+    name : str
+        Of its kernels.
+    states : tuple of str
+        ("h",) or ("h", "c").
+    gates : int
+        G: blocks of H rows in the weights.
+    bias : True, False or "single"
+        Two biases, none, or ``bias_ih`` alone.
+    peepholes : int
+        Rows of ``weight_peephole``.
+    options : Options or None
+        None for the usual form of a cell, whose kernels have their functions compiled in.
+    """
+
+    name: str
+    states: tuple[str, ...]
+    gates: int
+    bias: Bias = True
+    peepholes: int = 0
+    options: Options | None = None
+
+    @property
+    def each(self) -> int:
+        """Number of parameters of one layer in one direction."""
+        return 2 + (2 if self.bias is True else 1 if self.bias else 0) + (1 if self.peepholes else 0)
+
+    def placed(self, arrays: Sequence[Any]) -> tuple[Any, ...]:
+        """One direction's parameters (or their gradients) as W_ih, W_hh, b_ih, b_hh, W_peephole; None: not there."""
+        W_ih, W_hh, *rest = arrays
+        b_ih = rest.pop(0) if self.bias else None
+        b_hh = rest.pop(0) if self.bias is True else None
+        return W_ih, W_hh, b_ih, b_hh, rest.pop(0) if self.peepholes else None
+
+
+# ---- arguments, checked ---------------------------------------------------------------------------------------------
+
+
+def rnn_options(owner: str, nonlinearity: object, activation: object, clip: object) -> dict[str, Any]:
+    """Arguments of `rnn_kind` and of RNN, by name."""
+    return {
+        "nonlinearity": _validate.choice(owner, "nonlinearity", nonlinearity, ("tanh", "relu")),
+        "activation": _validate.activation(owner, "activation", activation, optional=True),
+        "clip": _validate.limit(owner, "clip", clip),
+    }
+
+
+def gru_options(
+    owner: str, reset_after: object, reset_gate: object, activation: object, recurrent_activation: object, clip: object
+) -> dict[str, Any]:
+    """Arguments of `gru_kind` and of GRU, by name."""
+    values = {
+        "reset_after": _validate.flag(owner, "reset_after", reset_after),
+        "reset_gate": _validate.flag(owner, "reset_gate", reset_gate),
+        "activation": _validate.activation(owner, "activation", activation, optional=True),
+        "recurrent_activation": _validate.activation(owner, "recurrent_activation", recurrent_activation),
+        "clip": _validate.limit(owner, "clip", clip),
+    }
+    if not values["reset_gate"] and not values["reset_after"]:
+        raise _validate.meaningless(owner, "reset_after", False, "reset_gate=False; there is no reset gate to act")
+    return values
+
+
+def lstm_options(
+    owner: str,
+    peephole: object,
+    coupled: object,
+    activation: object,
+    recurrent_activation: object,
+    output_activation: object,
+    clip: object,
+    cell_clip: object,
+) -> dict[str, Any]:
+    """Arguments of `lstm_kind` and of LSTM, by name."""
+    return {
+        "peephole": _validate.choice(owner, "peephole", peephole, (None, "ifo", "o_prev")),
+        "coupled": _validate.flag(owner, "coupled", coupled),
+        "activation": _validate.activation(owner, "activation", activation, optional=True),
+        "recurrent_activation": _validate.activation(owner, "recurrent_activation", recurrent_activation),
+        "output_activation": _validate.activation(owner, "output_activation", output_activation, optional=True),
+        "clip": _validate.limit(owner, "clip", clip),
+        "cell_clip": _validate.limit(owner, "cell_clip", cell_clip),
+    }
+
+
+# ---- kinds ----------------------------------------------------------------------------------------------------------
+
+TANH: Activation = ("tanh", 0.0, 0.0)
+SIGMOID: Activation = ("sigmoid", 0.0, 0.0)
+
+
+def rnn_kind(
+    nonlinearity: str, activation: ActivationLike | None = None, clip: float | None = None, bias: Bias = True
+) -> CellKind:
+    """An Elman network; all arguments are checked ones."""
+    state = _validate.full_activation(nonlinearity if activation is None else activation)
+    if clip is None and state[0] in ("tanh", "relu"):
+        return CellKind(f"rnn_{state[0]}", ("h",), 1, bias)
+    return CellKind(
+        "rnn_options", ("h",), 1, bias, 0, Options(SIGMOID, state, TANH, _or_infinite(clip), math.inf, None)
+    )
+
+
+def gru_kind(
+    reset_after: bool,
+    reset_gate: bool = True,
+    activation: ActivationLike | None = None,
+    recurrent_activation: ActivationLike = "sigmoid",
+    clip: float | None = None,
+    bias: Bias = True,
+) -> CellKind:
+    """A gated recurrent unit; all arguments are checked ones."""
+    name = "gru_simple" if not reset_gate else "gru_after" if reset_after else "gru_before"
+    gate, state = _validate.full_activation(recurrent_activation), _validate.full_activation(activation or "tanh")
+    gates = 3 if reset_gate else 2
+    if (gate, state, clip) == (SIGMOID, TANH, None):
+        return CellKind(name, ("h",), gates, bias)
+    return CellKind(
+        f"{name}_options", ("h",), gates, bias, 0, Options(gate, state, TANH, _or_infinite(clip), math.inf, None)
+    )
+
+
+def lstm_kind(
+    peephole: str | None = None,
+    coupled: bool = False,
+    activation: ActivationLike | None = None,
+    recurrent_activation: ActivationLike = "sigmoid",
+    output_activation: ActivationLike | None = None,
+    clip: float | None = None,
+    cell_clip: float | None = None,
+    bias: Bias = True,
+) -> CellKind:
+    """A long short-term memory; all arguments are checked ones."""
+    gate, state = _validate.full_activation(recurrent_activation), _validate.full_activation(activation or "tanh")
+    output = state if output_activation is None else _validate.full_activation(output_activation)
+    gates = 3 if coupled else 4
+    options = Options(gate, state, output, _or_infinite(clip), _or_infinite(cell_clip), peephole)
+    if not coupled and options == Options(SIGMOID, TANH, TANH, math.inf, math.inf, None):
+        return CellKind("lstm", ("h", "c"), gates, bias)
+    peepholes = {None: 0, "o_prev": 1, "ifo": gates - 1}[peephole]
+    return CellKind("lstm_coupled" if coupled else "lstm_options", ("h", "c"), gates, bias, peepholes, options)
+
+
+def _or_infinite(limit: float | None) -> float:
+    """No limit is an infinite one."""
+    return math.inf if limit is None else limit
