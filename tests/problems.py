@@ -34,6 +34,14 @@ def cell_of(cell: str, options: dict[str, Any] | None = None) -> Cell:
     return made
 
 
+def has_kinks(options: dict[str, Any], second: bool = False) -> bool:
+    """Whether an option makes a first derivative (or a second) jump, so that rounding may decide about a gradient."""
+    smooth = {"tanh", "sigmoid", "softplus", "affine", "scaled_tanh", "linear"} | (set() if second else {"softsign"})
+    functions = [value for key, value in options.items() if key.endswith("activation") and value is not None]
+    names = {f if isinstance(f, str) else f[0] for f in functions}
+    return not names <= smooth or any(options.get(key) is not None for key in ("clip", "cell_clip"))
+
+
 @dataclass(frozen=True, eq=False)
 class Problem:
     """Arguments of a layer, and gradients of its results. What lies past a row's length is poisoned."""

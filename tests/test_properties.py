@@ -10,17 +10,40 @@ from hypothesis import strategies as st
 
 import fusedrnn
 from fusedrnn import reference
-from fusedrnn.reference import CELLS
-from problems import assert_same_bits
+from fusedrnn.reference import Cell
+from problems import assert_same_bits, cell_of, has_kinks
 from tolerances import assert_close
 
-LAYERS = {
-    "rnn_tanh": (fusedrnn.RNN, {"nonlinearity": "tanh"}),
-    "rnn_relu": (fusedrnn.RNN, {"nonlinearity": "relu"}),
-    "gru_after": (fusedrnn.GRU, {"reset_after": True}),
-    "gru_before": (fusedrnn.GRU, {"reset_after": False}),
-    "lstm": (fusedrnn.LSTM, {}),
-}
+KINDS = {"rnn": fusedrnn.RNN, "gru": fusedrnn.GRU, "lstm": fusedrnn.LSTM}
+
+#: For gates, and for states: functions that do not blow up over ten steps. Smooth ones first.
+GATES = ["sigmoid", "softsign", ("affine", 0.2, 0.5), "hard_sigmoid", ("hard_sigmoid", 0.2), "hard_tanh"]
+FUNCTIONS = [
+    *("tanh", "sigmoid", "softsign", ("scaled_tanh", 1.7, 0.6), ("affine", 0.5, 0.1)),
+    *("relu", "hard_tanh", "softplus", "leaky_relu", ("elu", 0.7), ("thresholded_relu", 0.3), "linear"),
+]
+
+
+@st.composite
+def cells(draw: Any) -> tuple[str, dict[str, Any]]:
+    """A family and its options: the usual ones, or any."""
+    family = draw(st.sampled_from(list(KINDS)))
+    options: dict[str, Any] = {"nonlinearity": draw(st.sampled_from(["tanh", "relu"]))} if family == "rnn" else {}
+    if family == "gru":
+        options = draw(st.sampled_from([{"reset_after": True}, {"reset_after": False}, {"reset_gate": False}]))
+    if family == "lstm":
+        options = {"peephole": draw(st.sampled_from([None, "ifo", "o_prev"])), "coupled": draw(st.booleans())}
+    if draw(st.booleans()):
+        return family, options
+    smooth = draw(st.booleans(), "smooth")
+    limits = st.none() if smooth else st.sampled_from([None, 0.5, 2.0])
+    functions = st.sampled_from(FUNCTIONS[:5] if smooth else FUNCTIONS)
+    options = options | {"activation": draw(st.none() | functions), "clip": draw(limits)}
+    if family != "rnn":
+        options["recurrent_activation"] = draw(st.sampled_from(GATES[:3] if smooth else GATES))
+    if family == "lstm":
+        options |= {"output_activation": draw(st.none() | functions), "cell_clip": draw(limits)}
+    return family, options
 
 
 def examples(count: int) -> settings:
@@ -46,22 +69,23 @@ class Composed:
     backward: Callable[[Any, Any], tuple[Any, list[Any], dict[str, Any]]]
 
 
-def compose(cell: str, layer: Any, x: Any, state: Any, lengths: Any) -> Composed:
+def compose(cell: Cell, layer: Any, x: Any, state: Any, lengths: Any) -> Composed:
     """What the documentation of layers says, and nothing else: stack, run both ways, merge."""
-    S, D = CELLS[cell].states, 1 + layer.bidirectional
-    names = ["weight_ih", "weight_hh"] + (["bias_ih", "bias_hh"] if layer.bias else [])
+    S, D = cell.states, 1 + layer.bidirectional
+    names = ["weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_peephole"]
     suffixes = [f"_l{k}{way}" for k in range(layer.num_layers) for way in ("", "_reverse")[:D]]
     tapes, factors, finals = [], [], []
     for k in range(layer.num_layers):
         ys = []
         for d in range(D):
             row = k * D + d
-            weights = [layer.params[name + suffixes[row]] for name in names]
+            *weights, W_peephole = [layer.params.get(name + suffixes[row]) for name in names]
             y, final, tape = reference.forward(
                 cell,
                 x,
                 tuple(s[row] for s in state) if state else (None,) * S,
                 *weights,
+                W_peephole=W_peephole,
                 lengths=lengths,
                 reverse=d == 1,
             )
@@ -87,7 +111,7 @@ def compose(cell: str, layer: Any, x: Any, state: Any, lengths: Any) -> Composed
                 dx = None if grads.dx is None else dx + grads.dx
                 for s in range(S):
                     dstates[s][row] = grads.dstate[s]
-                for name, value in zip(names, grads[2:], strict=False):
+                for name, value in zip(names, grads[2:], strict=True):
                     dparams[name + suffixes[row]] = value
             dy = dx
         return dy, dstates, dparams
@@ -119,18 +143,18 @@ def split(merge: str | None, dy: Any, ys: list[Any]) -> list[Any]:
 
 
 @st.composite
-def layers(draw: Any) -> tuple[str, Any]:
-    """A layer of any options."""
-    cell = draw(st.sampled_from(list(LAYERS)))
-    make, options = LAYERS[cell]
+def layers(draw: Any) -> tuple[Cell, Any]:
+    """A layer of any options, and the reference's cell of it."""
+    family, options = draw(cells())
     bidirectional = draw(st.booleans())
     # In float32, rounding would now and then decide on which side of relu's kink a gradient is taken.
-    dtypes = ["float64"] if cell == "rnn_relu" else ["float32", "float64"]
-    layer = make(
+    kinks = has_kinks(options) or (options.get("nonlinearity") == "relu" and options.get("activation") is None)
+    dtypes = ["float64"] if kinks else ["float32", "float64"]
+    layer = KINDS[family](
         draw(st.integers(1, 20), "I"),
         draw(st.integers(1, 35), "H"),
         num_layers=draw(st.integers(1, 3)),
-        bias=draw(st.booleans()),
+        bias=draw(st.sampled_from([True, False, "single"])),
         batch_first=draw(st.booleans()),
         bidirectional=bidirectional,
         merge=draw(st.sampled_from(["concat", "sum", "mean", "mul", None])) if bidirectional else "concat",
@@ -138,7 +162,7 @@ def layers(draw: Any) -> tuple[str, Any]:
         rng=draw(st.integers(0, 1000)),
         **options,
     )
-    return cell, layer
+    return cell_of(family, options), layer
 
 
 def strided(array: Any, draw: Any) -> Any:
@@ -162,7 +186,7 @@ def test_layers_equal_their_composition(data):
     lengths = draw(st.none() | st.lists(st.integers(0, T), min_size=B, max_size=B), "lengths")
     tokens = draw(st.booleans(), "tokens")
     rng = np.random.default_rng(draw(st.integers(0, 1000)))
-    S, D, dtype = CELLS[cell].states, 1 + layer.bidirectional, layer.dtype
+    S, D, dtype = cell.states, 1 + layer.bidirectional, layer.dtype
     note(f"{isa} {layer!r} {dtype}")
 
     def normal(*shape: int) -> Any:

@@ -837,7 +837,7 @@ def functional_weights(
             raise ValueError(f"{owner}: W_peephole is None; expected ({peepholes}, hidden_size) = ({peepholes}, {H})")
         exact_shape(owner, "W_peephole", arrays[4], (peepholes, H), f"({peepholes}, hidden_size)")
     elif arrays[4] is not None:
-        raise meaningless(owner, "W_peephole", "an array", "peephole=None")
+        raise ValueError(f"{owner}: W_peephole is {kind(W_peephole)}, but peephole=None; expected None")
     return ih, hh, arrays[2], arrays[3], arrays[4], dtype
 
 

@@ -55,7 +55,7 @@ typedef struct fusedrnn_stream fusedrnn_stream;   /* stacked one-way layers and 
 /* What to pack. Weights are read, not kept. Rows of a gate lie together, in torch's order of gates. */
 typedef struct fusedrnn_layer {
   size_t size;      /* sizeof(fusedrnn_layer) */
-  const char* cell; /* "rnn_tanh", "rnn_relu", "gru_after" (torch), "gru_before" (textbooks), "lstm" */
+  const char* cell; /* "rnn_tanh", "rnn_relu", "gru_after" (torch), "gru_before" (Cho), "gru_simple", "lstm" */
   int dtype;
   int training; /* nonzero: pack what backward needs, too */
   ptrdiff_t input_size, hidden_size;
