@@ -22,7 +22,7 @@ METHODS = {
 
 
 def names_of(function: ast.FunctionDef) -> list[str]:
-    return [argument.arg for argument in function.args.args if argument.arg != "self"]
+    return [a.arg for a in (*function.args.posonlyargs, *function.args.args) if a.arg != "self"]
 
 
 def names_at_run_time(thing: object) -> list[str]:

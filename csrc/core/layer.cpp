@@ -193,12 +193,14 @@ TeamShape choose_team(const Workload& load, Index most) {
 // Two directions side by side need not meet at all, but every core then reads all weights of its direction: it pays
 // while those fit its cache. Beyond, each direction in turn is split over all cores, which hold its weights together.
 bool side_by_side(const Workload& a, const Workload& b) {
-  return num_threads() >= 2 && a.weight_bytes <= kCoreCache && b.weight_bytes <= kCoreCache &&
-         seconds_of(a) + seconds_of(b) > kRegion;
+  return a.weight_bytes <= kCoreCache && b.weight_bytes <= kCoreCache && seconds_of(a) + seconds_of(b) > kRegion &&
+         num_threads() >= 2;
 }
 
 void run_jobs(std::vector<TeamWork> jobs, const std::vector<Workload>& loads, bool together, Interrupt interrupt) {
-  const Index threads = num_threads();
+  // Counting the threads there are is a system call, as dear as a short call itself.
+  const auto counts = [](const Workload& load) { return load.steps > 0 && seconds_of(load) >= kRegion; };
+  const Index threads = together || std::any_of(loads.begin(), loads.end(), counts) ? num_threads() : 1;
   for (std::size_t i = 0; i < jobs.size(); ++i) jobs[i].shape = choose_team(loads[i], together ? threads / 2 : threads);
   if (together) {
     if (!run_teams(std::move(jobs), interrupt.check, interrupt.argument)) throw Interrupted();

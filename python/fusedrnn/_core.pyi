@@ -17,7 +17,7 @@ def get_local_num_threads() -> int:
 
 def set_local_num_threads(n: int) -> None: ...
 def build_info() -> dict[str, str]: ...
-def empty(shape: tuple[int, ...], dtype: Any) -> Array:
+def empty(shape: tuple[int, ...], dtype: Any, /) -> Array:
     """An uninitialised C-contiguous array whose memory goes back to a pool when it is garbage."""
 
 def trim_pool() -> int:
@@ -91,7 +91,7 @@ class Tape:
 def forward(
     weights: Weights,
     x: Array,  # (T, B, I) of weights.dtype, any strides; or tokens (T, B): contiguous int64 in range
-    state: tuple[Array, ...],  # (h,) or (h, c), each (B, H), last axis contiguous
+    state: tuple[Array, ...] | None,  # (h,) or (h, c), each (B, H), last axis contiguous; None: zeros
     y: Array,  # out: (T, B, H), last axis contiguous; zeros past a row's end
     state_n: tuple[Array, ...],  # out: as state
     schedule: Schedule,
@@ -101,7 +101,7 @@ def forward(
 def forward_both(
     weights: tuple[Weights, Weights],
     x: Array,
-    states: tuple[tuple[Array, ...], tuple[Array, ...]],
+    states: tuple[tuple[Array, ...] | None, tuple[Array, ...] | None],
     ys: tuple[Array, Array],
     states_n: tuple[tuple[Array, ...], tuple[Array, ...]],
     schedule: Schedule,

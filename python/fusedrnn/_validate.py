@@ -253,8 +253,9 @@ def parameters(
     """The parameters in the order of `specs`, C-contiguous and aligned; copied only where they are not."""
     arrays = []
     for spec in specs:
-        array = params.get(spec.name)
-        if type(array) is not ndarray or array.dtype is not dtype or array.shape != spec.shape:
+        name, shape, _ = spec  # the quickest way to a tuple's members
+        array = params.get(name)
+        if type(array) is not ndarray or array.dtype is not dtype or array.shape != shape:
             array = _unusual_parameter(owner, params, spec, dtype)
         if not array.flags.carray and not (array.flags.c_contiguous and array.flags.aligned):
             array = np.array(array, order="C")

@@ -6,8 +6,7 @@ Inside, everything is time-major: x (T, B, I), y (T, B, H), states (B, H). Other
 from __future__ import annotations
 
 import functools
-import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -373,26 +372,22 @@ def _forward(
     training = rng is not None
     shape = (L * D, B, H)
     state_n = tuple([empty(shape, dtype) for _ in stack.parts])
-    before: Iterable[tuple[Any, ...]]
-    if state_0 is None:
-        before = itertools.repeat((np.zeros((B, H), dtype),) * len(stack.parts))
-    else:
-        before = zip(*state_0, strict=True)
-    # By layer, then by direction: weights, and views of the states before and after.
-    runs = zip(weights, before, zip(*state_n))  # noqa: B905  strict would want `repeat` to end
     records: list[Record] = []
     for layer in range(1, L + 1):
         ys = outputs if layer == L else (empty((T, B, stack.inner_width), dtype),)
         factors = None
         if D == 1:
-            packed, s, s_n = next(runs)
-            tapes = [_core.forward(packed, x, s, ys[0], s_n, schedule, False, training)]
+            i = layer - 1
+            s, s_n = _rows(state_0, i), _rows(state_n, i)
+            tapes = [_core.forward(weights[i], x, s, ys[0], s_n, schedule, False, training)]  # type: ignore[arg-type]
             _hold(extent, ys if layer == L else ())
         else:
             merge = stack.merge if layer == L else stack.inner_merge
             buffers = _direction_buffers(merge, ys, T, B, H, training)
-            both, s, s_n = zip(next(runs), next(runs), strict=True)
-            tapes = _core.forward_both(both, x, s, buffers, s_n, schedule, training)
+            i, j = 2 * layer - 2, 2 * layer - 1
+            both = weights[i], weights[j]
+            befores, afters = (_rows(state_0, i), _rows(state_0, j)), (_rows(state_n, i), _rows(state_n, j))
+            tapes = _core.forward_both(both, x, befores, buffers, afters, schedule, training)  # type: ignore[arg-type]
             _hold(extent, buffers if layer == L else ())
             factors = _join(merge, ys, buffers, training)
         x = ys[0]
@@ -405,6 +400,11 @@ def _forward(
                 _drop(x, dropped, scale)
             records.append(Record(tuple(tapes), factors, dropped, scale))  # type: ignore[arg-type]
     return state_n, records
+
+
+def _rows(state: tuple[Array | None, ...] | None, i: int) -> tuple[Array | None, ...] | None:
+    """One layer and direction's parts of a state, (B, H) each."""
+    return None if state is None else tuple([None if part is None else part[i] for part in state])
 
 
 def _hold(extent: Extent, ys: tuple[Array, ...]) -> None:
