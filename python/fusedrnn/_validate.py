@@ -788,6 +788,16 @@ def no_mapping(owner: str, params: object) -> TypeError:
     return TypeError(f"{owner}: params is {kind(params)}; expected a mapping of names to arrays, or None")
 
 
+def no_module(owner: str, module: object) -> TypeError:
+    """Something else in place of a torch module."""
+    return TypeError(f"{owner}: module is {kind(module)}; expected a torch.nn.Module")
+
+
+def tensor_dtype(owner: str, name: str, dtype: object, expected: str) -> TypeError:
+    """A tensor that the kernels cannot take, or not together with the others."""
+    return TypeError(f"{owner}: {name} has dtype {dtype}; expected {expected}")
+
+
 def twice(owner: str) -> NotImplementedError:
     """A second derivative: the kernels know the first."""
     return NotImplementedError(f"{owner}: differentiated twice; expected once")

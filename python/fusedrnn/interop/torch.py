@@ -1,0 +1,337 @@
+"""torch modules that run on fusedrnn's kernels: ``RNN``, ``GRU``, ``LSTM`` in place of ``torch.nn``'s, on the CPU.
+
+They are torch's own modules (arguments, parameters, initialisation, ``state_dict``, ``isinstance``) whose forward and
+backward pass are ours. Tensors are passed without a copy, and torch's number of threads is used. Needs torch.
+
+Examples
+--------
+>>> import torch
+>>> from fusedrnn.interop.torch import LSTM, from_module
+>>> lstm = LSTM(8, 16, num_layers=2, bidirectional=True)
+>>> y, (h, c) = lstm(torch.randn(50, 4, 8))
+>>> y.sum().backward()
+>>> lstm.weight_hh_l0.grad.shape
+torch.Size([64, 16])
+
+Every recurrent layer of a model that exists already, its optimiser included:
+
+>>> model = torch.nn.ModuleDict({"encoder": torch.nn.GRU(8, 16), "head": torch.nn.Linear(16, 2)})
+>>> from_module(model)["encoder"]
+GRU(8, 16)
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn.utils.rnn import PackedSequence
+
+import fusedrnn
+
+from .. import _validate
+
+__all__ = ["GRU", "LSTM", "RNN", "from_module"]
+
+Array = NDArray[Any]
+
+#: What can be computed with.
+DTYPES = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
+
+
+def _opaque(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Not to be looked into by torch.compile, which calls it as it is; without loading torch.compile's machinery."""
+    disabled: Callable[..., Any] | None = None
+
+    @functools.wraps(function)
+    def call(*args: Any) -> Any:
+        nonlocal disabled
+        if disabled is None:
+            disable = getattr(sys.modules.get("torch._dynamo"), "disable", None)
+            if disable is None:
+                return function(*args)
+            disabled = disable(function)
+        return disabled(*args)
+
+    call._torchdynamo_disable = True  # type: ignore[attr-defined]
+    return call
+
+
+class _Recurrent:
+    """What our three modules have in common; comes before torch's class in the order of bases."""
+
+    def forward(self, input: Any, hx: Any = None) -> tuple[Any, Any]:
+        """As torch's module of this name.
+
+        Parameters
+        ----------
+        input : Tensor or PackedSequence
+            Floats of the parameters' dtype and torch's shapes; or integer tokens without the last axis, each a one-hot
+            vector (torch has no such thing).
+        hx : Tensor, pair of these, or None
+            Initial state: h_0, for LSTM (h_0, c_0).
+
+        Returns
+        -------
+        output : Tensor or PackedSequence
+        hx : Tensor, or pair of these
+
+        Raises
+        ------
+        TypeError, ValueError, IndexError
+            As for calling fusedrnn's layer; TypeError also if tensors are not on the CPU, or of another dtype.
+        NotImplementedError
+            From the backward pass with ``create_graph=True``: the kernels know first derivatives.
+        """
+        return self._forward(input, hx)  # type: ignore[no-any-return]
+
+    @_opaque
+    def _forward(self: Any, input: Any, hx: Any) -> tuple[Any, Any]:
+        if isinstance(input, PackedSequence):
+            return self._packed(input, hx)  # type: ignore[no-any-return]
+        return self._padded(input, hx, self.batch_first, None)  # type: ignore[no-any-return]
+
+    def _packed(self: Any, packed: Any, hx: Any) -> tuple[Any, Any]:
+        """By way of a padded sequence; rows stay in the order in which they are packed, that of falling lengths."""
+        data, batch_sizes, order, order_back = packed
+        x, lengths = torch._VF._pad_packed_sequence(data, batch_sizes, False, 0, len(batch_sizes))
+        if hx is not None:
+            hx = self.permute_hidden(hx, order)
+        y, hx = self._padded(x, hx, False, lengths.numpy())
+        data, _ = torch._VF._pack_padded_sequence(y, lengths, False)
+        return PackedSequence(data, batch_sizes, order, order_back), self.permute_hidden(hx, order_back)
+
+    def _padded(self: Any, x: Any, hx: Any, batch_first: bool, lengths: Any) -> tuple[Any, Any]:
+        names = self._flat_weights_names
+        try:
+            params = [self._parameters[name] for name in names]
+        except KeyError:  # some come from elsewhere: weight_norm, parametrizations, pruning
+            params = [getattr(self, name) for name in names]
+        x = _checked(type(self).__name__, x, params[0].dtype)
+        dropout = self.dropout if self.training else 0.0
+        layer = self._configured(batch_first, dropout, DTYPES[params[0].dtype])
+        layer = layer._with_params(dict(zip(names, self._views(params), strict=True)))
+        if dropout:  # from torch's generator, so that its seed is what decides
+            layer.rng = int(torch.randint(2**63 - 1, ()))
+        state = () if hx is None else hx if isinstance(hx, (tuple, list)) else (hx,)
+        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *state, *params)):
+            y, *state_n = _Sequence.apply(layer, lengths, len(state), x, *state, *params)
+            return y, (state_n[0] if len(state_n) == 1 else tuple(state_n))
+        given = _state(map(_array, state))
+        with fusedrnn.threads(torch.get_num_threads()):
+            if dropout:
+                y, out, _ = layer.forward(_array(x), given, lengths=lengths)
+            else:
+                y, out = layer(_array(x), given, lengths=lengths)
+        out = tuple(map(torch.from_numpy, out)) if isinstance(out, tuple) else torch.from_numpy(out)
+        return torch.from_numpy(y), out
+
+    def _configured(self: Any, batch_first: bool, dropout: float, dtype: np.dtype[Any]) -> Any:
+        """fusedrnn's layer of this configuration, without parameters."""
+        ours, option = self._fusedrnn
+        return _layer(
+            ours,
+            self.input_size,
+            self.hidden_size,
+            self.num_layers,
+            self.bias,
+            batch_first,
+            dropout,
+            self.bidirectional,
+            dtype,
+            option and getattr(self, option),
+            option,
+        )
+
+    def _views(self: Any, params: list[Any]) -> list[Array]:
+        """The parameters as arrays. To make one takes torch microseconds, so they are kept while they are valid."""
+        where = [(tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) for tensor in params]
+        kept: tuple[Any, list[Array]] = self.__dict__.get("_kept_views", (None, []))
+        if kept[0] != where:
+            kept = where, list(map(_array, params))
+            self.__dict__["_kept_views"] = kept
+        return kept[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = super().__getstate__()  # type: ignore[assignment]
+        state.pop("_kept_views", None)
+        return state
+
+
+class RNN(_Recurrent, torch.nn.RNN):
+    """``torch.nn.RNN`` on fusedrnn's kernels.
+
+    Examples
+    --------
+    >>> import torch
+    >>> rnn = RNN(3, 5, nonlinearity="relu")
+    >>> y, h = rnn(torch.zeros(7, 2, 3))
+    >>> y.shape, h.shape
+    (torch.Size([7, 2, 5]), torch.Size([1, 2, 5]))
+    """
+
+    _fusedrnn = (fusedrnn.RNN, "nonlinearity")
+
+
+class GRU(_Recurrent, torch.nn.GRU):
+    """``torch.nn.GRU`` on fusedrnn's kernels.
+
+    Examples
+    --------
+    >>> import torch
+    >>> gru = GRU(3, 5, batch_first=True)
+    >>> y, h = gru(torch.zeros(2, 7, 3))
+    >>> y.shape, h.shape
+    (torch.Size([2, 7, 5]), torch.Size([1, 2, 5]))
+    """
+
+    _fusedrnn = (fusedrnn.GRU, None)
+
+
+class LSTM(_Recurrent, torch.nn.LSTM):
+    """``torch.nn.LSTM`` on fusedrnn's kernels.
+
+    Examples
+    --------
+    >>> import torch
+    >>> lstm = LSTM(3, 5)
+    >>> packed = torch.nn.utils.rnn.pack_sequence([torch.zeros(7, 3), torch.zeros(4, 3)])
+    >>> y, (h, c) = lstm(packed)
+    >>> y.data.shape, h.shape, c.shape
+    (torch.Size([11, 5]), torch.Size([1, 2, 5]), torch.Size([1, 2, 5]))
+    """
+
+    _fusedrnn = (fusedrnn.LSTM, "proj_size")
+
+
+def from_module(module: Any) -> Any:
+    """Let every ``torch.nn.RNN``, ``GRU`` and ``LSTM`` in a module run on our kernels from now on, in place.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        A recurrent layer, or anything that contains some. Subclasses of these layers are left as they are, since what
+        they do is their own.
+
+    Returns
+    -------
+    torch.nn.Module
+        The same object: parameters, hooks, and optimisers that hold the parameters stay valid.
+
+    Raises
+    ------
+    TypeError
+        `module` is no module.
+
+    Examples
+    --------
+    >>> import torch
+    >>> lstm = torch.nn.LSTM(3, 5)
+    >>> from_module(lstm) is lstm, type(lstm).__module__
+    (True, 'fusedrnn.interop.torch')
+    """
+    if not isinstance(module, torch.nn.Module):
+        raise _validate.no_module("from_module", module)
+    for child in module.modules():
+        ours = OURS.get(type(child))
+        if ours is not None:
+            child.__class__ = ours
+    return module
+
+
+OURS = {torch.nn.RNN: RNN, torch.nn.GRU: GRU, torch.nn.LSTM: LSTM}
+
+
+class _Sequence(torch.autograd.Function):
+    """One call of a layer as a node of torch's graph."""
+
+    @staticmethod
+    def forward(ctx: Any, layer: Any, lengths: Any, states: int, x: Any, *tensors: Any) -> tuple[Any, ...]:
+        ctx.set_materialize_grads(False)
+        with fusedrnn.threads(torch.get_num_threads()):
+            y, state_n, tape = layer.forward(_array(x), _state(map(_array, tensors[:states])), lengths=lengths)
+        ctx.tape = tape
+        ctx.states = states
+        parts = state_n if isinstance(state_n, tuple) else (state_n,)
+        return tuple(map(torch.from_numpy, (y, *parts)))
+
+    @staticmethod
+    @_opaque
+    def backward(ctx: Any, dy: Any, *dstate: Any) -> tuple[Any, ...]:
+        if torch.is_grad_enabled():  # create_graph=True
+            raise _validate.twice(ctx.tape._owner)
+        if dy is None and all(d is None for d in dstate):
+            return (None,) * len(ctx.needs_input_grad)
+        needed = ctx.needs_input_grad[3:]
+        given = [None if d is None else d.numpy() for d in (dy, *dstate)]
+        with fusedrnn.threads(torch.get_num_threads()):
+            grads = ctx.tape.backward(given[0], _state(given[1:]), need_dx=needed[0])
+        if not _graph_is_kept():
+            ctx.tape.release()
+        parts = () if not ctx.states else grads.state if isinstance(grads.state, tuple) else (grads.state,)
+        found = (grads.x, *parts, *grads.params.values())
+        gradients = [torch.from_numpy(d) if need else None for need, d in zip(needed, found, strict=True)]
+        return (None, None, None, *gradients)
+
+
+def _graph_is_kept() -> bool:
+    """Whether the backward pass that is going on was told retain_graph=True; torch does not say so officially."""
+    ask = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
+    return ask is None or bool(ask())
+
+
+@functools.lru_cache(maxsize=128)
+def _layer(
+    ours: Any,
+    input_size: int,
+    hidden_size: int,
+    num_layers: int,
+    bias: bool,
+    batch_first: bool,
+    dropout: float,
+    bidirectional: bool,
+    dtype: np.dtype[Any],
+    value: Any,
+    option: str | None,
+) -> Any:
+    options = {option: value} if option else {}
+    layer = ours(
+        input_size,
+        hidden_size,
+        num_layers,
+        bias=bias,
+        batch_first=batch_first,
+        dropout=dropout,
+        bidirectional=bidirectional,
+        dtype=dtype,
+        **options,
+    )
+    return layer._with_params({})
+
+
+def _checked(owner: str, x: Any, dtype: Any) -> Any:
+    """`x` as the parameters' dtype has it; only autocast casts."""
+    if dtype not in DTYPES:
+        raise _validate.tensor_dtype(owner, "the parameters", dtype, "torch.float32 or torch.float64")
+    if x.dtype is not dtype and x.is_floating_point():
+        if not torch.is_autocast_enabled("cpu"):
+            raise _validate.tensor_dtype(owner, "input", x.dtype, f"{dtype}, as the parameters have")
+        x = x.to(dtype)
+    return x
+
+
+def _array(tensor: Any) -> Array:
+    """The tensor's memory as an array."""
+    array: Array = tensor.detach().numpy()
+    return array
+
+
+def _state(parts: Any) -> Any:
+    """As our layers take it: None, h, or (h, c)."""
+    parts = tuple(parts)
+    return parts if len(parts) > 1 else parts[0] if parts else None
