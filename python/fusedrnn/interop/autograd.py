@@ -6,7 +6,7 @@ Needs ``pip install autograd``.
 
 Examples
 --------
-A GRU with a linear readout learns to say what it heard one step ago:
+A GRU with a linear readout learns to repeat the last number it heard:
 
 >>> import autograd.numpy as np
 >>> from autograd import value_and_grad
@@ -18,7 +18,7 @@ A GRU with a linear readout learns to say what it heard one step ago:
 ...     y, h = apply(layer, params["gru"], x)
 ...     return np.mean((h[-1] @ params["W"] + params["b"] - target) ** 2)
 >>> x = np.random.default_rng(0).normal(size=(20, 32, 3)).astype(np.float32)
->>> target = x[-2, :, :1]
+>>> target = x[-1, :, :1]
 >>> step = value_and_grad(loss)
 >>> before = loss(params, x, target)
 >>> for _ in range(100):
