@@ -28,20 +28,33 @@ static Strided dense(std::vector<T>& v, Index B, Index features) {
   return {reinterpret_cast<char*>(v.data()), B * features * item, features * item, item};
 }
 
+static CellOptions options_of(const std::vector<double>& o) {
+  const auto activation = [&](std::size_t i) {
+    return Activation{static_cast<ActivationId>(o[i]), o[i + 1], o[i + 2]};
+  };
+  CellOptions options;
+  options.gate = activation(0), options.state = activation(3), options.output = activation(6);
+  options.clip = o[9], options.cell_clip = o[10], options.peephole = static_cast<Peephole>(o[11]);
+  return options;
+}
+
 template <class T>
-static void run(CellId cell, Index steps, Index B, Index I, Index H, bool reverse, bool with_lengths) {
+static void run(CellId cell, Index steps, Index B, Index I, Index H, bool reverse, bool with_lengths, Index unit_rows) {
+  const CellOptions options = options_of(read<double>(12));
   const CellKernels<T>& kernel = table_of<T>(current_kernels()).cells[cell];
   const Index G = kernel.gates, S = kernel.states;
   const auto lengths = read<std::int64_t>(with_lengths ? B : 0);
   auto W_ih = read<T>(G * H * I), W_hh = read<T>(G * H * H), b_ih = read<T>(G * H), b_hh = read<T>(G * H);
+  auto units = read<T>(unit_rows * H);
   auto x = read<T>(steps * B * I), state = read<T>(S * B * H), dy = read<T>(steps * B * H),
        dstate_n = read<T>(S * B * H);
 
   const auto weights = std::make_shared<const Weights<T>>(
-      cell, CellOptions{}, I, H, RawWeights<T>{W_ih.data(), W_hh.data(), b_ih.data(), b_hh.data()}, true);
+      cell, options, I, H, RawWeights<T>{W_ih.data(), W_hh.data(), b_ih.data(), b_hh.data(), units.data(), unit_rows},
+      true);
   const auto schedule = std::make_shared<const Schedule>(steps, B, with_lengths ? lengths.data() : nullptr);
   std::vector<T> y(static_cast<std::size_t>(steps * B * H)), state_n(state.size()), dx(x.size()), dstate(state.size());
-  std::vector<T> dW_ih(W_ih.size()), dW_hh(W_hh.size()), db_ih(b_ih.size()), db_hh(b_hh.size());
+  std::vector<T> dW_ih(W_ih.size()), dW_hh(W_hh.size()), db_ih(b_ih.size()), db_hh(b_hh.size()), dunits(units.size());
 
   ForwardArrays<T> forward;
   forward.x = dense(x, B, I), forward.y = dense(y, B, H);
@@ -49,6 +62,7 @@ static void run(CellId cell, Index steps, Index B, Index I, Index H, bool revers
   backward.dy = dense(dy, B, H), backward.dx = dense(dx, B, I);
   backward.dW_ih = dW_ih.data(), backward.dW_hh = dW_hh.data(), backward.db_ih = db_ih.data(),
   backward.db_hh = db_hh.data();
+  if (unit_rows) backward.dunits = dunits.data(), backward.unit_rows = unit_rows;
   for (Index s = 0; s < S; ++s) {
     forward.state[s] = state.data() + s * B * H, forward.state_n[s] = state_n.data() + s * B * H;
     backward.dstate_n[s] = dstate_n.data() + s * B * H, backward.dstate[s] = dstate.data() + s * B * H;
@@ -61,13 +75,13 @@ static void run(CellId cell, Index steps, Index B, Index I, Index H, bool revers
   std::vector<BackwardCall<T>> backward_calls;
   backward_calls.emplace_back(static_cast<const Tape<T>&>(*tape), backward);
   run_backward(backward_calls, {});
-  for (const auto* result : {&y, &state_n, &dx, &dstate, &dW_ih, &dW_hh, &db_ih, &db_hh}) write(*result);
+  for (const auto* result : {&y, &state_n, &dx, &dstate, &dW_ih, &dW_hh, &db_ih, &db_hh, &dunits}) write(*result);
 }
 
 int main() {
-  const auto h = read<std::int64_t>(8);  // cell, double?, T, B, I, H, reverse?, lengths?
+  const auto h = read<std::int64_t>(9);  // cell, double?, T, B, I, H, reverse?, lengths?, rows of unit parameters
   const auto cell = static_cast<CellId>(h[0]);
   set_num_threads(2);
-  if (h[1]) run<double>(cell, h[2], h[3], h[4], h[5], h[6], h[7]);
-  else run<float>(cell, h[2], h[3], h[4], h[5], h[6], h[7]);
+  if (h[1]) run<double>(cell, h[2], h[3], h[4], h[5], h[6], h[7], h[8]);
+  else run<float>(cell, h[2], h[3], h[4], h[5], h[6], h[7], h[8]);
 }
