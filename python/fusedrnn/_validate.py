@@ -788,6 +788,11 @@ def no_mapping(owner: str, params: object) -> TypeError:
     return TypeError(f"{owner}: params is {kind(params)}; expected a mapping of names to arrays, or None")
 
 
+def narrow_jax(owner: str) -> ValueError:
+    """A float64 layer where JAX has no float64."""
+    return ValueError(f"{owner}: dtype is float64 while jax_enable_x64 is off; expected float32, or x64 switched on")
+
+
 def no_module(owner: str, module: object) -> TypeError:
     """Something else in place of a torch module."""
     return TypeError(f"{owner}: module is {kind(module)}; expected a torch.nn.Module")
