@@ -61,35 +61,48 @@ static py::array empty(const py::tuple& shape, const py::dtype& dtype) {
   return py::array(dtype, sizes, {}, data, owner);
 }
 
-// Small arrays, three to a call of a layer, in a quarter of the time that pybind11's way takes.
-static PyObject* empty_bound(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
+// The same for small arrays in a quarter of the time: three to a call of a layer.
+static py::array new_array(const py::dtype& dtype, const Index* sizes, int nd) {
+  Index bytes = dtype.itemsize();
+  bool small = true;
+  for (int d = 0; d < nd && small; ++d) small = sizes[d] >= 0 && sizes[d] < 4096 && (bytes *= sizes[d]) < 4096;
+  if (!small) {
+    py::tuple shape(static_cast<std::size_t>(nd));
+    for (int d = 0; d < nd; ++d) shape[static_cast<std::size_t>(d)] = sizes[d];
+    return empty(shape, dtype);
+  }
   const auto& numpy = py::detail::npy_api::get();
+  PyObject* array = numpy.PyArray_NewFromDescr_(numpy.PyArray_Type_, py::dtype(dtype).release().ptr(), nd,
+                                                const_cast<Index*>(sizes), nullptr, nullptr, 0, nullptr);
+  if (!array) throw py::error_already_set();
+  return py::reinterpret_steal<py::array>(array);
+}
+
+// Functions bound by hand, as pybind11 takes longer over their arguments than they take.
+template <class Call>
+static PyObject* bound(Call call) {
   try {
-    require(count == 2 && PyTuple_Check(arguments[0]), "empty: takes a tuple and a dtype");
-    PyObject *const shape = arguments[0], *const dtype = arguments[1];
-    const Py_ssize_t nd = PyTuple_GET_SIZE(shape);
-    if (nd <= 4 && numpy.PyArrayDescr_Check_(dtype)) {
-      Py_intptr_t sizes[4] = {};
-      bool small = true;
-      Index elements = 1;
-      for (Py_ssize_t d = 0; d < nd && small; ++d) {
-        sizes[d] = PyLong_AsSsize_t(PyTuple_GET_ITEM(shape, d));
-        small = sizes[d] >= 0 && sizes[d] < 1024 && (elements *= sizes[d]) < 1024;
-      }
-      if (PyErr_Occurred()) return nullptr;
-      const auto plain = py::reinterpret_borrow<py::dtype>(dtype);
-      if (small && elements * plain.itemsize() < 4096)
-        return numpy.PyArray_NewFromDescr_(numpy.PyArray_Type_, py::dtype(plain).release().ptr(), static_cast<int>(nd),
-                                           sizes, nullptr, nullptr, 0, nullptr);
-    }
-    return empty(py::reinterpret_borrow<py::tuple>(shape),
-                 py::dtype::from_args(py::reinterpret_borrow<py::object>(dtype)))
-        .release()
-        .ptr();
+    return py::object(call()).release().ptr();
   } catch (...) {
     py::detail::try_translate_exceptions();
     return nullptr;
   }
+}
+
+static PyObject* empty_bound(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
+  return bound([&] {
+    require(count == 2 && PyTuple_Check(arguments[0]), "empty: takes a tuple and a dtype");
+    const auto shape = py::reinterpret_borrow<py::tuple>(arguments[0]);
+    const auto given = py::reinterpret_borrow<py::object>(arguments[1]);
+    const auto dtype = py::isinstance<py::dtype>(given) ? py::dtype(given) : py::dtype::from_args(given);
+    Index sizes[4];
+    if (shape.size() > 4) return empty(shape, dtype);
+    for (std::size_t d = 0; d < shape.size(); ++d) {
+      sizes[d] = PyLong_AsSsize_t(PyTuple_GET_ITEM(shape.ptr(), static_cast<Py_ssize_t>(d)));
+      if (sizes[d] == -1 && PyErr_Occurred()) throw py::error_already_set();
+    }
+    return new_array(dtype, sizes, static_cast<int>(shape.size()));
+  });
 }
 
 // ---- weights ------------------------------------------------------------------------------------
@@ -293,6 +306,62 @@ static py::array sum_held_typed(const Schedule& schedule, const py::array& dy, b
   return sums;
 }
 
+// The usual call of a one-way layer in one go: with one step and one row the way through Python takes longer than the
+// kernels do. Returns y and the state; or None, when x is not a plain array and Python has to look at it.
+template <class T>
+static py::object infer_typed(const std::vector<WeightsPointer>& layers, const py::array& x, bool batch_first) {
+  const auto L = static_cast<Index>(layers.size()), I = layers.front()->I, H = layers.front()->H;
+  if (!is_native<T>(x) || x.ndim() != 3 || x.shape(2) != I || x.size() == 0) return py::none();
+  const Index steps = x.shape(batch_first), B = x.shape(!batch_first), item = sizeof(T);
+  const auto dtype = py::dtype::of<T>();
+  const auto schedule = std::make_shared<const Schedule>(steps, B, nullptr);
+  const auto weights_of = [&](std::size_t l) { return std::static_pointer_cast<const Weights<T>>(layers[l]); };
+  const auto states = static_cast<std::size_t>(weights_of(0)->kernel().states);
+  py::array y, states_n[kMaxStates];
+  const Index state_shape[] = {L, B, H};
+  for (std::size_t s = 0; s < states; ++s) states_n[s] = new_array(dtype, state_shape, 3);
+  Strided input{static_cast<char*>(const_cast<void*>(x.data())), x.strides(batch_first), x.strides(!batch_first),
+                x.strides(2)};
+  bool direct = is_aligned<T>(x) && (I == 1 || input.feature == item);
+  for (std::size_t l = 0; l < layers.size(); ++l) {
+    const auto weights = weights_of(l);
+    require(weights->is_double == (item == 8) && weights->H == H && (l == 0 || weights->I == H),
+            "infer: layers do not fit each other");
+    const bool swapped = batch_first && l + 1 == layers.size();
+    const Index shape[] = {swapped ? B : steps, swapped ? steps : B, H};
+    const py::array output = new_array(dtype, shape, 3);
+    ForwardArrays<T> arrays;
+    arrays.x = input, arrays.x_direct = direct;
+    arrays.y = {static_cast<char*>(const_cast<void*>(output.data())), (swapped ? 1 : B) * H * item,
+                (swapped ? steps : 1) * H * item, item};
+    for (std::size_t s = 0; s < states; ++s) {
+      arrays.state_n[s] = static_cast<T*>(states_n[s].mutable_data()) + static_cast<Index>(l) * B * H;
+      arrays.state_n_stride[s] = H;
+    }
+    std::vector<ForwardCall<T>> calls;
+    calls.emplace_back(weights, schedule, arrays, false, false);
+    without_gil([&](Interrupt interrupt) { run_forward(calls, interrupt); });
+    y = output, input = arrays.y, direct = true;
+  }
+  if (states == 1) return py::make_tuple(y, states_n[0]);
+  return py::make_tuple(y, py::make_tuple(states_n[0], states_n[1]));
+}
+
+static PyObject* infer_bound(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
+  return bound([&]() -> py::object {
+    require(count == 3 && PyList_Check(arguments[0]), "infer: takes a list of weights, x and batch_first");
+    if (Py_TYPE(arguments[1]) != py::detail::npy_api::get().PyArray_Type_) return py::none();
+    std::vector<WeightsPointer> layers;
+    for (const py::handle& item : py::reinterpret_borrow<py::list>(arguments[0]))
+      layers.push_back(py::cast<WeightsPointer>(item));
+    require(!layers.empty(), "infer: no weights");
+    const auto x = py::reinterpret_borrow<py::array>(arguments[1]);
+    const bool batch_first = arguments[2] == Py_True;
+    return layers.front()->is_double ? infer_typed<double>(layers, x, batch_first)
+                                     : infer_typed<float>(layers, x, batch_first);
+  });
+}
+
 template <class A>
 static A of(const py::tuple& pair, std::size_t direction) {
   require(pair.size() == 2, "two directions: every argument is a pair");
@@ -351,10 +420,14 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
 #endif
     );
   });
-  static PyMethodDef by_hand[] = {{"empty", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(empty_bound)),
-                                   METH_FASTCALL, "empty(shape, dtype, /)\n--\n\nAn uninitialised C-contiguous array."},
-                                  {nullptr, nullptr, 0, nullptr}};
-  if (PyModule_AddFunctions(m.ptr(), by_hand) < 0) throw py::error_already_set();
+  const auto by_hand = [](const char* name, auto* function, const char* doc) {
+    return PyMethodDef{name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function)), METH_FASTCALL, doc};
+  };
+  static PyMethodDef functions[] = {
+      by_hand("empty", empty_bound, "empty(shape, dtype, /)\n--\n\nAn uninitialised C-contiguous array."),
+      by_hand("infer", infer_bound, "infer(weights, x, batch_first, /)\n--\n\nThe usual call of a one-way layer."),
+      {nullptr, nullptr, 0, nullptr}};
+  if (PyModule_AddFunctions(m.ptr(), functions) < 0) throw py::error_already_set();
   m.def("trim_pool", &trim_pool);
   m.def(
       "apply",

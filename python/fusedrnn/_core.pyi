@@ -98,6 +98,12 @@ def forward(
     reverse: bool,  # run from each row's last valid step to its first
     training: bool,  # needs Weights(training=True)
 ) -> Tape | None: ...
+def infer(weights: list[Weights], x: Any, batch_first: bool, /) -> tuple[Any, Any] | None:
+    """y and the final state of stacked one-way layers from zero states; None: x is no plain array of floats.
+
+    The same as `forward` of each layer, without the way back and forth between Python and here.
+    """
+
 def forward_both(
     weights: tuple[Weights, Weights],
     x: Array,
