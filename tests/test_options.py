@@ -405,6 +405,24 @@ def test_gradients_of_peepholes_do_not_depend_on_threads(threads, rng):
     assert_same_bits(*results, "gradients")
 
 
+@pytest.mark.parametrize(
+    ("make", "options", "values", "states"),
+    [
+        (fusedrnn.RNN, {"activation": "softsign"}, 2, 1),
+        (fusedrnn.GRU, {"reset_gate": False}, 3, 1),
+        (fusedrnn.GRU, {"clip": 1.0}, 5, 1),
+        (fusedrnn.LSTM, {"peephole": "ifo", "cell_clip": 1.0}, 6, 2),
+        (fusedrnn.LSTM, {"coupled": True}, 5, 2),
+    ],
+    ids=name_of,
+)
+def test_tapes_keep_what_their_table_says(make, options, values, states):
+    T, B, I, H = 9, 4, 32, 64  # whole vectors everywhere
+    _, _, tape = make(I, H, **options).forward(np.zeros((T, B, I), np.float32))
+    expected = 4 * (T * B * (values * H + I) + B * H * states)
+    assert expected <= tape.nbytes <= expected + 1024  # alignment
+
+
 # ---- refusals
 
 X, W, R = np.zeros((2, 1, 3)), np.zeros((16, 3)), np.zeros((16, 4))

@@ -110,11 +110,11 @@ inline V tanh(V x) {
 template <class V>
 inline V log1p(V x) {
   using T = Element<V>;
-  const V q = x / (x + T(2)), q2 = q * q;
+  const V twice = (x + x) / (x + T(2)), q2 = twice * twice * T(0.25);  // 2 q: a q of the smallest x would be denormal
   V sum = splat(T(1) / T(2 * MathConstants<T>::log1p_terms - 1));
 #pragma GCC unroll 16
   for (int k = MathConstants<T>::log1p_terms - 2; k >= 0; --k) sum = sum * q2 + T(1) / T(2 * k + 1);
-  return (q + q) * sum;
+  return twice * sum;
 }
 
 }  // namespace fusedrnn::FUSEDRNN_ISA
