@@ -788,6 +788,46 @@ def no_mapping(owner: str, params: object) -> TypeError:
     return TypeError(f"{owner}: params is {kind(params)}; expected a mapping of names to arrays, or None")
 
 
+def sequence_axes(owner: str, name: str, shape: tuple[int, ...]) -> ValueError:
+    """An element of a list of sequences that is no sequence."""
+    return ValueError(f"{owner}: {name} has shape {shape}; expected (T_i, input_size), or (T_i,) for scalars")
+
+
+def widths(owner: str, found: list[int]) -> ValueError:
+    """Sequences that do not fit together."""
+    return ValueError(f"{owner}: X has sequences of widths {', '.join(map(str, found))}; expected one width for all")
+
+
+def sequence_width(owner: str, came: int, expected: int) -> ValueError:
+    """Sequences that do not fit the layer."""
+    return ValueError(f"{owner}: X has sequences of width {came}; expected input_size = {expected}")
+
+
+def not_finite(owner: str, name: str) -> ValueError:
+    """scikit-learn's rule, for sequences."""
+    return ValueError(f"{owner}: {name} contains NaN or infinity; expected finite numbers")
+
+
+def no_target(owner: str) -> ValueError:
+    """In the words that scikit-learn looks for."""
+    return ValueError(f"{owner}: fit requires y to be passed, but the target y is None")
+
+
+def one_class(owner: str, classes: int) -> ValueError:
+    """A classifier that has nothing to decide; scikit-learn looks for the word "class"."""
+    return ValueError(f"{owner}: y has {classes} class; expected at least 2")
+
+
+def odd_width(owner: str, width: int) -> ValueError:
+    """Two directions that cannot have the same width."""
+    return ValueError(f"{owner}: nO is {width}; expected an even number, as bi=True gives each direction one half")
+
+
+def not_training(owner: str) -> ValueError:
+    """Backward after a call that kept nothing."""
+    return ValueError(f"{owner}: backprop of a call with is_train=False; expected is_train=True, which keeps a tape")
+
+
 def narrow_jax(owner: str) -> ValueError:
     """A float64 layer where JAX has no float64."""
     return ValueError(f"{owner}: dtype is float64 while jax_enable_x64 is off; expected float32, or x64 switched on")

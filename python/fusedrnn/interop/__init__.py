@@ -5,7 +5,8 @@ Weights: ``from_torch``, ``to_torch``, ``from_keras``, ``to_keras``, ``from_onnx
 ``load_npz``. Each bridge is a file ``weights_<framework>.py``, the only place that knows that framework's gate order;
 docs/conventions.md has them in one table.
 
-Gradients: ``fusedrnn.interop.autograd``, ``fusedrnn.interop.jax`` and ``fusedrnn.interop.torch``.
+Gradients: ``fusedrnn.interop.autograd``, ``fusedrnn.interop.jax``, ``fusedrnn.interop.thinc`` and
+``fusedrnn.interop.torch``; estimators: ``fusedrnn.interop.sklearn``.
 """
 
 from __future__ import annotations
