@@ -190,9 +190,8 @@ def main() -> None:
     versions = {name: importlib.metadata.version(name) for name in ("numpy", "torch", "jax", "autograd", "thinc")}
     print(f"(T, B, I, H) = {(T, B, I, H)}, float32, {arguments.threads} core(s) of {platform.machine()},")
     print(f"{fusedrnn.current_isa()}; fusedrnn {fusedrnn.__version__}, " + ", ".join(map(" ".join, versions.items())))
-    print(
-        f"Milliseconds{' of CPU time' if arguments.cpu_time else ''}: fastest and median of {arguments.rounds} rounds in which all lines take turns.\n"
-    )
+    unit = "Milliseconds of CPU time" if arguments.cpu_time else "Milliseconds"
+    print(f"{unit}: fastest and median of {arguments.rounds} rounds in which all lines take turns.\n")
     table = lines()
     for what, _, ours, _, theirs in table:
         mine, other = ours(), theirs()
