@@ -98,6 +98,6 @@ def outputs(functions: Any, problem: Problem, **options: Any) -> dict[str, Array
     for name, rows in zip(("dh_0", "dc_0")[:states_count], zip(*gradients, strict=True), strict=False):
         named[name] = np.stack(rows)
     for (_, suffix), row in zip(suffixes(problem.case), gradients, strict=True):
-        for name, gradient in zip(_PARAMS, row[states_count:], strict=True):
+        for name, gradient in zip(_PARAMS, row[states_count : states_count + 4], strict=True):  # no peepholes here
             named[f"d{name}{suffix}"] = gradient
     return named
