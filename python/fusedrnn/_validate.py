@@ -192,6 +192,14 @@ def merge(owner: str, value: object, bidirectional: bool) -> str | None:
     return chosen
 
 
+def backwards(owner: str, value: object, bidirectional: bool) -> bool:
+    """Whether a one-way layer runs from the last step to the first; two directions run both ways."""
+    chosen = flag(owner, "backwards", value)
+    if chosen and bidirectional:
+        raise ValueError(f"{owner}: backwards is True, but bidirectional=True; expected a one-way layer")
+    return chosen
+
+
 def layer_dtype(owner: str, value: object) -> np.dtype[Any]:
     """float32 or float64, native byte order."""
     try:
@@ -726,10 +734,12 @@ def precision(owner: str, value: object, dtype: np.dtype[Any]) -> str:
     raise ValueError(f"{owner}: precision is {value!r}; expected {dtype.name!r}, the one available for this layer")
 
 
-def one_way(owner: str, directions: int) -> None:
+def one_way(owner: str, ways: tuple[bool, ...]) -> None:
     """A stream never sees the future, which the reverse direction starts from."""
-    if directions != 1:
+    if len(ways) != 1:
         raise ValueError(f"{owner}: stream of a bidirectional layer; expected bidirectional=False")
+    if ways[0]:
+        raise ValueError(f"{owner}: stream of a layer that runs backwards; expected backwards=False")
 
 
 def step_input(owner: str, x: Any, dtype: np.dtype[Any], input_size: int, batch_size: int) -> Array:

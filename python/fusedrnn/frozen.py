@@ -47,7 +47,7 @@ class FrozenLayer:
     (True, True)
     """
 
-    __slots__ = ("__weakref__", "_description", "_stack", "_weights", "params", "precision")
+    __slots__ = ("__weakref__", "_description", "_initial", "_stack", "_weights", "params", "precision")
 
     # Equality is by value, as for layers.
     __hash__: ClassVar[None]  # type: ignore[assignment]
@@ -55,6 +55,7 @@ class FrozenLayer:
     params: Mapping[str, Array]
     precision: str
     _weights: list[_core.Weights]
+    _initial: tuple[Array, ...] | None  # with learned_state
     _stack: Stack
     _description: str
 
@@ -64,7 +65,9 @@ class FrozenLayer:
         put = object.__setattr__
         put(self, "_stack", stack)
         put(self, "_description", description)
-        put(self, "_weights", pack(stack.kind, list(params.values()), False))
+        weights, initial = stack.split_learned(list(params.values()))
+        put(self, "_initial", initial)
+        put(self, "_weights", pack(stack.kind, weights, False))
         put(self, "params", MappingProxyType(params))
         put(self, "precision", precision)
 
@@ -99,7 +102,7 @@ class FrozenLayer:
         TypeError, ValueError, IndexError
             As for calling a layer; ValueError also if `out` does not fit, is read-only, or overlaps an input.
         """
-        return unroll.infer(self._stack, self._weights, x, state, lengths, mask, reset, past_end, out)
+        return unroll.infer(self._stack, self._weights, x, state, lengths, mask, reset, past_end, out, self._initial)
 
     def stream(self, batch_size: int = 1) -> Stream:
         """Process sequences one step at a time.
@@ -116,7 +119,7 @@ class FrozenLayer:
         Raises
         ------
         ValueError
-            The layer is bidirectional, or `batch_size` is less than 1.
+            The layer is bidirectional or runs backwards, or `batch_size` is less than 1.
         """
         return Stream(self, batch_size)
 
@@ -200,7 +203,17 @@ class FrozenLayer:
     def _config(self) -> tuple[Any, ...]:
         s = self._stack
         sizes = (s.input_size, s.hidden_size, s.num_layers)
-        return (s.owner, tuple(s.kind), s.dtype.name, *sizes, s.directions == 2, s.batch_first, s.merge)
+        return (
+            s.owner,
+            tuple(s.kind),
+            s.dtype.name,
+            *sizes,
+            s.directions == 2,
+            s.batch_first,
+            s.merge,
+            s.ways == (True,),
+            s.learned_state,
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _thaw, (PICKLE_VERSION, self._config(), self._description, dict(self.params), self.precision)
@@ -223,7 +236,8 @@ class Stream(_core.Stream):
     Attributes
     ----------
     state : ndarray or pair of ndarray
-        h, for LSTM (h, c), each (L, B, H). Reading gives copies; assigning copies, and None means zeros.
+        h, for LSTM (h, c), each (L, B, H). Reading gives copies; assigning copies, and None means the
+        initial state: zeros, or with ``learned_state`` the learned one.
 
     Notes
     -----
@@ -244,13 +258,15 @@ class Stream(_core.Stream):
 
     def __init__(self, frozen: FrozenLayer, batch_size: int = 1) -> None:
         owner = frozen._stack.owner
-        _validate.one_way(owner, frozen._stack.directions)
+        _validate.one_way(owner, frozen._stack.ways)
         batch_size = _validate.size(owner, "batch_size", batch_size)
         elements = frozen.num_layers * batch_size * frozen.hidden_size
         _validate.room(owner, "the state", elements * len(frozen._stack.parts), frozen.dtype)
         super().__init__(frozen._weights, batch_size)
         self._frozen = frozen
         self._batch_size = batch_size
+        if frozen._initial is not None:
+            self.reset()
 
     @property
     def batch_size(self) -> int:
@@ -279,7 +295,7 @@ class Stream(_core.Stream):
         return _validate.step_input(stack.owner, x, stack.dtype, stack.input_size, self._batch_size)
 
     def reset(self, rows: Any = None) -> None:
-        """Set the state to zero.
+        """Set the state to the initial one: zero, or with ``learned_state`` the learned one.
 
         Parameters
         ----------
@@ -295,7 +311,14 @@ class Stream(_core.Stream):
         """
         if rows is not None:
             rows = _validate.rows(self._frozen._stack.owner, rows, self._batch_size)
-        self.reset_rows(rows)
+        initial = self._frozen._initial
+        if initial is None:
+            self.reset_rows(rows)
+            return
+        state = self.get_state()
+        for part, learned in zip(state, initial, strict=True):
+            part[:, slice(None) if rows is None else rows] = learned[:, None]
+        self.set_state(state)
 
     def __repr__(self) -> str:
         return f"<stream of {self._frozen!r}, batch_size={self._batch_size}>"

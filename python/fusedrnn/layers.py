@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
-from numpy.typing import DTypeLike
+from numpy.typing import DTypeLike, NDArray
 
-from . import _validate, unroll
+from . import _core, _validate, unroll
 from ._validate import ActivationLike, ParameterSpec
 from .frozen import FrozenLayer
 from .kinds import Bias, CellKind, gru_kind, gru_options, lstm_kind, lstm_options, rnn_kind, rnn_options
-from .parameters import Parameterized, direction_specs
+from .parameters import Parameterized, direction_specs, pack
 from .tape import Tape
 from .unroll import Stack
+
+
+Array = NDArray[Any]
 
 
 def layer_specs(stack: Stack) -> tuple[ParameterSpec, ...]:
@@ -30,6 +33,16 @@ def layer_specs(stack: Stack) -> tuple[ParameterSpec, ...]:
     return tuple(specs)
 
 
+def learned_specs(stack: Stack) -> tuple[ParameterSpec, ...]:
+    """Initial states that are parameters; they come after all weights."""
+    if not stack.learned_state:
+        return ()
+    suffixes = [f"_l{k}{way}" for k in range(stack.num_layers) for way in ("", "_reverse")[: stack.directions]]
+    formulas = ["(hidden_size,)" if n == stack.hidden_size else "(proj_size,)" for n in stack.units]
+    parts = list(zip(stack.parts, stack.units, formulas, strict=True))
+    return tuple(ParameterSpec(f"{p}_0{suffix}", (n,), formula) for suffix in suffixes for p, n, formula in parts)
+
+
 class RecurrentLayer(Parameterized):
     """Base of `RNN`, `GRU` and `LSTM`: what is done with a sequence is the same for all of them."""
 
@@ -40,6 +53,8 @@ class RecurrentLayer(Parameterized):
     dropout: float
     bidirectional: bool
     merge: str | None
+    backwards: bool
+    learned_state: bool
 
     def _common(
         self,
@@ -77,9 +92,30 @@ class RecurrentLayer(Parameterized):
             self.bidirectional,
             self.batch_first,
             self.merge,
+            self.backwards,
+            self.learned_state,
         )
         self.__dict__["_stack"] = stack
-        return layer_specs(stack)
+        return layer_specs(stack) + learned_specs(stack)
+
+    def _in_time(self, backwards: object, learned_state: object, bidirectional: bool) -> dict[str, Any]:
+        """Check where a layer starts, and from what."""
+        owner = type(self).__name__
+        return {
+            "backwards": _validate.backwards(owner, backwards, bidirectional),
+            "learned_state": _validate.flag(owner, "learned_state", learned_state),
+        }
+
+    def _initialise(self) -> None:
+        super()._initialise()
+        for spec in learned_specs(self.__dict__["_stack"]):
+            self.params[spec.name][:] = 0
+
+    def _turned(self) -> Self:
+        """The same one-way layer, its parameters and rng included, running from the last step to the first."""
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__, _stack=self.__dict__["_stack"].turned())
+        return other
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "dropout":
@@ -107,7 +143,7 @@ class RecurrentLayer(Parameterized):
             (or tuple) of arrays a padded copy is made.
         state : array-like, pair of these, or None
             Initial state: h, for LSTM (h, c), each (L*D, B, H), unbatched (L*D, H), where D is 2 if bidirectional and 1
-            otherwise. None is all zeros.
+            otherwise. None is all zeros, or with ``learned_state`` the learned one.
         lengths : integers (B,) or None
             Valid steps of each row, 0 to T, in any order. None is T for all.
         mask : bool (B, T), also if not ``batch_first``; or None
@@ -127,8 +163,8 @@ class RecurrentLayer(Parameterized):
             Outputs of the last layer, (T, B, D*H) or (T, B, H) depending on ``merge``, in the layout of `x`. For a list
             a list of (T_i, ...) arrays; for ``merge=None`` a pair (forward, reverse).
         state : ndarray or pair of ndarray
-            State after each row's last valid step (of the reverse direction: after its first), shaped as the initial
-            one.
+            State after each row's last valid step (of the reverse direction, and with ``backwards``: after its first),
+            shaped as the initial one.
 
         Raises
         ------
@@ -151,7 +187,18 @@ class RecurrentLayer(Parameterized):
         >>> y.shape, h.shape, c.shape
         ((7, 2, 5), (2, 2, 5), (2, 2, 5))
         """
-        return unroll.infer(self.__dict__["_stack"], self._pack(False), x, state, lengths, mask, reset, past_end)
+        stack: Stack = self.__dict__["_stack"]
+        weights, learned = self._pack_split(False)
+        return unroll.infer(stack, weights, x, state, lengths, mask, reset, past_end, None, learned)
+
+    def _pack_split(self, training: bool) -> tuple[list[_core.Weights], tuple[Array, ...] | None]:
+        """Packed weights, and the learned initial state."""
+        stack: Stack = self.__dict__["_stack"]
+        arrays, learned = stack.split_learned(self._arrays())
+        return pack(stack.kind, arrays, training), learned
+
+    def _pack(self, training: bool) -> list[_core.Weights]:
+        return self._pack_split(training)[0]
 
     def forward(
         self,
@@ -192,10 +239,11 @@ class RecurrentLayer(Parameterized):
         ...     w -= 0.01 * grads.params[name]
         """
         stack: Stack = self.__dict__["_stack"]
+        weights, learned = self._pack_split(True)
         y, state_n, extent, records, tokens = unroll.train(
-            stack, self._pack(True), x, state, lengths, mask, reset, past_end, self.dropout, self.rng
+            stack, weights, x, state, lengths, mask, reset, past_end, self.dropout, self.rng, learned
         )
-        return y, state_n, Tape(stack, self.__dict__["_specs"], extent, records, tokens)
+        return y, state_n, Tape(stack, self.__dict__["_specs"], extent, records, tokens, state is None)
 
     def freeze(self, precision: str | None = None) -> FrozenLayer:
         """Pack the parameters once, for inference and streaming; later changes of the layer do not show.
@@ -242,6 +290,11 @@ class RNN(RecurrentLayer):
     merge : "concat", "sum", "mean", "mul" or None
         How the outputs of two directions join; None gives those of the last layer as a pair (and concatenates below
         it).
+    backwards : bool
+        Whether a one-way layer runs from the last step to the first; its outputs are aligned with its inputs.
+    learned_state : bool
+        Whether the initial state is a parameter, ``h_0_l0`` (and ``c_0_l0``) of shape (H,), used for every row where no
+        state is given; zero at first.
     dtype : float32 or float64
     activation : str, (str, float), (str, float, float) or None
         Any function instead of `nonlinearity`: a name, or with its parameters (name, alpha) or (name, alpha, beta).
@@ -288,6 +341,8 @@ class RNN(RecurrentLayer):
         ("merge", "concat"),
         ("activation", None),
         ("clip", None),
+        ("backwards", False),
+        ("learned_state", False),
         ("dtype", np.dtype(np.float32)),
     )
 
@@ -309,12 +364,15 @@ class RNN(RecurrentLayer):
         merge: str | None = "concat",
         activation: ActivationLike | None = None,
         clip: float | None = None,
+        backwards: bool = False,
+        learned_state: bool = False,
         dtype: DTypeLike = np.float32,
         rng: np.random.Generator | int | None = None,
     ) -> None:
         values = self._common(
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, merge, dtype, rng
         )
+        values |= self._in_time(backwards, learned_state, values["bidirectional"])
         values |= rnn_options(type(self).__name__, nonlinearity, activation, clip)
         self._configure(values)
         self._initialise()
@@ -334,7 +392,8 @@ class GRU(RecurrentLayer):
 
     Parameters
     ----------
-    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, merge, clip, dtype, rng
+    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, merge, clip, backwards,
+    learned_state, dtype, rng
         As for `RNN`.
     reset_after : bool
         Whether the reset gate acts after the product with W_hn, or before.
@@ -374,6 +433,8 @@ class GRU(RecurrentLayer):
         ("activation", None),
         ("recurrent_activation", "sigmoid"),
         ("clip", None),
+        ("backwards", False),
+        ("learned_state", False),
         ("dtype", np.dtype(np.float32)),
     )
 
@@ -399,12 +460,15 @@ class GRU(RecurrentLayer):
         activation: ActivationLike | None = None,
         recurrent_activation: ActivationLike = "sigmoid",
         clip: float | None = None,
+        backwards: bool = False,
+        learned_state: bool = False,
         dtype: DTypeLike = np.float32,
         rng: np.random.Generator | int | None = None,
     ) -> None:
         values = self._common(
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, merge, dtype, rng
         )
+        values |= self._in_time(backwards, learned_state, values["bidirectional"])
         values |= gru_options(type(self).__name__, reset_after, reset_gate, activation, recurrent_activation, clip)
         self._configure(values)
         self._initialise()
@@ -422,7 +486,8 @@ class LSTM(RecurrentLayer):
 
     Parameters
     ----------
-    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, merge, clip, dtype, rng
+    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, merge, clip, backwards,
+    learned_state, dtype, rng
         As for `RNN`.
     proj_size : int
         Not available yet: 0.
@@ -477,6 +542,8 @@ class LSTM(RecurrentLayer):
         ("output_activation", None),
         ("clip", None),
         ("cell_clip", None),
+        ("backwards", False),
+        ("learned_state", False),
         ("dtype", np.dtype(np.float32)),
     )
 
@@ -508,6 +575,8 @@ class LSTM(RecurrentLayer):
         output_activation: ActivationLike | None = None,
         clip: float | None = None,
         cell_clip: float | None = None,
+        backwards: bool = False,
+        learned_state: bool = False,
         dtype: DTypeLike = np.float32,
         rng: np.random.Generator | int | None = None,
     ) -> None:
@@ -515,6 +584,7 @@ class LSTM(RecurrentLayer):
         values = self._common(
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, merge, dtype, rng
         )
+        values |= self._in_time(backwards, learned_state, values["bidirectional"])
         _validate.not_yet(owner, "proj_size", proj_size, 0)
         values["proj_size"] = 0
         functions = (activation, recurrent_activation, output_activation)

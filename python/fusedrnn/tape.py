@@ -151,16 +151,23 @@ class Tape(KeptArrays):
     0
     """
 
-    __slots__ = ("_extent", "_specs", "_stack", "_tokens")
+    __slots__ = ("_extent", "_from_initial", "_specs", "_stack", "_tokens")
 
     def __init__(
-        self, stack: Stack, specs: tuple[ParameterSpec, ...], extent: Extent, records: list[Record], tokens: bool
+        self,
+        stack: Stack,
+        specs: tuple[ParameterSpec, ...],
+        extent: Extent,
+        records: list[Record],
+        tokens: bool,
+        from_initial: bool,
     ) -> None:
         super().__init__(stack.owner, records)
         self._stack = stack
         self._specs = specs
         self._extent = extent
         self._tokens = tokens
+        self._from_initial = from_initial  # no state was given
 
     def backward(self, dy: Any = None, dstate: Any = None, *, need_dx: bool = True) -> Grads:
         """Gradients of a scalar with respect to input, initial state and parameters, by backpropagation through time.
@@ -203,9 +210,12 @@ class Tape(KeptArrays):
         if required and all(d is None for d in dys) and all(d is None for d in dstate_n or ()):
             raise _validate.nothing_to_do(stack.owner)
         dx = unroll.new_sequence(stack, extent, stack.input_size) if need_dx and not self._tokens else None
-        dstate_0, dparams = unroll.backward(
-            stack, extent, records, dys, dstate_n, dx, [spec.shape for spec in self._specs]
-        )
+        rows = stack.num_layers * stack.directions
+        shapes = [spec.shape for spec in self._specs[: rows * stack.kind.each]]  # learned initial states follow
+        dstate_0, dparams = unroll.backward(stack, extent, records, dys, dstate_n, dx, shapes)
+        if stack.learned_state:
+            share = 1 if self._from_initial else 0
+            dparams += [part[i].sum(axis=0) * part.dtype.type(share) for i in range(rows) for part in dstate_0]
         return Grads(
             None if dx is None else unroll.to_caller(stack, extent, dx),
             unroll.state_to_caller(extent, dstate_0),

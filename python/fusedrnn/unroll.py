@@ -5,6 +5,7 @@ Inside, everything is time-major: x (T, B, I), y (T, B, H), states (B, H). Other
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
@@ -36,10 +37,13 @@ class Stack:
         "inner_width",
         "input_size",
         "kind",
+        "learned_state",
         "merge",
         "num_layers",
         "owner",
         "parts",
+        "units",
+        "ways",
         "width",
     )
 
@@ -54,6 +58,8 @@ class Stack:
         bidirectional: bool,
         batch_first: bool,
         merge: str | None,
+        backwards: bool = False,
+        learned_state: bool = False,
     ) -> None:
         self.owner = owner  # name of the class, for messages
         self.kind = kind
@@ -63,12 +69,29 @@ class Stack:
         self.hidden_size = hidden_size
         self.num_layers = num_layers
         self.directions = 2 if bidirectional else 1
+        self.ways = (False, True) if bidirectional else (backwards,)  # whether each direction runs from the last step
+        self.learned_state = learned_state
         self.batch_first = batch_first
         self.merge = merge
         # merge=None hands out the last layer's directions as a pair; between layers it means "concat".
         self.inner_merge = merge or "concat"
+        self.units = (hidden_size,) * len(self.parts)
         self.inner_width = self.directions * hidden_size if self.inner_merge == "concat" else hidden_size
         self.width = hidden_size if merge is None else self.inner_width
+
+    def turned(self) -> Stack:
+        """The same one-way layer, running from the last step to the first."""
+        other = copy.copy(self)
+        other.ways = (True,)
+        return other
+
+    def split_learned(self, arrays: list[Array]) -> tuple[list[Array], tuple[Array, ...] | None]:
+        """Parameters without the learned initial states, and these, (L*D, H) of each part, or None."""
+        if not self.learned_state:
+            return arrays, None
+        each = len(self.parts)
+        count = len(arrays) - self.num_layers * self.directions * each
+        return arrays[:count], tuple([np.stack(arrays[count + p :: each]) for p in range(each)])
 
     @property
     def width_formula(self) -> str:
@@ -244,6 +267,15 @@ def read_state(
     return parts
 
 
+def initial_state(
+    stack: Stack, extent: Extent, state: Any, learned: tuple[Array, ...] | None
+) -> tuple[Array | None, ...] | None:
+    """The state given, else the learned one for every row, else None for all zeros."""
+    if state is not None or learned is None:
+        return read_state(stack, extent, "state", state)
+    return tuple([np.broadcast_to(part[:, None], (len(part), extent.B, part.shape[1])) for part in learned])
+
+
 def state_to_caller(extent: Extent, parts: tuple[Array, ...]) -> Any:
     """h, or (h, c), in the caller's layout."""
     if extent.layout == "unbatched":
@@ -305,17 +337,18 @@ def infer(
     reset: Any = None,
     past_end: Any = "zero",
     out: Any = None,
+    learned: tuple[Array, ...] | None = None,
 ) -> tuple[Any, Any]:
     """Outputs and final state; keeps nothing."""
     if (  # the usual call; whatever else there is between x and y must not come here
-        stack.directions == 1
-        and state is lengths is mask is reset is out is None
+        stack.ways == (False,)
+        and state is lengths is mask is reset is out is learned is None
         and past_end == "zero"
         and (results := _core.infer(weights, x, stack.batch_first)) is not None
     ):
         return results
     inputs, extent, schedule = read_sequence(stack, x, lengths, mask, reset, past_end)
-    state_0 = None if state is None else read_state(stack, extent, "state", state)
+    state_0 = None if state is None and learned is None else initial_state(stack, extent, state, learned)
     if out is None:
         outputs = _new_outputs(stack, extent)
         state_n, _ = _forward(stack, weights, inputs, extent, schedule, state_0, outputs, None, 0.0)
@@ -340,10 +373,11 @@ def train(
     past_end: Any,
     dropout: float,
     rng: np.random.Generator,
+    learned: tuple[Array, ...] | None = None,
 ) -> tuple[Any, Any, Extent, list[Record], bool]:
     """Outputs, final state, and what backward needs; at last, whether `x` was tokens."""
     inputs, extent, schedule = read_sequence(stack, x, lengths, mask, reset, past_end)
-    state_0 = read_state(stack, extent, "state", state)
+    state_0 = initial_state(stack, extent, state, learned)
     outputs = _new_outputs(stack, extent)
     state_n, records = _forward(stack, weights, inputs, extent, schedule, state_0, outputs, rng, dropout)
     y = _outputs_to_caller(stack, extent, outputs)
@@ -386,8 +420,8 @@ def _forward(
         if D == 1:
             i = layer - 1
             s, s_n = _rows(state_0, i), _rows(state_n, i)
-            tapes = [_core.forward(weights[i], x, s, ys[0], s_n, schedule, False, training)]  # type: ignore[arg-type]
-            _hold(extent, ys if layer == L else ())
+            tapes = [_core.forward(weights[i], x, s, ys[0], s_n, schedule, stack.ways[0], training)]  # type: ignore[arg-type]
+            _hold(stack, extent, ys if layer == L else ())
         else:
             merge = stack.merge if layer == L else stack.inner_merge
             buffers = _direction_buffers(merge, ys, T, B, H, training)
@@ -395,7 +429,7 @@ def _forward(
             both = weights[i], weights[j]
             befores, afters = (_rows(state_0, i), _rows(state_0, j)), (_rows(state_n, i), _rows(state_n, j))
             tapes = _core.forward_both(both, x, befores, buffers, afters, schedule, training)  # type: ignore[arg-type]
-            _hold(extent, buffers if layer == L else ())
+            _hold(stack, extent, buffers if layer == L else ())
             factors = _join(merge, ys, buffers, training)
         x = ys[0]
         if rng is not None:
@@ -414,19 +448,19 @@ def _rows(state: tuple[Array | None, ...] | None, i: int) -> tuple[Array | None,
     return None if state is None else tuple([None if part is None else part[i] for part in state])
 
 
-def _hold(extent: Extent, ys: tuple[Array, ...]) -> None:
+def _hold(stack: Stack, extent: Extent, ys: tuple[Array, ...]) -> None:
     """With past_end="hold" fill the skipped steps of the last layer's directions; nobody reads those of lower ones."""
     if extent.held is not None:
-        for y, reverse in zip(ys, (False, True), strict=False):
+        for y, reverse in zip(ys, stack.ways, strict=False):
             extent.held.hold(y, reverse)
 
 
-def _sum_held(extent: Extent, dys: tuple[Array | None, ...]) -> tuple[Array | None, ...]:
+def _sum_held(stack: Stack, extent: Extent, dys: tuple[Array | None, ...]) -> tuple[Array | None, ...]:
     """Gradients of the last layer's directions, those of held outputs added to the steps they are from."""
     if extent.held is None:
         return dys
-    ways = zip(dys, (False, True), strict=False)
-    return tuple(None if dy is None else extent.held.sum_held(dy, reverse) for dy, reverse in ways)
+    ways = zip(dys, stack.ways, strict=True)
+    return tuple([None if dy is None else extent.held.sum_held(dy, reverse) for dy, reverse in ways])
 
 
 def _direction_buffers(
@@ -495,12 +529,12 @@ def backward(
         before = [tuple([part[i] for part in dstate_0]) for i in rows]
         params = [stack.kind.placed(dparams[i * each : (i + 1) * each]) for i in rows]
         if D == 1:
-            (d,) = _sum_held(extent, dys) if layer == L - 1 else dys
+            (d,) = _sum_held(stack, extent, dys) if layer == L - 1 else dys
             _core.backward(record.tapes[0], d, after[0], d_inputs, False, before[0], params[0])
         else:
             d_both = _split(merge, dys, record.factors, H)
             if layer == L - 1:
-                d_both = _sum_held(extent, d_both)  # type: ignore[assignment]
+                d_both = _sum_held(stack, extent, d_both)  # type: ignore[assignment]
             _core.backward_both(record.tapes, d_both, tuple(after), d_inputs, tuple(before), tuple(params))  # type: ignore[arg-type]
         if layer > 0:
             assert d_inputs is not None
