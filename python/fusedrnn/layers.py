@@ -15,7 +15,6 @@ from .parameters import Parameterized, direction_specs, pack
 from .tape import Tape
 from .unroll import Stack
 
-
 Array = NDArray[Any]
 
 
