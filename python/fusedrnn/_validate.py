@@ -798,6 +798,11 @@ def no_mapping(owner: str, params: object) -> TypeError:
     return TypeError(f"{owner}: params is {kind(params)}; expected a mapping of names to arrays, or None")
 
 
+def no_dlpack(owner: str, like: object) -> TypeError:
+    """An array of a library that cannot take arrays over."""
+    return TypeError(f"{owner}: like is {kind(like)}, whose library has no from_dlpack; expected one that has")
+
+
 def sequence_axes(owner: str, name: str, shape: tuple[int, ...]) -> ValueError:
     """An element of a list of sequences that is no sequence."""
     return ValueError(f"{owner}: {name} has shape {shape}; expected (T_i, input_size), or (T_i,) for scalars")

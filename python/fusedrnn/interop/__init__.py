@@ -6,7 +6,8 @@ Weights: ``from_torch``, ``to_torch``, ``from_keras``, ``to_keras``, ``from_onnx
 docs/conventions.md has them in one table.
 
 Gradients: ``fusedrnn.interop.autograd``, ``fusedrnn.interop.jax``, ``fusedrnn.interop.thinc`` and
-``fusedrnn.interop.torch``; estimators: ``fusedrnn.interop.sklearn``.
+``fusedrnn.interop.torch``; estimators: ``fusedrnn.interop.sklearn``;
+results as arrays of any library: ``fusedrnn.interop.arrays``.
 """
 
 from __future__ import annotations
