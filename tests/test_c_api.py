@@ -332,6 +332,24 @@ def test_streams_give_python_s_bits(isa, cell, dtype, rng):
     API.stream_free(stream)
 
 
+@DTYPES
+def test_options_of_python_s_layers_come_along(dtype, rng):
+    layer = fusedrnn.LSTM(6, 19, peephole="ifo", clip=2.0, activation="softsign", dtype=dtype, rng=rng)
+    frozen = layer.freeze()
+    (capsule,) = frozen.c_weights()
+    weights = capsule_pointer(capsule, b"fusedrnn_weights")
+    x = rng.standard_normal((7, 3, 6)).astype(dtype)
+    expected, (h_n, c_n) = frozen(x)
+    y, h, c = np.empty((7, 3, 19), dtype), np.empty((3, 19), dtype), np.empty((3, 19), dtype)
+    done(API.forward(weights, ct.byref(Forward(T=7, B=3, x=x, y=y, h_n=h, c_n=c)), None))
+    assert_same_bits((y, h, c), (expected, h_n[0], c_n[0]), "forward")
+    stream = made(API.stream_new, (Pointer * 1)(weights), 1, 3)
+    for t in range(7):
+        done(API.stream_step(stream, x[t].ctypes.data, h.ctypes.data))
+        assert_same_bits(h, expected[t], "step")
+    API.stream_free(stream)
+
+
 @EACH_CELL
 def test_info_tells_what_weights_are(isa, cell, rng):
     problem = make_problem(rng, cell, "float64", T=1, B=1, I=3, H=5)
