@@ -51,7 +51,7 @@ def staff_positions(notes: str) -> list[tuple[float, float, int]]:
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse_options(
-        __doc__, arguments, {"steps": 60, "hidden": 64}, steps=600, hidden=192, temperature=0.6, metre="6/8", key="G"
+        __doc__, arguments, {"steps": 120, "hidden": 64}, steps=600, hidden=192, temperature=0.6, metre="6/8", key="G"
     )
     rng, H = np.random.default_rng(options.seed), options.hidden
     tunes = read_tunes()
