@@ -858,6 +858,16 @@ def tensor_dtype(owner: str, name: str, dtype: object, expected: str) -> TypeErr
     return TypeError(f"{owner}: {name} has dtype {dtype}; expected {expected}")
 
 
+def no_parameter(owner: str, name: str) -> ValueError:
+    """A parameter that belongs to no member of a group."""
+    return ValueError(f"{owner}: params has {name!r}, which is no parameter of this object")
+
+
+def no_single_layer(owner: str, layer: object) -> TypeError:
+    """A bridge that takes no cells and no groups of layers."""
+    return TypeError(f"{owner}: layer is {kind(layer)}; expected an RNN, GRU or LSTM")
+
+
 def twice(owner: str) -> NotImplementedError:
     """A second derivative: the kernels know the first."""
     return NotImplementedError(f"{owner}: differentiated twice; expected once")

@@ -7,7 +7,7 @@ its members, which are called as anybody would call them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, MutableMapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,6 +83,19 @@ class LayerGroup:
 
     def _configure(self, members: dict[str, Any], **values: Any) -> None:
         self.__dict__.update(values, _members=members)
+
+    def _with_params(self, params: dict[str, Array]) -> Self:
+        """The same group with other parameters; see `Parameterized._with_params`."""
+        own: dict[str, dict[str, Array]] = {prefix: {} for prefix in self._members}
+        for name, array in params.items():
+            prefix, _, rest = name.partition(".")
+            if prefix not in own:
+                raise _validate.no_parameter(type(self).__name__, name)
+            own[prefix][rest] = array
+        other = object.__new__(type(self))
+        members = {prefix: member._with_params(own[prefix]) for prefix, member in self._members.items()}
+        other.__dict__.update(self.__dict__, _members=members)
+        return other
 
     @property
     def params(self) -> GroupParams:

@@ -156,6 +156,20 @@ def test_cells(name, rng):
     check_grads(loss, modes=["rev"], order=1)(cell.params, x, state if name == "LSTM" else state[0])
 
 
+def test_stacks(rng):
+    stack = fusedrnn.Stack([fusedrnn.LSTM(I, H, dtype="float64"), fusedrnn.GRU(H, 3, dtype="float64")])
+    x = rng.standard_normal((T, B, I))
+
+    def loss(params, x):
+        y, state = apply(stack, params, x)
+        y, ((h, c), g) = apply(stack, params, x, state)
+        return total(y, h, c, g)
+
+    check_grads(loss, modes=["rev"], order=1)(dict(stack.params), x)
+    with pytest.raises(ValueError, match="Stack: params has 'w', which is no parameter of this object"):
+        apply(stack, {"w": x}, x)
+
+
 def test_lists_of_sequences(rng):
     layer, _, _ = problem(rng, "GRU", bidirectional=True)
     xs = [rng.standard_normal((n, I)) for n in (3, 1, 5)]

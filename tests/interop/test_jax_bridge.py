@@ -157,6 +157,8 @@ def test_one_number_for_one_configuration(rng):
 
 def test_errors(rng):
     layer, x, _ = problem(rng, "GRU")
+    with pytest.raises(TypeError, match="apply: layer is a GRUCell; expected an RNN, GRU or LSTM"):
+        apply(fusedrnn.GRUCell(2, 3), None, x)
     with pytest.raises(TypeError, match="GRU: params is a list; expected a mapping"):
         apply(layer, [1], x)
     with pytest.raises(ValueError, match="GRU: x has shape"):

@@ -116,13 +116,20 @@ def _take_apart(value: Any, leaves: list[Any]) -> Rebuild:
     """Append the arrays in `value` to `leaves`: one array, None, or a nested tuple or list of arrays."""
     if value is None:
         return lambda rest: None
-    several = isinstance(value, (tuple, list)) and (any(map(isbox, value)) or _validate.is_list(value))
+    several = isinstance(value, (tuple, list)) and _holds_arrays(value)
     if several or isinstance(value, SequenceBox):
         kind = type(value) if several else type(value._value)
         parts = [_take_apart(value[i], leaves) for i in range(len(value))]
         return lambda rest: kind(part(rest) for part in parts)
     leaves.append(value)
     return next
+
+
+def _holds_arrays(value: Any) -> bool:
+    """Whether a tuple or list has arrays somewhere inside, or nothing; else it is one array in Python's numbers."""
+    return _validate.is_list(value) or any(
+        isbox(item) or (isinstance(item, (tuple, list)) and _holds_arrays(item)) for item in value
+    )
 
 
 class _Call:

@@ -31,6 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import _validate
+from ..layers import RecurrentLayer
 from . import _xla_ffi
 
 __all__ = ["apply"]
@@ -77,6 +78,8 @@ def apply(layer: Any, params: Any, x: Any, state: Any = None, *, lengths: Any = 
     for backward; where it is gone (`MOST_TAPES`), or wanted twice, backward runs forward again, with the same bits.
     """
     owner = type(layer).__name__
+    if not isinstance(layer, RecurrentLayer):
+        raise _validate.no_single_layer("fusedrnn.interop.jax.apply", layer)
     if params is None:
         params = layer.params
     elif not isinstance(params, collections.abc.Mapping):
