@@ -371,3 +371,16 @@ def test_a_list_is_a_ragged_batch(cell, isa, dtype, rng):
     assert_same_bits(state_list, state, "state")
     assert_same_bits(grads_list.x, [grads.x[c] for c in cut], "dx")
     assert_same_bits(grads_list.params, grads.params, "parameters")
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+def test_a_large_stream_is_split_over_threads(cell):
+    """Weights beyond a core's cache: several threads take a step, and give the bits of one."""
+    layer = {"lstm": fusedrnn.LSTM, "gru": fusedrnn.GRU, "rnn": fusedrnn.RNN}[cell](520, 1030, num_layers=2, rng=0)
+    x = np.random.default_rng(1).standard_normal((4, 1, 520)).astype(np.float32)
+    with fusedrnn.threads(1):
+        expected, _ = layer(x)
+    for threads in (1, 2, 3, 16):
+        with fusedrnn.threads(threads):
+            stream = layer.freeze().stream()
+            assert np.array_equal(np.stack([stream.step(row) for row in x]), expected), threads

@@ -577,28 +577,46 @@ StepRunner<T>::StepRunner(std::vector<std::shared_ptr<const Weights<T>>> layers,
     f.operand = place(operand);
     f.y_T = f.rows.T;
     flops_ += 2.0 * static_cast<double>(kernel.gates * B * weights->H * (weights->H + weights->I));
+    weight_bytes_ += static_cast<double>(kernel.gates * weights->H * (weights->H + weights->I)) * sizeof(T);
     layers_.push_back(std::move(layer));
   }
 }
 
+// While one core's cache holds the weights, a second thread costs more than it brings. Beyond it, each thread keeps its
+// share of the weights in its own cache; a share has to be worth waking a thread for.
+template <class T>
+Index StepRunner<T>::threads() const {
+  if (weight_bytes_ <= kCoreCache) return 1;
+  const Workload load{flops_, weight_bytes_, 1, 1, B_, table_of<T>(*layers_.front().weights->kernels).lanes};
+  return std::max<Index>(1, std::min<Index>(num_threads(), static_cast<Index>(seconds_of(load) / kRegion)));
+}
+
 template <class T>
 void StepRunner<T>::step(const T* x, const std::int64_t* tokens, T* y) {
-  Team team;
-  int never = 0;
-  team.stop = &never;
   Index stride = layers_.front().weights->I;
   for (std::size_t l = 0; l < layers_.size(); ++l) {
     Layer& layer = layers_[l];
     Forward<T>& f = layer.forward;
-    f.x = {reinterpret_cast<char*>(const_cast<T*>(x)), 0, stride * static_cast<Index>(sizeof(T)), sizeof(T)};
+    const Index item = sizeof(T);
+    f.x = {reinterpret_cast<char*>(const_cast<T*>(x)), 0, stride * item, item};
     f.tokens = l == 0 ? tokens : nullptr;
-    if (l + 1 == layers_.size())
-      f.y = {reinterpret_cast<char*>(y), 0, layer.weights->H * static_cast<Index>(sizeof(T)), sizeof(T)};
-    Member member{&team, 0};
-    layer.weights->kernel().forward(f, member);
-    f.slot ^= 1;
-    x = state(l, 0), stride = layer.weights->padded();
+    if (l + 1 == layers_.size()) f.y = {reinterpret_cast<char*>(y), 0, layer.weights->H * item, item};
+    stride = layer.weights->padded();
+    x = f.states[0] + (f.slot ^ 1) * B_ * stride;  // what this layer is about to write
   }
+  const auto run = [this](Member& m) {
+    for (const Layer& layer : layers_) layer.weights->kernel().forward(layer.forward, m);
+  };
+  if (const Index size = threads(); size > 1) {
+    run_teams({{{size, 1}, run}}, nullptr, nullptr);
+  } else {
+    Team team;
+    int never = 0;
+    team.stop = &never;
+    Member member{&team, 0};
+    run(member);
+  }
+  for (Layer& layer : layers_) layer.forward.slot ^= 1;
 }
 
 template <class T>

@@ -194,7 +194,8 @@ void run_forward(std::vector<ForwardCall<T>>& calls, Interrupt interrupt);
 template <class T>
 void run_backward(std::vector<BackwardCall<T>>& calls, Interrupt interrupt);
 
-// Stacked one-way layers, one step at a time, on the calling thread. Owns the states; a step allocates nothing.
+// Stacked one-way layers, one step at a time: on the calling thread, which then allocates nothing, or, when the weights
+// exceed a core's cache, on several. Owns the states.
 template <class T>
 class StepRunner {
  public:
@@ -226,9 +227,11 @@ class StepRunner {
   };
   T* state(std::size_t layer, int which) const;  // (B, padded)
 
+  Index threads() const;
+
   Index B_;
   std::vector<Layer> layers_;
-  double flops_ = 0;
+  double flops_ = 0, weight_bytes_ = 0;
 };
 
 }  // namespace fusedrnn
