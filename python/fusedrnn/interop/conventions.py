@@ -106,8 +106,7 @@ def build(owner: str, kind: str, stack: Sequence[Sequence[Direction]], **options
     if biases == {(False, False)}:
         options["bias"] = False
     elif biases == {(True, False)}:
-        # A second bias of zeros adds nothing, exactly.
-        stack = [[d._replace(b_hh=np.zeros_like(d.b_ih)) for d in directions] for directions in stack]
+        options["bias"] = "single"
     if first.W_hr is not None:
         options["proj_size"] = int(first.W_hr.shape[0])
     if first.h_0 is not None:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import DTypeLike
 
+from .._validate import full_activation
 from . import _messages
 from .conventions import GATES, Array, Direction, as_weights, build, directions_of, gates_of, refuse_others, reorder
 
@@ -165,12 +166,12 @@ def state_activation(kind: str, name: Any) -> dict[str, Any]:
 def of_layers(owner: str, sources: Sequence[Any]) -> tuple[list[list[Direction]], dict[str, Any]]:
     """Layers one above the other, which must be alike to be one layer of ours."""
     parts = [of_layer(owner, source) for source in sources]
-    options = parts[0][1]
-    inner = "concat" if len(parts) > 1 and options.get("merge") is not None else options.get("merge")
-    for k, (_, other) in enumerate(parts):
-        merge = inner if k + 1 < len(parts) else other.get("merge")
-        if {**other, "merge": None} != {**options, "merge": None} or other.get("merge") != merge:
-            raise ValueError(_messages.attribute(owner, f"layer {k}", other, f"the options of layer 0, {options}"))
+    options = parts[-1][1]
+    # A pair, unmerged, can only come out of the last one; it is concatenated below.
+    below = options | {"merge": options["merge"] or "concat"} if "merge" in options else options
+    for k, (_, other) in enumerate(parts[:-1]):
+        if other != below:
+            raise ValueError(_messages.attribute(owner, f"layer {k}", other, f"{below}, as the last layer has it"))
     return [stack[0] for stack, _ in parts], parts[-1][1]
 
 
@@ -327,7 +328,7 @@ def to_keras(layer: Any, *, return_state: bool = False) -> keras.layers.Layer:
     for k, directions in enumerate(stack):
         part = cls(layer.hidden_size, **options)
         if layer.bidirectional:
-            merge = layer.merge if k + 1 == len(stack) else "concat"
+            merge = layer.merge if k + 1 == len(stack) else layer.merge or "concat"
             mode = next(theirs for theirs, ours in MERGES.items() if ours == merge)
             part = keras.layers.Bidirectional(part, merge_mode=mode)
         part.build((None, None, directions[0].W_ih.shape[1]))
@@ -344,7 +345,7 @@ def to_keras(layer: Any, *, return_state: bool = False) -> keras.layers.Layer:
 def activation_to(owner: str, name: str, value: Any) -> str:
     """Keras' name of an activation."""
     for theirs, ours in ACTIVATIONS.items():
-        if value == ours or (isinstance(ours, tuple) and tuple(np.atleast_1d(value)) == (ours[0],)):
+        if full_activation(value) == full_activation(ours):
             return theirs
     raise ValueError(_messages.attribute(owner, name, value, f"one of {_messages.listed(ACTIVATIONS.values())}"))
 

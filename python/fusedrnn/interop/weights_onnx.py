@@ -362,7 +362,8 @@ def weights_of(
     stack = []
     for d in range(D):
         biases = [] if B is None else [reorder(part, theirs, ours) for part in np.split(B[d], 2)]
-        peephole = None if P is None else reorder(P[d].reshape(3, H), ONNX_PEEPHOLES, "ifo")
+        seen = "io" if "coupled" in options else "ifo"  # coupled, f = 1 - i has no peephole
+        peephole = None if P is None else reorder(P[d].reshape(3, H), ONNX_PEEPHOLES, seen)
         b_ih, b_hh = biases or (None, None)
         stack.append(Direction(reorder(W[d], theirs, ours), reorder(R[d], theirs, ours), b_ih, b_hh, peephole))
     return stack, options

@@ -117,7 +117,7 @@ class Graph:
 
     def tensor(self, name: str, value: Any) -> str:
         """A constant."""
-        self.tensors[name] = np.ascontiguousarray(value)
+        self.tensors[name] = np.asarray(value, order="C")
         return name
 
     def integers(self, *values: int) -> str:
@@ -146,7 +146,7 @@ class Graph:
             for part, output in zip(parts, outputs[1:], strict=True):
                 final[part].append(output)
             last = k + 1 == layer.num_layers
-            ys = self.merged(f"Y_{k}", layer.merge if last else "concat", k)
+            ys = self.merged(f"Y_{k}", layer.merge if last else layer.merge or "concat", k)
             x = ys[0]
         results = []
         width = H * self.D if layer.merge == "concat" else H
@@ -186,7 +186,9 @@ class Graph:
             names.append(self.initial(k, part, [getattr(d, field) for d in directions], x))
         if directions[0].peephole is not None:
             names += [""] * (len(parts) == 1)
-            P = [reorder(d.peephole, "ifo", ONNX_PEEPHOLES).reshape(-1) for d in directions if d.peephole is not None]
+            seen = "io" if getattr(self.layer, "coupled", False) else "ifo"
+            rows = [d.peephole for d in directions if d.peephole is not None]
+            P = [with_all_gates(row, seen, ONNX_PEEPHOLES).reshape(-1) for row in rows]
             names.append(self.tensor(f"P_{k}", P))
         while not names[-1]:
             names.pop()
