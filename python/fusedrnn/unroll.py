@@ -427,8 +427,8 @@ def _forward(
             buffers = _direction_buffers(merge, ys, T, B, H, training)
             i, j = 2 * layer - 2, 2 * layer - 1
             both = weights[i], weights[j]
-            befores, afters = (_rows(state_0, i), _rows(state_0, j)), (_rows(state_n, i), _rows(state_n, j))
-            tapes = _core.forward_both(both, x, befores, buffers, afters, schedule, training)  # type: ignore[arg-type]
+            starts, ends = (_rows(state_0, i), _rows(state_0, j)), (_rows(state_n, i), _rows(state_n, j))
+            tapes = _core.forward_both(both, x, starts, buffers, ends, schedule, training)  # type: ignore[arg-type]
             _hold(stack, extent, buffers if layer == L else ())
             factors = _join(merge, ys, buffers, training)
         x = ys[0]
