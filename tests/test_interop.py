@@ -223,8 +223,9 @@ def test_madmom_layers_of_two_directions(rng):
     close(layer(x[0])[0], expected, "BidirectionalLayer")
 
 
-def test_madmom_lstm(rng):
-    layer, step = madmom_lstm(rng, False)
+@pytest.mark.parametrize("peephole", [False, True], ids=["plain", "peepholes"])
+def test_madmom_lstm(peephole, rng):
+    layer, step = madmom_lstm(rng, peephole)
     x = normal(rng, 1, T, I)
     close(interop.from_madmom(layer)(x[0])[0], loop(step, x, 2)[0], "LSTMLayer")
 
