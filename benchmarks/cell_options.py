@@ -29,6 +29,9 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
         {"activation": "softsign"},
         {"activation": "softplus"},
         {"activation": ("elu", 1.0)},
+        {"recurrent_dropout": 0.25},
+        {"weight_dropout": 0.25},
+        {"zoneout": 0.1},
     ],
     "GRU": [
         {},
@@ -41,6 +44,10 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
         {"reset_gate": False, "activation": "softsign"},
         {"reset_after": False},
         {"reset_after": False, "recurrent_activation": "hard_sigmoid", "clip": 50.0},
+        {"recurrent_dropout": 0.25},
+        {"weight_dropout": 0.25},
+        {"zoneout": 0.1},
+        {"reset_after": False, "recurrent_dropout": 0.25},
     ],
     "LSTM": [
         {},
@@ -53,6 +60,11 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
         {"clip": 50.0},
         {"recurrent_activation": "hard_sigmoid"},
         {"activation": "softsign"},
+        {"recurrent_dropout": 0.25},
+        {"weight_dropout": 0.25},
+        {"zoneout": 0.1},
+        {"recurrent_dropout": 0.25, "zoneout": (0.5, 0.05)},
+        {"proj_size": 128},
         {
             "activation": "softplus",
             "recurrent_activation": "softsign",
@@ -77,11 +89,11 @@ def measure(family: str, sizes: tuple[int, int, int, int], rounds: int) -> list[
     T, B, I, H = sizes
     rng = np.random.default_rng(0)
     x, dy = (rng.standard_normal((T, B, n)).astype(np.float32) for n in (I, H))
-    layers = [getattr(fusedrnn, family)(I, H, rng=0, **options) for options in OPTIONS[family]]
+    layers: list[Any] = [getattr(fusedrnn, family)(I, H, rng=0, **options) for options in OPTIONS[family]]
     times: list[list[float]] = [[] for _ in layers]
     for _ in range(rounds + 1):
         for layer, seconds in zip(layers, times, strict=True):
-            seconds.append(step(layer, x, dy))
+            seconds.append(step(layer, x, dy[..., : getattr(layer, "proj_size", 0) or H]))
     plain = times[0][1:]
     rows = []
     for options, seconds in zip(OPTIONS[family], times, strict=True):

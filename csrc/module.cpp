@@ -143,18 +143,29 @@ static T* unit_rows(const py::object& o, Index most, Index H, Index* rows, bool 
 template <class T>
 static std::shared_ptr<WeightsBase> make_weights(CellId cell, const py::array& W_ih, const py::array& W_hh,
                                                  const py::object& b_ih, const py::object& b_hh, bool training,
-                                                 const py::object& units, const CellOptions& options) {
+                                                 const py::object& units, const CellOptions& options,
+                                                 const py::object& W_hr, const py::tuple& zoneout) {
   require(W_ih.ndim() == 2 && W_hh.ndim() == 2, "Weights: W_ih and W_hh have two axes");
   const CellKernels<T>& kernel = table_of<T>(current_kernels()).cells[cell];
   const Index G = kernel.gates;
-  const Index H = W_hh.shape(1), I = W_ih.shape(1),
+  Index H = W_hh.shape(1);
+  Structure structure;
+  if (!W_hr.is_none()) {
+    const auto projection = py::cast<py::array>(W_hr);
+    require(projection.ndim() == 2, "Weights: W_hr has two axes");
+    structure.R = H, H = projection.shape(1);
+  }
+  const Index I = W_ih.shape(1), R = W_hh.shape(1),
               rows = static_cast<Index>(product(static_cast<std::size_t>(G), static_cast<std::size_t>(H)));
-  require(H >= 1 && I >= 1, "Weights: empty");
-  RawWeights<T> raw{matrix<T>(W_ih, rows, I, nullptr, false, "W_ih"), matrix<T>(W_hh, rows, H, nullptr, false, "W_hh"),
+  require(H >= 1 && I >= 1 && R >= 1, "Weights: empty");
+  RawWeights<T> raw{matrix<T>(W_ih, rows, I, nullptr, false, "W_ih"), matrix<T>(W_hh, rows, R, nullptr, false, "W_hh"),
                     vector<T>(b_ih, rows, false, "b_ih"), vector<T>(b_hh, rows, false, "b_hh")};
   raw.units = unit_rows<T>(units, kernel.unit_parameters, H, &raw.unit_rows, false, "unit_parameters");
+  if (structure.R) raw.W_hr = matrix<T>(py::cast<py::array>(W_hr), R, H, nullptr, false, "W_hr");
+  require(zoneout.size() == kMaxStates, "Weights: zoneout is a pair");
+  for (std::size_t s = 0; s < kMaxStates; ++s) structure.zoneout[s] = py::cast<double>(zoneout[s]);
   return without_gil([&](Interrupt interrupt) -> std::shared_ptr<WeightsBase> {
-    return std::make_shared<Weights<T>>(cell, options, I, H, raw, training, interrupt);
+    return std::make_shared<Weights<T>>(cell, options, I, H, raw, training, structure, interrupt);
   });
 }
 
@@ -170,6 +181,7 @@ struct ForwardArguments {
   py::array y;
   py::tuple state_n;
   bool reverse;
+  py::object masks;
 };
 struct BackwardArguments {
   const TapeBase& tape;
@@ -181,7 +193,7 @@ template <class T>
 static ForwardCall<T> prepare(const ForwardArguments& given, const py::array& x, const SchedulePointer& schedule,
                               bool training) {
   const auto weights = std::static_pointer_cast<const Weights<T>>(given.weights);
-  const Index steps = schedule->T(), B = schedule->B(), I = weights->I, H = weights->H;
+  const Index steps = schedule->T(), B = schedule->B(), I = weights->I;
   const std::size_t states = static_cast<std::size_t>(weights->kernel().states);
   require(!training || weights->training, "forward: these weights were not packed for training");
   const bool zeros = given.state.is_none();
@@ -199,12 +211,24 @@ static ForwardCall<T> prepare(const ForwardArguments& given, const py::array& x,
     arrays.x = strided<T>(x, steps, B, I, false, "x");
     arrays.x_direct = is_aligned<T>(x) && (I == 1 || arrays.x.feature == static_cast<Index>(sizeof(T)));
   }
-  arrays.y = rows_of<T>(given.y, steps, B, H, true, "y");
+  arrays.y = rows_of<T>(given.y, steps, B, weights->R, true, "y");
   for (std::size_t s = 0; s < states; ++s) {
+    const Index units = weights->units(static_cast<int>(s));
     if (!zeros)
-      arrays.state[s] = matrix<T>(py::cast<py::array>(state[s]), B, H, &arrays.state_stride[s], false, "state");
+      arrays.state[s] = matrix<T>(py::cast<py::array>(state[s]), B, units, &arrays.state_stride[s], false, "state");
     arrays.state_n[s] =
-        matrix<T>(py::cast<py::array>(given.state_n[s]), B, H, &arrays.state_n_stride[s], true, "state_n");
+        matrix<T>(py::cast<py::array>(given.state_n[s]), B, units, &arrays.state_n_stride[s], true, "state_n");
+  }
+  if (!given.masks.is_none()) {
+    const auto masks = py::cast<py::tuple>(given.masks);
+    require(training && masks.size() == 1 + kMaxStates, "forward: masks are for training: (recurrent, h, c)");
+    if (!masks[0].is_none())
+      arrays.recurrent_mask = matrix<T>(py::cast<py::array>(masks[0]), B, weights->R, &arrays.recurrent_mask_stride,
+                                        false, "recurrent mask");
+    for (std::size_t s = 0; s < states; ++s)
+      if (!masks[s + 1].is_none())
+        arrays.kept[s] = rows_of<bool>(py::cast<py::array>(masks[s + 1]), steps, B, weights->units(static_cast<int>(s)),
+                                       false, "zoneout mask");
   }
   return ForwardCall<T>(weights, schedule, arrays, given.reverse, training);
 }
@@ -214,30 +238,35 @@ static BackwardCall<T> prepare(const BackwardArguments& given, const py::object&
   const auto* tape = dynamic_cast<const Tape<T>*>(&given.tape);
   require(tape, "backward: tapes of different dtypes");
   const Weights<T>& weights = *tape->weights;
-  const Index steps = tape->schedule->T(), B = tape->schedule->B(), I = weights.I, H = weights.H;
+  const Index steps = tape->schedule->T(), B = tape->schedule->B(), I = weights.I, H = weights.H, R = weights.R;
   const Index rows = weights.kernel().gates * H;
   const std::size_t states = static_cast<std::size_t>(weights.kernel().states);
   require(given.dstate_n.size() == states && given.dstate.size() == states, "backward: wrong number of states");
-  require(given.dparams.size() == 5, "backward: dparams are dW_ih, dW_hh, db_ih, db_hh, dunit_parameters");
+  require(given.dparams.size() == 6, "backward: dparams are dW_ih, dW_hh, db_ih, db_hh, dunit_parameters, dW_hr");
   BackwardArrays<T> arrays;
   arrays.accumulate = accumulate;
-  if (!given.dy.is_none()) arrays.dy = rows_of<T>(py::cast<py::array>(given.dy), steps, B, H, false, "dy");
+  if (!given.dy.is_none()) arrays.dy = rows_of<T>(py::cast<py::array>(given.dy), steps, B, R, false, "dy");
   if (!dx.is_none()) {
     require(!tape->tokens, "backward: tokens have no gradient");
     arrays.dx = rows_of<T>(py::cast<py::array>(dx), steps, B, I, true, "dx");
   }
   for (std::size_t s = 0; s < states; ++s) {
+    const Index units = weights.units(static_cast<int>(s));
     if (!given.dstate_n[s].is_none())
       arrays.dstate_n[s] =
-          matrix<T>(py::cast<py::array>(given.dstate_n[s]), B, H, &arrays.dstate_n_stride[s], false, "dstate_n");
-    arrays.dstate[s] = matrix<T>(py::cast<py::array>(given.dstate[s]), B, H, &arrays.dstate_stride[s], true, "dstate");
+          matrix<T>(py::cast<py::array>(given.dstate_n[s]), B, units, &arrays.dstate_n_stride[s], false, "dstate_n");
+    arrays.dstate[s] =
+        matrix<T>(py::cast<py::array>(given.dstate[s]), B, units, &arrays.dstate_stride[s], true, "dstate");
   }
   arrays.dW_ih = matrix<T>(py::cast<py::array>(given.dparams[0]), rows, I, nullptr, true, "dW_ih");
-  arrays.dW_hh = matrix<T>(py::cast<py::array>(given.dparams[1]), rows, H, nullptr, true, "dW_hh");
+  arrays.dW_hh = matrix<T>(py::cast<py::array>(given.dparams[1]), rows, R, nullptr, true, "dW_hh");
   arrays.db_ih = vector<T>(given.dparams[2], rows, true, "db_ih");
   arrays.db_hh = vector<T>(given.dparams[3], rows, true, "db_hh");
   arrays.dunits =
       unit_rows<T>(given.dparams[4], weights.kernel().unit_parameters, H, &arrays.unit_rows, true, "dunit_parameters");
+  require(given.dparams[5].is_none() == !weights.structure.R, "backward: dW_hr is for projections");
+  if (weights.structure.R)
+    arrays.dW_hr = matrix<T>(py::cast<py::array>(given.dparams[5]), R, H, nullptr, true, "dW_hr");
   return BackwardCall<T>(*tape, arrays);
 }
 
@@ -310,7 +339,7 @@ static py::array sum_held_typed(const Schedule& schedule, const py::array& dy, b
 // kernels do. Returns y and the state; or None, when x is not a plain array and Python has to look at it.
 template <class T>
 static py::object infer_typed(const std::vector<WeightsPointer>& layers, const py::array& x, bool batch_first) {
-  const auto L = static_cast<Index>(layers.size()), I = layers.front()->I, H = layers.front()->H;
+  const auto L = static_cast<Index>(layers.size()), I = layers.front()->I, H = layers.front()->H, R = layers.front()->R;
   if (!is_native<T>(x) || x.ndim() != 3 || x.shape(2) != I || x.size() == 0) return py::none();
   const Index steps = x.shape(batch_first), B = x.shape(!batch_first), item = sizeof(T);
   const auto dtype = py::dtype::of<T>();
@@ -318,25 +347,28 @@ static py::object infer_typed(const std::vector<WeightsPointer>& layers, const p
   const auto weights_of = [&](std::size_t l) { return std::static_pointer_cast<const Weights<T>>(layers[l]); };
   const auto states = static_cast<std::size_t>(weights_of(0)->kernel().states);
   py::array y, states_n[kMaxStates];
-  const Index state_shape[] = {L, B, H};
-  for (std::size_t s = 0; s < states; ++s) states_n[s] = new_array(dtype, state_shape, 3);
+  for (std::size_t s = 0; s < states; ++s) {
+    const Index shape[] = {L, B, s == 0 ? R : H};
+    states_n[s] = new_array(dtype, shape, 3);
+  }
   Strided input{static_cast<char*>(const_cast<void*>(x.data())), x.strides(batch_first), x.strides(!batch_first),
                 x.strides(2)};
   bool direct = is_aligned<T>(x) && (I == 1 || input.feature == item);
   for (std::size_t l = 0; l < layers.size(); ++l) {
     const auto weights = weights_of(l);
-    require(weights->is_double == (item == 8) && weights->H == H && (l == 0 || weights->I == H),
+    require(weights->is_double == (item == 8) && weights->H == H && weights->R == R && (l == 0 || weights->I == R),
             "infer: layers do not fit each other");
     const bool swapped = batch_first && l + 1 == layers.size();
-    const Index shape[] = {swapped ? B : steps, swapped ? steps : B, H};
+    const Index shape[] = {swapped ? B : steps, swapped ? steps : B, R};
     const py::array output = new_array(dtype, shape, 3);
     ForwardArrays<T> arrays;
     arrays.x = input, arrays.x_direct = direct;
-    arrays.y = {static_cast<char*>(const_cast<void*>(output.data())), (swapped ? 1 : B) * H * item,
-                (swapped ? steps : 1) * H * item, item};
+    arrays.y = {static_cast<char*>(const_cast<void*>(output.data())), (swapped ? 1 : B) * R * item,
+                (swapped ? steps : 1) * R * item, item};
     for (std::size_t s = 0; s < states; ++s) {
-      arrays.state_n[s] = static_cast<T*>(states_n[s].mutable_data()) + static_cast<Index>(l) * B * H;
-      arrays.state_n_stride[s] = H;
+      const Index units = weights->units(static_cast<int>(s));
+      arrays.state_n[s] = static_cast<T*>(states_n[s].mutable_data()) + static_cast<Index>(l) * B * units;
+      arrays.state_n_stride[s] = units;
     }
     std::vector<ForwardCall<T>> calls;
     calls.emplace_back(weights, schedule, arrays, false, false);
@@ -465,19 +497,21 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   py::class_<WeightsBase, std::shared_ptr<WeightsBase>>(m, "Weights", py::is_final())
       .def(py::init([](const std::string& cell, const py::array& W_ih, const py::array& W_hh, const py::object& b_ih,
                        const py::object& b_hh, bool training, const py::object& unit_parameters,
-                       const py::object& options) {
+                       const py::object& options, const py::object& W_hr, const py::tuple& zoneout) {
              const auto make = is_native<float>(W_ih) ? make_weights<float> : make_weights<double>;
-             return make(cell_named(cell), W_ih, W_hh, b_ih, b_hh, training, unit_parameters, options_of(options));
+             return make(cell_named(cell), W_ih, W_hh, b_ih, b_hh, training, unit_parameters, options_of(options), W_hr,
+                         zoneout);
            }),
            "cell"_a, "W_ih"_a, "W_hh"_a, "b_ih"_a, "b_hh"_a, "training"_a, "unit_parameters"_a = py::none(),
-           "options"_a = py::none())
+           "options"_a = py::none(), "W_hr"_a = py::none(), "zoneout"_a = py::make_tuple(0.0, 0.0))
       .def_property_readonly("nbytes", [](const WeightsBase& w) { return w.nbytes; })
       .def_property_readonly("isa", [](const WeightsBase& w) { return w.kernels->name; })
       .def_property_readonly("cell", [](const WeightsBase& w) { return name_of(w.cell); })
       .def_property_readonly(
           "dtype", [](const WeightsBase& w) { return w.is_double ? py::dtype::of<double>() : py::dtype::of<float>(); })
       .def_property_readonly("input_size", [](const WeightsBase& w) { return w.I; })
-      .def_property_readonly("hidden_size", [](const WeightsBase& w) { return w.H; });
+      .def_property_readonly("hidden_size", [](const WeightsBase& w) { return w.H; })
+      .def_property_readonly("output_size", [](const WeightsBase& w) { return w.R; });
 
   py::class_<TapeBase>(m, "Tape", py::is_final()).def_property_readonly("nbytes", [](const TapeBase& t) {
     return t.nbytes;
@@ -486,21 +520,24 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def(
       "forward",
       [](const WeightsPointer& weights, const py::array& x, const py::object& state, const py::array& y,
-         const py::tuple& state_n, const SchedulePointer& schedule, bool reverse, bool training) -> py::object {
-        return forward({{weights, state, y, state_n, reverse}}, x, schedule, training)[0];
+         const py::tuple& state_n, const SchedulePointer& schedule, bool reverse, bool training,
+         const py::object& masks) -> py::object {
+        return forward({{weights, state, y, state_n, reverse, masks}}, x, schedule, training)[0];
       },
-      "weights"_a, "x"_a, "state"_a, "y"_a, "state_n"_a, "schedule"_a, "reverse"_a, "training"_a);
+      "weights"_a, "x"_a, "state"_a, "y"_a, "state_n"_a, "schedule"_a, "reverse"_a, "training"_a,
+      "masks"_a = py::none());
   m.def(
       "forward_both",
       [](const py::tuple& weights, const py::array& x, const py::tuple& states, const py::tuple& ys,
-         const py::tuple& states_n, const SchedulePointer& schedule, bool training) {
+         const py::tuple& states_n, const SchedulePointer& schedule, bool training, const py::object& masks) {
         std::vector<ForwardArguments> directions;
         for (std::size_t d : {0, 1})
           directions.push_back({of<WeightsPointer>(weights, d), of<py::object>(states, d), of<py::array>(ys, d),
-                                of<py::tuple>(states_n, d), d == 1});
+                                of<py::tuple>(states_n, d), d == 1,
+                                masks.is_none() ? masks : of<py::object>(py::cast<py::tuple>(masks), d)});
         return forward(directions, x, schedule, training);
       },
-      "weights"_a, "x"_a, "states"_a, "ys"_a, "states_n"_a, "schedule"_a, "training"_a);
+      "weights"_a, "x"_a, "states"_a, "ys"_a, "states_n"_a, "schedule"_a, "training"_a, "masks"_a = py::none());
   m.def(
       "backward",
       [](const TapeBase& tape, const py::object& dy, const py::tuple& dstate_n, const py::object& dx, bool accumulate,

@@ -15,7 +15,8 @@ constexpr double kReleaseFlops = 1e6;
 struct Engine {
   std::unique_ptr<StepRunner<float>> f32;
   std::unique_ptr<StepRunner<double>> f64;
-  Index B = 0, I = 0, H = 0, L = 0;
+  Index B = 0, I = 0, H = 0, R = 0, L = 0;  // R: units of h and of the output
+  Index units(int state) const { return state == 0 ? R : H; }
   bool release = false;
   std::atomic<bool> busy{false};
   PyObject* real = nullptr;  // descriptors, compared by address: NumPy has one per built-in type
@@ -104,20 +105,20 @@ py::object step(PyObject* self, PyObject* x, PyObject* out) {
   py::object result;
   const ArrayStruct* output;
   if (out && out != Py_None) {
-    output = plain(out, e.real, e.B, e.H, kContiguous | kAligned | kWriteable);
+    output = plain(out, e.real, e.B, e.R, kContiguous | kAligned | kWriteable);
     if (!output)
       throw std::invalid_argument("Stream: out " + described(py::reinterpret_borrow<py::object>(out)) +
-                                  "; expected a contiguous, writable array of shape (batch_size, hidden_size) = (" +
-                                  std::to_string(e.B) + ", " + std::to_string(e.H) + ") and dtype " +
-                                  (e.f32 ? "float32" : "float64"));
+                                  "; expected a contiguous, writable array of shape (batch_size, " +
+                                  (e.R == e.H ? "hidden_size" : "proj_size") + ") = (" + std::to_string(e.B) + ", " +
+                                  std::to_string(e.R) + ") and dtype " + (e.f32 ? "float32" : "float64"));
     const std::size_t item = e.f32 ? sizeof(float) : sizeof(double);
     if (overlap(input->data,
                 static_cast<std::size_t>(e.B * (tokens ? 1 : e.I)) * (tokens ? sizeof(std::int64_t) : item),
-                output->data, static_cast<std::size_t>(e.B * e.H) * item))
+                output->data, static_cast<std::size_t>(e.B * e.R) * item))
       throw std::invalid_argument("Stream: out overlaps x; give an array of its own");
     result = py::reinterpret_borrow<py::object>(out);
   } else {
-    result = py::array(py::reinterpret_borrow<py::dtype>(e.real), {e.B, e.H});
+    result = py::array(py::reinterpret_borrow<py::dtype>(e.real), {e.B, e.R});
     output = reinterpret_cast<const ArrayStruct*>(result.ptr());
   }
   if (e.release) {
@@ -135,7 +136,7 @@ template <class T>
 py::tuple get_state_typed(const StepRunner<T>& runner, const Engine& e) {
   py::tuple parts(static_cast<std::size_t>(runner.states()));
   for (int s = 0; s < runner.states(); ++s) {
-    py::array_t<T> part({e.L, e.B, e.H});
+    py::array_t<T> part({e.L, e.B, e.units(s)});
     runner.read_state(s, part.mutable_data());
     parts[static_cast<std::size_t>(s)] = part;
   }
@@ -147,8 +148,9 @@ void set_state_typed(StepRunner<T>& runner, const Engine& e, const py::tuple& pa
   require(parts.size() == static_cast<std::size_t>(runner.states()), "set_state: wrong number of states");
   for (int s = 0; s < runner.states(); ++s) {
     const auto part = py::cast<py::array>(parts[static_cast<std::size_t>(s)]);
+    const Index units = e.units(s);
     require(is_native<T>(part) && part.ndim() == 3 && part.shape(0) == e.L && part.shape(1) == e.B &&
-                part.shape(2) == e.H && (part.flags() & py::array::c_style) && is_aligned<T>(part),
+                part.shape(2) == units && (part.flags() & py::array::c_style) && is_aligned<T>(part),
             "set_state: wrong dtype, shape or layout");
     runner.write_state(s, static_cast<const T*>(part.data()));
   }
@@ -160,8 +162,8 @@ std::unique_ptr<StepRunner<T>> make_runner(const py::list& list, Index B) {
   for (const py::handle& item : list) {
     const auto base = py::cast<std::shared_ptr<WeightsBase>>(item);
     require(base->is_double == (sizeof(T) == 8), "Stream: layers of different dtypes");
-    require(layers.empty() ||
-                (base->cell == layers.back()->cell && base->H == layers.back()->H && base->I == layers.back()->H),
+    require(layers.empty() || (base->cell == layers.back()->cell && base->H == layers.back()->H &&
+                               base->R == layers.back()->R && base->I == layers.back()->R),
             "Stream: layers do not fit each other");
     layers.push_back(std::static_pointer_cast<const Weights<T>>(base));
   }
@@ -207,7 +209,8 @@ int stream_init(PyObject* self, PyObject* arguments, PyObject* keywords) {
     auto engine = std::make_unique<Engine>();
     if (first->is_double) engine->f64 = make_runner<double>(list, batch_size);
     else engine->f32 = make_runner<float>(list, batch_size);
-    engine->B = batch_size, engine->I = first->I, engine->H = first->H, engine->L = static_cast<Index>(list.size());
+    engine->B = batch_size, engine->I = first->I, engine->H = first->H, engine->R = first->R,
+    engine->L = static_cast<Index>(list.size());
     engine->release = (engine->f32 ? engine->f32->flops() : engine->f64->flops()) > kReleaseFlops;
     engine->real = (first->is_double ? py::dtype::of<double>() : py::dtype::of<float>()).release().ptr();
     engine->token = py::dtype::of<std::int64_t>().release().ptr();

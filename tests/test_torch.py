@@ -98,6 +98,19 @@ def test_layers(kind, dtype, num_layers, bidirectional, bias, rng):
 
 
 @DTYPES
+@SHAPES
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize("proj_size", [1, 9, H - 1])
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+def test_projections(dtype, num_layers, bidirectional, bias, proj_size, rng):
+    options = {"num_layers": num_layers, "bidirectional": bidirectional, "bias": bias, "proj_size": proj_size}
+    theirs, ours = pair("LSTM", dtype, **options)
+    rows = num_layers * (1 + bidirectional)
+    state = (numbers(rng, dtype, rows, B, proj_size), numbers(rng, dtype, rows, B, H))
+    check(theirs, ours, numbers(rng, dtype, T, B, I), state, rng, dtype)
+
+
+@DTYPES
 @KIND
 @pytest.mark.parametrize("bidirectional", [False, True], ids=["one way", "both ways"])
 def test_batch_first(kind, dtype, bidirectional, rng):

@@ -163,9 +163,9 @@ CONSTRUCTORS: dict[str, Case] = {
         "RNN: rng is -1, no valid seed: expected non-negative integer",
     ),
     "proj_size": (
-        lambda: LSTM(8, 16, proj_size=4),
+        lambda: LSTM(8, 16, proj_size=16),
         ValueError,
-        "LSTM: proj_size is 4, which is not available yet; expected 0",
+        "LSTM: proj_size is 16; expected less than hidden_size = 16, or 0 for none",
     ),
     "peephole": (
         lambda: LSTM(8, 16, peephole="iof"),

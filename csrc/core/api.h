@@ -70,6 +70,9 @@ struct Gap {
   Index time, row;
 };
 
+// How a step is built around its cell: kernels/forms.h.
+enum Form { kPlain, kMasked, kProjected, kFormCount };
+
 // The rows of a batch by step. Rows are sorted by falling length inside, so those active at step t are the first
 // active(t); row b of step t is row offset(t) + b of every buffer over time. A mask leaves a row the steps it has, a
 // reset makes a row of its own of what follows (core/layer.h, Schedule): the loop over time knows of neither.
@@ -98,13 +101,15 @@ struct Rows {
 template <class T>
 struct Packed {
   Index I = 0, H = 0;
+  Index R = 0;            // units of h, and so of the recurrent product: H, or fewer with a projection
   T* W_x = nullptr;       // per phase: panels of (I, gates * units)
-  T* W_h = nullptr;       // per phase: panels of (H, gates * units)
+  T* W_h = nullptr;       // per phase: panels of (R, gates * units)
   T* b_x = nullptr;       // initial value of the input part
   T* b_h = nullptr;       // split cells: initial value of the recurrent part of the first gate, (Hp,)
   T* W_x_back = nullptr;  // panels of input columns: (gates * Hp, columns); null when not packed for training
-  T* W_h_back = nullptr;  // panels of hidden columns, the same
-  T* units = nullptr;     // (unit_parameters, Hp)
+  T* W_h_back = nullptr;  // panels of columns of h, the same
+  T *W_r = nullptr, *W_r_back = nullptr;  // projection: panels of (H, units of h); of hidden columns
+  T* units = nullptr;                     // (unit_parameters, Hp)
   CellOptions options;
 };
 
@@ -113,6 +118,7 @@ struct RawWeights {
   const T *W_ih, *W_hh, *b_ih, *b_hh;  // torch's layout; biases may be null
   const T* units = nullptr;            // (unit_rows, H)
   Index unit_rows = 0;                 // the cell's last ones; those before them are zeros
+  const T* W_hr = nullptr;             // (R, H), or null
 };
 
 // A caller's (time, batch, feature) array; strides in bytes, so that any NumPy view fits.
@@ -154,6 +160,16 @@ FUSEDRNN_INLINE Range part_of(Index n, Index index, Index parts) {
   return {begin, begin + small + (index < extra ? 1 : 0)};
 }
 
+// What masked forms apply to the states; see kernels/forms.h.
+template <class T>
+struct Masks {
+  const T* recurrent = nullptr;  // factors of h in the recurrent product, by sorted row; row stride 0: the same for all
+  Index recurrent_row = 0;
+  const uint8_t* kept[kMaxStates] = {};  // by row of the sequence: 1 where a unit keeps its old state
+  Index kept_row[kMaxStates] = {};
+  T rate[kMaxStates] = {};  // the share of its old state that every unit keeps
+};
+
 template <class T>
 struct Forward {
   const Packed<T>* weights;
@@ -170,9 +186,13 @@ struct Forward {
   T* gates;               // gate rows: N (keep) or chunk_rows of them
   Index gate_rows;
   Index chunk_rows;
-  T* states[kMaxStates];    // (B + N or 2 * B, Hp); the first B rows hold the initial state
-  Index slot;               // 0 or 1: which of the two slots holds it, when there is no history
-  T* operand;               // two phases: second operand, (N or B, Hp)
+  T* states[kMaxStates];  // (B + N or 2 * B, Hp; h: Rp); the first B rows hold the initial state
+  Index slot;             // 0 or 1: which of the two slots holds it, when there is no history
+  T* recurrent;           // operand of the recurrent product, rows as of the states: h itself, or h under its mask
+  T* operand;             // two phases: second operand, (N or B, Hp)
+  T* candidate;           // masked forms: c before zoneout, rows as of the states, or c itself
+  T* hidden;              // projected form: what h is the projection of, (N or B, Hp)
+  Masks<T> masks;
   T* states_n[kMaxStates];  // final states, caller's order; null: left in the slots
   Index states_n_stride[kMaxStates];
 };
@@ -186,18 +206,23 @@ struct Backward {
   const int64_t* tokens;  // (N,)
   const T* gates;         // N gate rows
   const T* states[kMaxStates];
-  const T* operand;  // (N, Hp)
-  Strided dy;        // feature contiguous; data may be null
-  Strided dx;        // feature contiguous; data null: not wanted
-  bool accumulate;   // add to dx
+  const T *recurrent, *candidate;  // as in Forward
+  const T *operand, *hidden;       // (N, Hp)
+  Masks<T> masks;
+  Strided dy;       // feature contiguous; data may be null
+  Strided dx;       // feature contiguous; data null: not wanted
+  bool accumulate;  // add to dx
   Index dx_T;
   Index chunk_rows;
-  T* dgates;               // chunk_rows gate rows
-  T* dstates[kMaxStates];  // (B, Hp), sorted rows; in: gradient of the final states, out: of the initial ones
-  T* doperand;             // two phases: (B, Hp)
-  T* inputs;  // the chunk's x, h and second operand, packed for the weight gradients: (I + H [+ H], chunk_rows)
-  T *dW_x, *dW_h, *db;  // sums in panel layout, and their final place:
-  T *dW_ih, *dW_hh, *db_ih, *db_hh;
+  T* dgates;                // chunk_rows gate rows
+  T* dstates[kMaxStates];   // (B, Hp; h: Rp), sorted rows; in: gradient of the final states, out: of the initial ones
+  T* doperand;              // two phases: (B, Hp)
+  T* drecurrent;            // masked forms: gradient of the operand of the recurrent product, (B, Rp), zeros at first
+  T *dprojected, *dhidden;  // projected form: gate rows of Projection for chunk_rows; (B, Hp)
+  T* inputs;  // the chunk's x, h and second operand (or hidden), packed for the weight gradients: (I + R [+ H],
+              // chunk_rows)
+  T *dW_x, *dW_h, *db, *dW_r;  // sums in panel layout, and their final place:
+  T *dW_ih, *dW_hh, *db_ih, *db_hh, *dW_hr;
   T* dunits;  // (unit_parameters, Hp); null: not wanted
 };
 
@@ -206,8 +231,8 @@ template <class T>
 struct CellKernels {
   int gates, states, phases, split, saved, unit_parameters;
   void (*pack)(const RawWeights<T>&, const Packed<T>&, Member&);
-  void (*forward)(const Forward<T>&, Member&);
-  void (*backward)(const Backward<T>&, Member&);
+  void (*forward[kFormCount])(const Forward<T>&, Member&);  // null: this cell has no such form
+  void (*backward[kFormCount])(const Backward<T>&, Member&);
 };
 
 template <class T>

@@ -240,26 +240,43 @@ Index Weights<T>::padded() const {
 }
 
 template <class T>
-Weights<T>::Weights(CellId cell_, const CellOptions& options, Index I_, Index H_, const RawWeights<T>& raw,
-                    bool training_, Interrupt interrupt) {
-  kernels = &current_kernels();
-  cell = cell_, I = I_, H = H_, training = training_;
-  is_double = sizeof(T) == 8;
+Index Weights<T>::padded(int state) const {
   const Index lanes = table_of<T>(*kernels).lanes;
-  const std::size_t wide = size(padded()), wide_I = size((I + lanes - 1) / lanes * lanes), G = size(kernel().gates);
+  return (units(state) + lanes - 1) / lanes * lanes;
+}
+
+template <class T>
+Form Weights<T>::form(bool masked) const {
+  if (structure.R) return kProjected;
+  return masked || structure.zoneout[0] != 0 || structure.zoneout[1] != 0 ? kMasked : kPlain;
+}
+
+template <class T>
+Weights<T>::Weights(CellId cell_, const CellOptions& options, Index I_, Index H_, const RawWeights<T>& raw,
+                    bool training_, const Structure& structure_, Interrupt interrupt) {
+  kernels = &current_kernels();
+  cell = cell_, I = I_, H = H_, training = training_, structure = structure_;
+  R = structure.R ? structure.R : H;
+  is_double = sizeof(T) == 8;
+  if (!has_form(form(false))) throw std::invalid_argument("Weights: this cell has no such form");
+  const Index lanes = table_of<T>(*kernels).lanes;
+  const std::size_t wide = size(padded()), wide_R = size(padded(0)), wide_I = size((I + lanes - 1) / lanes * lanes),
+                    G = size(kernel().gates);
   Arena arena;
   const std::size_t W_x = arena.add(product(G * wide, size(I)), sizeof(T)),
-                    W_h = arena.add(product(G * wide, size(H)), sizeof(T));
+                    W_h = arena.add(product(G * wide, size(R)), sizeof(T));
   const std::size_t b_x = arena.add(G * wide, sizeof(T)), b_h = arena.add(wide, sizeof(T));
   const Index unit_parameters = kernel().unit_parameters;
   const std::size_t units = arena.add(product(size(unit_parameters), wide), sizeof(T));
   const std::size_t W_x_back = training ? arena.add(product(G * wide, wide_I), sizeof(T)) : 0;
-  const std::size_t W_h_back = training ? arena.add(product(G * wide, wide), sizeof(T)) : 0;
+  const std::size_t W_h_back = training ? arena.add(product(G * wide, wide_R), sizeof(T)) : 0;
+  const std::size_t W_r = structure.R ? arena.add(product(wide_R, size(H)), sizeof(T)) : 0;
+  const std::size_t W_r_back = structure.R && training ? arena.add(product(wide_R, wide), sizeof(T)) : 0;
   memory_ = arena.allocate();
   nbytes = arena.size();
   char* base = memory_.as<char>();
   const auto at = [&](std::size_t offset) { return reinterpret_cast<T*>(base + offset); };
-  packed.I = I, packed.H = H;
+  packed.I = I, packed.H = H, packed.R = R;
   packed.W_x = at(W_x), packed.W_h = at(W_h), packed.b_x = at(b_x), packed.b_h = at(b_h);
   if (training) packed.W_x_back = at(W_x_back), packed.W_h_back = at(W_h_back);
   packed.options = options;
@@ -269,6 +286,8 @@ Weights<T>::Weights(CellId cell_, const CellOptions& options, Index I_, Index H_
     for (Index row = 0; row < raw.unit_rows; ++row)
       std::copy_n(raw.units + row * H, H, packed.units + (unit_parameters - raw.unit_rows + row) * padded());
   }
+  if (structure.R) packed.W_r = at(W_r);
+  if (structure.R && training) packed.W_r_back = at(W_r_back);
 
   // Packing moves a word per cycle or so; below some 64 KiB a second thread's start costs more.
   const Index threads =
@@ -288,6 +307,12 @@ ForwardCall<T>::ForwardCall(std::shared_ptr<const Weights<T>> weights, std::shar
   const Rows& rows = schedule->rows();
   const Index I = weights->I, H = weights->H, B = rows.B, N = schedule->row_count(), wide = weights->padded();
   const bool keep = training && kernel.saved > 0;
+  form_ = weights->form(arrays.masked());
+  const bool masked = form_ != kPlain, projected = form_ == kProjected;
+  if (masked && training)
+    for (int s = 0; s < kernel.states; ++s)
+      if (weights->structure.zoneout[s] != 0 && !arrays.kept[s].data && B > 0)
+        throw std::invalid_argument("forward: training with zoneout needs masks");
 
   Forward<T>& f = f_;
   f.weights = &weights->packed;
@@ -312,8 +337,9 @@ ForwardCall<T>::ForwardCall(std::shared_ptr<const Weights<T>> weights, std::shar
   const int lanes = table_of<T>(*weights->kernels).lanes;
   const double gate_columns = static_cast<double>(kernel.gates * wide);
   const Index most_blocks = std::max(1, 4 / kernel.gates);
-  load_.flops = 2.0 * static_cast<double>(N) * gate_columns * static_cast<double>(H + (arrays.tokens ? 1 : I));
-  load_.weight_bytes = gate_columns * static_cast<double>(H) * sizeof(T);
+  load_.flops = 2.0 * static_cast<double>(N) * gate_columns * static_cast<double>(weights->R + (arrays.tokens ? 1 : I));
+  load_.weight_bytes = gate_columns * static_cast<double>(weights->R) * sizeof(T);
+  if (projected) load_.flops += 2.0 * static_cast<double>(N * weights->R * H);
   load_.steps = rows.T, load_.rows = B, load_.lanes = lanes;
   load_.unit_panels = (wide / lanes + most_blocks - 1) / most_blocks;
 
@@ -326,9 +352,21 @@ ForwardCall<T>::ForwardCall(std::shared_ptr<const Weights<T>> weights, std::shar
   const std::size_t gates = (keep ? kept : scratch).add(product(columns, size(f.gate_rows)), sizeof(T));
   const std::size_t state_rows = training ? sum(size(B), size(N)) : 2 * size(B);
   std::size_t states[kMaxStates] = {};
-  for (int s = 0; s < kernel.states; ++s) states[s] = lasting.add(product(state_rows, size(wide)), sizeof(T));
-  const std::size_t operand =
-      kernel.phases == 2 ? lasting.add(product(training ? size(N) : size(B), size(wide)), sizeof(T)) : 0;
+  for (int s = 0; s < kernel.states; ++s)
+    states[s] = lasting.add(product(state_rows, size(weights->padded(s))), sizeof(T));
+  const std::size_t operand_rows = training ? size(N) : size(B);
+  const std::size_t operand = kernel.phases == 2 ? lasting.add(product(operand_rows, size(wide)), sizeof(T)) : 0;
+  const std::size_t hidden = projected ? lasting.add(product(operand_rows, size(wide)), sizeof(T)) : 0;
+  // Masks: the caller's in the order of rows, or one neutral row for all.
+  const Index wide_h = weights->padded(0);
+  const std::size_t mask =
+      masked ? lasting.add(product(arrays.recurrent_mask ? size(B) : 1, size(wide_h)), sizeof(T)) : 0;
+  const std::size_t recurrent = arrays.recurrent_mask ? lasting.add(product(state_rows, size(wide_h)), sizeof(T)) : 0;
+  const std::size_t candidate = arrays.kept[1].data ? lasting.add(product(state_rows, size(wide)), sizeof(T)) : 0;
+  std::size_t kept_rows[kMaxStates] = {};
+  if (masked)
+    for (int s = 0; s < kernel.states; ++s)
+      kept_rows[s] = lasting.add(product(arrays.kept[s].data ? size(N) : 1, size(weights->padded(s))), 1);
   const std::size_t x = training && !arrays.tokens ? kept.add(product(size(N), size(I)), sizeof(T)) : 0;
   const std::size_t tokens = training && arrays.tokens ? kept.add(size(N), sizeof(std::int64_t)) : 0;
   const std::size_t gather = arrays.tokens || arrays.x_direct
@@ -343,9 +381,31 @@ ForwardCall<T>::ForwardCall(std::shared_ptr<const Weights<T>> weights, std::shar
     f.states[s] = place(long_lived, states[s]);
     f.states_n[s] = schedule->cut() ? nullptr : arrays.state_n[s];
     f.states_n_stride[s] = arrays.state_n_stride[s];
-    copy_rows(f.states[s], wide, arrays.state[s], arrays.state_stride[s], B, H, rows, true);
+    copy_rows(f.states[s], weights->padded(s), arrays.state[s], arrays.state_stride[s], B, weights->units(s), rows,
+              true);
   }
   if (kernel.phases == 2) f.operand = place(long_lived, operand);
+  f.recurrent = arrays.recurrent_mask ? place(long_lived, recurrent) : f.states[0];
+  f.candidate = arrays.kept[1].data ? place(long_lived, candidate) : f.states[1];
+  if (projected) f.hidden = place(long_lived, hidden);
+  if (masked) {
+    T* const factors = place(long_lived, mask);
+    f.masks.recurrent = factors;
+    if (arrays.recurrent_mask) {
+      f.masks.recurrent_row = wide_h;
+      copy_rows(factors, wide_h, arrays.recurrent_mask, arrays.recurrent_mask_stride, B, weights->R, rows, true);
+      for (Index i = 0; i < B * wide_h; ++i) f.recurrent[i] = f.states[0][i] * factors[i];
+    } else {
+      std::fill_n(factors, wide_h, T(1));
+    }
+    for (int s = 0; s < kernel.states; ++s) {
+      auto* const bytes = reinterpret_cast<std::uint8_t*>(long_lived.as<char>() + kept_rows[s]);
+      f.masks.kept[s] = bytes;
+      f.masks.kept_row[s] = arrays.kept[s].data ? weights->padded(s) : 0;
+      if (!arrays.kept[s].data) std::memset(bytes, 0, size(weights->padded(s)));
+      f.masks.rate[s] = training ? T(0) : T(weights->structure.zoneout[s]);
+    }
+  }
   if (!arrays.tokens && !arrays.x_direct) f.gather = place(temporary_, gather);
 
   if (training) {
@@ -356,6 +416,9 @@ ForwardCall<T>::ForwardCall(std::shared_ptr<const Weights<T>> weights, std::shar
     tape->gates = f.gates;
     for (int s = 0; s < kernel.states; ++s) tape->states[s] = f.states[s];
     tape->operand = f.operand;
+    tape->form = form_;
+    tape->recurrent = f.recurrent, tape->candidate = f.candidate, tape->hidden = f.hidden;
+    tape->masks = f.masks;
     if (arrays.tokens) tape->tokens = reinterpret_cast<std::int64_t*>(place(tape->memory, tokens));
     else tape->x = place(tape->memory, x);
   }
@@ -384,22 +447,42 @@ void ForwardCall<T>::copy_input(Member& m, Interrupt interrupt) const {
   }
 }
 
+// The masks of zoneout, in the order of rows and padded to whole vectors.
+template <class T>
+void ForwardCall<T>::copy_kept(Member& m) const {
+  for (int s = 0; s < weights_.kernel().states; ++s) {
+    const Strided& from = arrays_.kept[s];
+    if (!from.data) continue;
+    const Index units = weights_.units(s), wide = weights_.padded(s);
+    const Range steps = part_of(f_.rows.T, m.rank, m.team->size);
+    for (Index t = steps.begin; t < steps.end; ++t)
+      for (Index b = 0; b < f_.rows.active(t); ++b) {
+        auto* to = const_cast<std::uint8_t*>(f_.masks.kept[s]) + (f_.rows.offset(t) + b) * wide;
+        const char* row =
+            from.data + f_.rows.caller_time(t, b, f_.reverse) * from.time + f_.rows.caller_row(b) * from.batch;
+        std::memcpy(to, row, size(units));
+        std::memset(to + units, 0, size(wide - units));
+      }
+  }
+}
+
 template <class T>
 void ForwardCall<T>::run(Member& m, Interrupt interrupt) const {
   if (tape_) copy_input(m, interrupt);
-  weights_.kernel().forward(f_, m);
+  copy_kept(m);
+  weights_.kernel().forward[form_](f_, m);
 }
 
 template <class T>
 void ForwardCall<T>::finish() const {
-  const Index wide = weights_.padded();
   for (int s = 0; schedule_.cut() && s < weights_.kernel().states; ++s)
-    for (Index row = 0; row < schedule_.B(); ++row) {
+    for (Index row = 0, wide = weights_.padded(s); row < schedule_.B(); ++row) {
       const Index b = schedule_.last_run(row, f_.reverse), steps = f_.rows.length_of(b);
       const Index at = !f_.history ? ((steps + f_.slot) & 1) * f_.rows.B
                        : steps     ? f_.rows.B + f_.rows.offset(steps - 1)
                                    : 0;
-      std::copy_n(f_.states[s] + (at + b) * wide, weights_.H, arrays_.state_n[s] + row * arrays_.state_n_stride[s]);
+      std::copy_n(f_.states[s] + (at + b) * wide, weights_.units(s),
+                  arrays_.state_n[s] + row * arrays_.state_n_stride[s]);
     }
 }
 
@@ -433,29 +516,40 @@ BackwardCall<T>::BackwardCall(const Tape<T>& tape, const BackwardArrays<T>& arra
   f.gates = tape.gates;
   for (int s = 0; s < kernel.states; ++s) f.states[s] = tape.states[s];
   f.operand = tape.operand;
+  f.recurrent = tape.recurrent, f.candidate = tape.candidate, f.hidden = tape.hidden;
+  f.masks = tape.masks;
+  const bool masked = tape.form != kPlain, projected = tape.form == kProjected;
+  const Index R = weights.R, wide_h = weights.padded(0);
   f.dy = arrays.dy;
   f.dx = arrays.dx;
   f.accumulate = arrays.accumulate;
   f.dx_T = tape.schedule->T();
   f.chunk_rows = std::max<Index>(std::min(N, kBackwardRows), rows.active(0));
   f.dW_ih = arrays.dW_ih, f.dW_hh = arrays.dW_hh, f.db_ih = arrays.db_ih, f.db_hh = arrays.db_hh;
+  f.dW_hr = arrays.dW_hr;
 
   const int lanes = table_of<T>(*weights.kernels).lanes;
   const double gate_columns = static_cast<double>(kernel.gates * wide);
-  const Index blocks = wide / lanes, h_panels = (blocks + 3) / 4 + (blocks > 4 && (blocks + 3) / 4 % 2);
-  load_.flops = 4.0 * static_cast<double>(N) * gate_columns * static_cast<double>(H + (arrays.dx.data ? I : 1));
-  load_.weight_bytes = gate_columns * static_cast<double>(H) * sizeof(T);
+  const Index blocks = wide_h / lanes, h_panels = (blocks + 3) / 4 + (blocks > 4 && (blocks + 3) / 4 % 2);
+  load_.flops = 4.0 * static_cast<double>(N) * gate_columns * static_cast<double>(R + (arrays.dx.data ? I : 1));
+  if (projected) load_.flops += 4.0 * static_cast<double>(N * R * H);
+  load_.weight_bytes = gate_columns * static_cast<double>(R) * sizeof(T);
   load_.steps = rows.T, load_.rows = B, load_.lanes = lanes, load_.unit_panels = h_panels;
 
   Arena arena;
   const std::size_t columns = size(kernel.gates + kernel.split) * size(wide), gates = size(kernel.gates) * size(wide);
   const std::size_t dgates = arena.add(product(columns, size(f.chunk_rows)), sizeof(T));
   std::size_t dstates[kMaxStates] = {};
-  for (int s = 0; s < kernel.states; ++s) dstates[s] = arena.add(product(size(B), size(wide)), sizeof(T));
+  for (int s = 0; s < kernel.states; ++s) dstates[s] = arena.add(product(size(B), size(weights.padded(s))), sizeof(T));
   const std::size_t doperand = kernel.phases == 2 ? arena.add(product(size(B), size(wide)), sizeof(T)) : 0;
-  const std::size_t inputs = arena.add(product(size(I + kernel.phases * H), size(f.chunk_rows)), sizeof(T));
+  const std::size_t drecurrent = masked ? arena.add(product(size(B), size(wide_h)), sizeof(T)) : 0;
+  const std::size_t dhidden = projected ? arena.add(product(size(B), size(wide)), sizeof(T)) : 0;
+  const std::size_t dprojected = projected ? arena.add(product(size(f.chunk_rows), size(wide_h)), sizeof(T)) : 0;
+  const Index second = kernel.phases == 2 || projected ? H : 0;
+  const std::size_t inputs = arena.add(product(size(I + R + second), size(f.chunk_rows)), sizeof(T));
   const std::size_t dW_x = arena.add(product(gates, size(I)), sizeof(T)),
-                    dW_h = arena.add(product(gates, size(H)), sizeof(T));
+                    dW_h = arena.add(product(gates, size(R)), sizeof(T));
+  const std::size_t dW_r = projected ? arena.add(product(size(wide_h), size(H)), sizeof(T)) : 0;
   const std::size_t db = arena.add(columns, sizeof(T));
   const std::size_t dunits = arena.add(product(size(kernel.unit_parameters), size(wide)), sizeof(T));
   memory_ = arena.allocate();
@@ -464,9 +558,16 @@ BackwardCall<T>::BackwardCall(const Tape<T>& tape, const BackwardArrays<T>& arra
   for (int s = 0; s < kernel.states; ++s) {
     f.dstates[s] = place(dstates[s]);
     if (tape.schedule->cut()) gather_final_states(s);
-    else copy_rows(f.dstates[s], wide, arrays.dstate_n[s], arrays.dstate_n_stride[s], B, H, rows, true);
+    else
+      copy_rows(f.dstates[s], weights.padded(s), arrays.dstate_n[s], arrays.dstate_n_stride[s], B, weights.units(s),
+                rows, true);
   }
   if (kernel.phases == 2) f.doperand = place(doperand);
+  if (masked) {
+    f.drecurrent = place(drecurrent);
+    std::fill_n(f.drecurrent, B * wide_h, T(0));
+  }
+  if (projected) f.dhidden = place(dhidden), f.dprojected = place(dprojected), f.dW_r = place(dW_r);
   f.inputs = place(inputs);
   f.dW_x = place(dW_x), f.dW_h = place(dW_h), f.db = place(db);
   if (arrays.dunits) f.dunits = place(dunits);
@@ -475,17 +576,17 @@ BackwardCall<T>::BackwardCall(const Tape<T>& tape, const BackwardArrays<T>& arra
 
 template <class T>
 void BackwardCall<T>::run(Member& m) const {
-  tape_.weights->kernel().backward(f_, m);
+  tape_.weights->kernel().backward[tape_.form](f_, m);
 }
 
 // Only the last run of a row hands its final state out.
 template <class T>
 void BackwardCall<T>::gather_final_states(int s) const {
   const Schedule& schedule = *tape_.schedule;
-  const Index wide = tape_.weights->padded();
+  const Index wide = tape_.weights->padded(s);
   std::fill_n(f_.dstates[s], f_.rows.B * wide, T(0));
   for (Index row = 0; arrays_.dstate_n[s] && row < schedule.B(); ++row)
-    std::copy_n(arrays_.dstate_n[s] + row * arrays_.dstate_n_stride[s], tape_.weights->H,
+    std::copy_n(arrays_.dstate_n[s] + row * arrays_.dstate_n_stride[s], tape_.weights->units(s),
                 f_.dstates[s] + schedule.last_run(row, tape_.reverse) * wide);
 }
 
@@ -494,22 +595,22 @@ template <class T>
 void BackwardCall<T>::finish() const {
   const Weights<T>& weights = *tape_.weights;
   const Schedule& schedule = *tape_.schedule;
-  const Index wide = weights.padded(), H = weights.H;
   for (int s = 0; s < weights.kernel().states; ++s) {
+    const Index wide = weights.padded(s), units = weights.units(s);
     if (!schedule.cut()) {
-      copy_rows(arrays_.dstate[s], arrays_.dstate_stride[s], f_.dstates[s], wide, f_.rows.B, H, f_.rows, false);
+      copy_rows(arrays_.dstate[s], arrays_.dstate_stride[s], f_.dstates[s], wide, f_.rows.B, units, f_.rows, false);
       continue;
     }
     for (Index row = 0; row < schedule.B(); ++row) {
       const Range runs = schedule.runs_of(row);
       T* sum = arrays_.dstate[s] + row * arrays_.dstate_stride[s];
-      std::copy_n(f_.dstates[s] + schedule.run(runs.begin) * wide, H, sum);
+      std::copy_n(f_.dstates[s] + schedule.run(runs.begin) * wide, units, sum);
       for (Index i = runs.begin + 1; i < runs.end; ++i)
-        for (Index k = 0; k < H; ++k) sum[k] += f_.dstates[s][schedule.run(i) * wide + k];
+        for (Index k = 0; k < units; ++k) sum[k] += f_.dstates[s][schedule.run(i) * wide + k];
     }
   }
   for (Index row = 0; row < arrays_.unit_rows; ++row)
-    std::copy_n(f_.dunits + (weights.kernel().unit_parameters - arrays_.unit_rows + row) * wide, weights.H,
+    std::copy_n(f_.dunits + (weights.kernel().unit_parameters - arrays_.unit_rows + row) * weights.padded(), weights.H,
                 arrays_.dunits + row * weights.H);
 }
 
@@ -559,8 +660,11 @@ StepRunner<T>::StepRunner(std::vector<std::shared_ptr<const Weights<T>>> layers,
     Arena arena;
     const std::size_t gates = arena.add(product(size(kernel.gates + kernel.split) * wide, rows), sizeof(T));
     std::size_t states[kMaxStates] = {};
-    for (int s = 0; s < kernel.states; ++s) states[s] = arena.add(product(2 * rows, wide), sizeof(T));
+    for (int s = 0; s < kernel.states; ++s)
+      states[s] = arena.add(product(2 * rows, size(weights->padded(s))), sizeof(T));
     const std::size_t operand = arena.add(product(rows, wide), sizeof(T));
+    // A projected layer's hidden units use the second phase's operand, which it does not have.
+    const std::size_t ones = arena.add(size(weights->padded(0)), sizeof(T)), no_bytes = arena.add(wide, 1);
     Layer layer{weights, arena.allocate(), {}};
     std::memset(layer.memory.template as<char>(), 0, arena.size());
     const auto place = [&](std::size_t offset) {
@@ -574,10 +678,18 @@ StepRunner<T>::StepRunner(std::vector<std::shared_ptr<const Weights<T>>> layers,
     f.gates = place(gates);
     f.gate_rows = f.chunk_rows = B;
     for (int s = 0; s < kernel.states; ++s) f.states[s] = place(states[s]);
-    f.operand = place(operand);
+    f.operand = f.hidden = place(operand);
+    f.recurrent = f.states[0], f.candidate = f.states[1];
+    f.masks.recurrent = std::fill_n(place(ones), weights->padded(0), T(1)) - weights->padded(0);
+    for (int s = 0; s < kernel.states; ++s) {
+      f.masks.kept[s] = reinterpret_cast<const std::uint8_t*>(place(no_bytes));
+      f.masks.rate[s] = T(weights->structure.zoneout[s]);
+    }
     f.y_T = f.rows.T;
-    flops_ += 2.0 * static_cast<double>(kernel.gates * B * weights->H * (weights->H + weights->I));
-    weight_bytes_ += static_cast<double>(kernel.gates * weights->H * (weights->H + weights->I)) * sizeof(T);
+    const double products =
+        static_cast<double>(kernel.gates * weights->H * (weights->R + weights->I) + weights->H * weights->structure.R);
+    flops_ += 2.0 * static_cast<double>(B) * products;
+    weight_bytes_ += products * sizeof(T);
     layers_.push_back(std::move(layer));
   }
 }
@@ -600,12 +712,12 @@ void StepRunner<T>::step(const T* x, const std::int64_t* tokens, T* y) {
     const Index item = sizeof(T);
     f.x = {reinterpret_cast<char*>(const_cast<T*>(x)), 0, stride * item, item};
     f.tokens = l == 0 ? tokens : nullptr;
-    if (l + 1 == layers_.size()) f.y = {reinterpret_cast<char*>(y), 0, layer.weights->H * item, item};
-    stride = layer.weights->padded();
+    if (l + 1 == layers_.size()) f.y = {reinterpret_cast<char*>(y), 0, layer.weights->R * item, item};
+    stride = layer.weights->padded(0);
     x = f.states[0] + (f.slot ^ 1) * B_ * stride;  // what this layer is about to write
   }
   const auto run = [this](Member& m) {
-    for (const Layer& layer : layers_) layer.weights->kernel().forward(layer.forward, m);
+    for (const Layer& layer : layers_) layer.weights->kernel().forward[layer.weights->form(false)](layer.forward, m);
   };
   if (const Index size = threads(); size > 1) {
     run_teams({{{size, 1}, run}}, nullptr, nullptr);
@@ -622,19 +734,21 @@ void StepRunner<T>::step(const T* x, const std::int64_t* tokens, T* y) {
 template <class T>
 T* StepRunner<T>::state(std::size_t layer, int which) const {
   const Forward<T>& f = layers_[layer].forward;
-  return f.states[which] + f.slot * B_ * padded(layer);
+  return f.states[which] + f.slot * B_ * padded(layer, which);
 }
 
 template <class T>
 void StepRunner<T>::read_state(int which, T* to) const {
   for (std::size_t l = 0; l < layers_.size(); ++l)
-    for (Index b = 0, H = weights(l).H; b < B_; ++b, to += H) std::copy_n(state(l, which) + b * padded(l), H, to);
+    for (Index b = 0, n = weights(l).units(which); b < B_; ++b, to += n)
+      std::copy_n(state(l, which) + b * padded(l, which), n, to);
 }
 
 template <class T>
 void StepRunner<T>::write_state(int which, const T* from) {
   for (std::size_t l = 0; l < layers_.size(); ++l)
-    for (Index b = 0, H = weights(l).H; b < B_; ++b, from += H) std::copy_n(from, H, state(l, which) + b * padded(l));
+    for (Index b = 0, n = weights(l).units(which); b < B_; ++b, from += n)
+      std::copy_n(from, n, state(l, which) + b * padded(l, which));
 }
 
 template class StepRunner<float>;

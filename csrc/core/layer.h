@@ -65,12 +65,19 @@ struct Interrupt {
 
 struct Interrupted {};  // thrown when a signal ended a call
 
+// What is not the cell's own: kernels/forms.h.
+struct Structure {
+  Index R = 0;                      // units of a projected h; 0: not projected
+  double zoneout[kMaxStates] = {};  // of h and c; in training masks stand for them
+};
+
 class WeightsBase {
  public:
   virtual ~WeightsBase() = default;
   const Kernels* kernels;
   CellId cell;
-  Index I, H;
+  Index I, H, R;  // R: units of h
+  Structure structure;
   bool training;
   std::size_t nbytes;
   bool is_double;
@@ -80,9 +87,13 @@ template <class T>
 class Weights final : public WeightsBase {
  public:
   Weights(CellId cell, const CellOptions& options, Index I, Index H, const RawWeights<T>& raw, bool training,
-          Interrupt interrupt = {});
+          const Structure& structure = {}, Interrupt interrupt = {});
   const CellKernels<T>& kernel() const;
   Index padded() const;  // hidden units rounded up to whole vectors
+  Index units(int state) const { return state == 0 ? R : H; }
+  Index padded(int state) const;
+  bool has_form(Form form) const { return kernel().forward[form] != nullptr; }
+  Form form(bool masked) const;
 
   Packed<T> packed;
 
@@ -101,6 +112,12 @@ struct ForwardArrays {
   Index state_stride[kMaxStates] = {};
   T* state_n[kMaxStates] = {};
   Index state_n_stride[kMaxStates] = {};
+  // Training: factors of h in the recurrent product (B, R), or null; where a unit keeps its state, (T, B, units), or
+  // null.
+  const T* recurrent_mask = nullptr;
+  Index recurrent_mask_stride = 0;
+  Strided kept[kMaxStates];
+  bool masked() const { return recurrent_mask || kept[0].data || kept[1].data; }
 };
 
 template <class T>
@@ -111,7 +128,7 @@ struct BackwardArrays {
   Index dstate_n_stride[kMaxStates] = {};
   T* dstate[kMaxStates] = {};
   Index dstate_stride[kMaxStates] = {};
-  T *dW_ih = nullptr, *dW_hh = nullptr, *db_ih = nullptr, *db_hh = nullptr;
+  T *dW_ih = nullptr, *dW_hh = nullptr, *db_ih = nullptr, *db_hh = nullptr, *dW_hr = nullptr;
   T* dunits = nullptr;  // (unit_rows, H)
   Index unit_rows = 0;
 };
@@ -129,8 +146,11 @@ class Tape final : public TapeBase {
   std::shared_ptr<const Weights<T>> weights;
   std::shared_ptr<const Schedule> schedule;
   bool reverse;
+  Form form = kPlain;
   Buffer memory;
   T *gates = nullptr, *states[kMaxStates] = {}, *operand = nullptr, *x = nullptr;
+  T *recurrent = nullptr, *candidate = nullptr, *hidden = nullptr;
+  Masks<T> masks;
   std::int64_t* tokens = nullptr;
 };
 
@@ -155,11 +175,13 @@ class ForwardCall {
 
  private:
   void copy_input(Member& m, Interrupt interrupt) const;
+  void copy_kept(Member& m) const;
 
   const Weights<T>& weights_;
   const Schedule& schedule_;
   ForwardArrays<T> arrays_;
   Forward<T> f_{};
+  Form form_;
   Workload load_;
   std::unique_ptr<Tape<T>> tape_;  // null: inference
   Buffer temporary_;
@@ -210,9 +232,9 @@ class StepRunner {
     for (std::size_t l = 0; l < layers_.size(); ++l)
       for (int s = 0; s < states(); ++s)
         for (Index b = 0; b < B_; ++b)
-          if (chosen(b)) std::fill_n(state(l, s) + b * padded(l), padded(l), T(0));
+          if (chosen(b)) std::fill_n(state(l, s) + b * padded(l, s), padded(l, s), T(0));
   }
-  Index padded(std::size_t layer) const { return layers_[layer].weights->padded(); }
+  Index padded(std::size_t layer, int which) const { return layers_[layer].weights->padded(which); }
   int states() const { return layers_.front().weights->kernel().states; }
   std::size_t layers() const { return layers_.size(); }
   const Weights<T>& weights(std::size_t layer) const { return *layers_[layer].weights; }

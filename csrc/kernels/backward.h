@@ -8,6 +8,7 @@
 // the order of the chunks, and inside a chunk in the order of rows, whatever the number of threads.
 #pragma once
 
+#include "forms.h"
 #include "gemm.h"
 #include "pack.h"
 #include "parallel.h"
@@ -18,13 +19,7 @@ inline constexpr Index kInputBlockBytes = 512 << 10;     // of packed inputs, to
 inline constexpr Index kGradientBlockBytes = 768 << 10;  // of gate gradients, the same beside a panel of weights
 inline constexpr Index kBackwardK = 256;  // gate columns of dh taken at once: a 64 KiB piece of a panel stays in L2
 
-template <class T>
-inline const T* zeros() {
-  alignas(64) static const T none[kMaxVectors * kLanes<T>] = {};
-  return none;
-}
-
-template <class T, class Cell>
+template <class T, class Cell, class Form>
 class BackwardPass {
  public:
   BackwardPass(const Backward<T>& backward, Member& member)
@@ -34,14 +29,19 @@ class BackwardPass {
         N(rows.offset(rows.T)),
         I(backward.weights->I),
         H(backward.weights->H),
+        R(backward.weights->R),
         first(H),
         last(H),
+        projection(R),
         x_panels(blocks_of<T>(I), kMaxBackVectors),
-        h_panels(blocks_of<T>(H), kMaxBackVectors),
+        h_panels(blocks_of<T>(R), kMaxBackVectors),
+        unit_panels(blocks_of<T>(H), kMaxBackVectors),
         padded(first.padded),
+        padded_h(projection.padded),
         cell(backward.weights->options),
         mine(part_of(rows.B, row_rank(member), member.team->row_groups)),
-        my_panels(part_of(h_panels.count, unit_rank(member), units_in_group(member))) {}
+        my_panels(part_of(h_panels.count, unit_rank(member), units_in_group(member))),
+        my_unit_panels(part_of(unit_panels.count, unit_rank(member), units_in_group(member))) {}
 
   void run() {
     zero_past_the_end();
@@ -60,12 +60,15 @@ class BackwardPass {
       if constexpr (Cell::phases == 2) weight_gradients<1>(add);
       if constexpr (Cell::unit_parameters > 0)
         if (f.dunits) unit_gradients(begin, end, add);
+      if constexpr (Form::projects) outer_products(projection, f.dprojected, packed_h(1), H, 0, f.dW_r, add);
       if (f.dx.data) input_gradients(begin);
       if (!barrier(m)) return;
       end = begin;
     }
     unpack<0>();
     if constexpr (Cell::phases == 2) unpack<1>();
+    if constexpr (Form::masks) add_recurrent();
+    if constexpr (Form::projects) unpack_projection();
   }
 
  private:
@@ -77,13 +80,14 @@ class BackwardPass {
   const Backward<T>& f;
   Member& m;
   const Rows& rows;
-  const Index N, I, H;
+  const Index N, I, H, R;
   const First first;
   const Last last;
-  const Panels x_panels, h_panels;  // of the columns of the weights packed for backward
-  const Index padded;
+  const Phase<T, Projection, 0> projection;
+  const Panels x_panels, h_panels, unit_panels;  // of the columns of the weights packed for backward
+  const Index padded, padded_h;                  // units of the cell, and of h
   const Cell cell;
-  const Range mine, my_panels;  // batch rows and hidden panels of this thread
+  const Range mine, my_panels, my_unit_panels;  // batch rows and panels of this thread
   Index chunk_from = 0, chunk_count = 0;
 
   template <int P>
@@ -99,7 +103,11 @@ class BackwardPass {
 
   template <class P>
   T* dgate_row(const P& p, Index panel, Index row) const {
-    return f.dgates + p.gate_offset(panel, f.chunk_rows) + (row - chunk_from) * p.row_width(panel);
+    return dgate_row(f.dgates, p, panel, row);
+  }
+  template <class P>
+  T* dgate_row(T* dgates, const P& p, Index panel, Index row) const {
+    return dgates + p.gate_offset(panel, f.chunk_rows) + (row - chunk_from) * p.row_width(panel);
   }
 
   void zero_past_the_end() {
@@ -115,8 +123,14 @@ class BackwardPass {
 
   bool step(Index t) {
     const Range r = my_rows(t);
-    for (Index q = my_panels.begin; q < my_panels.end; ++q)
-      for (Index j = 0; j < h_panels.width(q); ++j) differentiate_cell(t, r, h_panels.start(q) + j);
+    if constexpr (Form::projects) {
+      for (Index q = my_panels.begin; q < my_panels.end; ++q)
+        for (Index j = 0; j < h_panels.width(q); ++j) differentiate_h(t, r, h_panels.start(q) + j);
+      if (!sync(m)) return false;
+      product_back(projection, f.dprojected, f.weights->W_r_back, unit_panels, my_unit_panels, t, r, f.dhidden, true);
+    }
+    for (Index q = my_unit_panels.begin; q < my_unit_panels.end; ++q)
+      for (Index j = 0; j < unit_panels.width(q); ++j) differentiate_cell(t, r, unit_panels.start(q) + j);
     if (!sync(m)) return false;
     if constexpr (Cell::phases == 2) {
       hidden_gradients<1>(t, r, f.doperand, true);
@@ -124,7 +138,8 @@ class BackwardPass {
         for (Index j = 0; j < h_panels.width(q); ++j) differentiate_gate(t, r, h_panels.start(q) + j);
       if (!sync(m)) return false;
     }
-    hidden_gradients<0>(t, r, f.dstates[0], !Cell::carries_h);
+    if constexpr (Form::masks) hidden_gradients<0>(t, r, f.drecurrent, true);
+    else hidden_gradients<0>(t, r, f.dstates[0], !Cell::carries_h);
     return true;
   }
 
@@ -152,12 +167,58 @@ class BackwardPass {
 
   // dh and dc of one block of units at step t, dy included.
   void load_gradients(Index t, Index b, Index unit, Vec<T>* ds_new) const {
-    for (int i = 0; i < Cell::states; ++i) ds_new[i] = load(f.dstates[i] + b * padded + unit);
-    if (f.dy.data) {
-      const char* dy = f.dy.data + rows.caller_time(t, b, f.reverse) * f.dy.time + rows.caller_row(b) * f.dy.batch;
-      ds_new[0] += load_partial(reinterpret_cast<const T*>(dy) + unit, H - unit);
+    for (int i = Form::projects ? 1 : 0; i < Cell::states; ++i) ds_new[i] = load(f.dstates[i] + b * padded + unit);
+    if constexpr (Form::projects) ds_new[0] = load(f.dhidden + b * padded + unit);
+    else ds_new[0] = with_dy(t, b, unit, Form::masks ? ds_new[0] + masked_recurrent(b, unit) : ds_new[0]);
+  }
+  Vec<T> with_dy(Index t, Index b, Index unit, Vec<T> dh) const {
+    if (!f.dy.data) return dh;
+    const char* dy = f.dy.data + rows.caller_time(t, b, f.reverse) * f.dy.time + rows.caller_row(b) * f.dy.batch;
+    return dh + load_partial(reinterpret_cast<const T*>(dy) + unit, R - unit);
+  }
+
+  // ---- masked and projected forms: what the cell hands back and what comes through the product stay apart, since the
+  // mask of the recurrent product is in between
+
+  Vec<T> masked_recurrent(Index b, Index unit) const {
+    return load(f.drecurrent + b * padded_h + unit) * load(f.masks.recurrent + b * f.masks.recurrent_row + unit);
+  }
+  // Zoneout takes its share of a gradient, which goes to the old state.
+  Vec<T> zone_share(int i, Index row, Index unit) const {
+    return load_bytes<T>(f.masks.kept[i] + row * f.masks.kept_row[i] + unit) + f.masks.rate[i];
+  }
+  void add_recurrent() const {
+    const Range share = part_of(rows.B, m.rank, m.team->size);
+    for (Index b = share.begin; b < share.end; ++b)
+      for (Index unit = 0; unit < padded_h; unit += W) {
+        T* to = f.dstates[0] + b * padded_h + unit;
+        store(to, load(to) + masked_recurrent(b, unit));
+      }
+  }
+
+  // Gradient of the projection, before zoneout.
+  void differentiate_h(Index t, Range r, Index block) const {
+    const Index unit = block * W;
+    for (Index b = r.begin; b < r.end; ++b) {
+      T* dh = f.dstates[0] + b * padded_h + unit;
+      const Vec<T> total = with_dy(t, b, unit, load(dh) + masked_recurrent(b, unit));
+      const Vec<T> share = zone_share(0, rows.offset(t) + b, unit);
+      const Index panel = projection.panels.holding(block);
+      store(
+          dgate_row(f.dprojected, projection, panel, rows.offset(t) + b) + (block - projection.panels.start(panel)) * W,
+          (T(1) - share) * total);
+      store(dh, share * total);
     }
   }
+
+  void unpack_projection() {
+    using ThisPhase = Phase<T, Projection, 0>;
+    const Range panels = part_of(projection.panels.count, m.rank, m.team->size);
+    for (Index p = panels.begin; p < panels.end; ++p)
+      unpack_panel<T>(projection, p, R, gate_of_x<ThisPhase>, f.dW_r + projection.weight_offset(p, H), H, f.dW_hr);
+  }
+
+  // ---- the cell
 
   [[gnu::noinline]] void differentiate_cell(Index t, Range r, Index block) const {
     const Index unit = block * W;
@@ -166,10 +227,19 @@ class BackwardPass {
       Vec<T> save[kValues], s[Cell::states], s_new[Cell::states], ds_new[Cell::states], da[kValues], ds[Cell::states];
       load_saved(block, row, save);
       load_gradients(t, b, unit, ds_new);
-      for (int i = 0; i < Cell::states; ++i) {
+      if constexpr (Form::projects) s[0] = Vec<T>{}, s_new[0] = load(f.hidden + row * padded + unit);
+      for (int i = Form::projects ? 1 : 0; i < Cell::states; ++i) {
         s[i] = load(f.states[i] + (old_row(t) + b) * padded + unit);
-        s_new[i] = load(f.states[i] + (rows.B + row) * padded + unit);
+        const T* after = Form::masks && i == 1 ? f.candidate : f.states[i];
+        s_new[i] = load(after + (rows.B + row) * padded + unit);
       }
+      Vec<T> carried[Cell::states] = {};
+      if constexpr (Form::masks)
+        for (int i = Form::projects ? 1 : 0; i < Cell::states; ++i) {
+          const Vec<T> share = zone_share(i, row, unit);
+          carried[i] = share * ds_new[i];
+          ds_new[i] = (T(1) - share) * ds_new[i];
+        }
       if constexpr (Cell::phases == 2) {
         cell.backward(save, s, ds_new, da, ds);
         store(dgate_block(last, block, row), da[0]);
@@ -182,7 +252,10 @@ class BackwardPass {
         T* to = dgate_block(first, block, row);
         for (int c = 0; c < First::columns; ++c) store(to + c * column_step(first, block), da[c]);
       }
-      for (int i = Cell::carries_h ? 0 : 1; i < Cell::states; ++i) store(f.dstates[i] + b * padded + unit, ds[i]);
+      for (int i = Cell::carries_h ? 0 : 1; i < Cell::states; ++i)
+        store(f.dstates[i] + b * padded + unit, Form::masks ? ds[i] + carried[i] : ds[i]);
+      if constexpr (Form::masks && !Form::projects && !Cell::carries_h)
+        store(f.dstates[0] + b * padded + unit, carried[0]);
     }
   }
 
@@ -197,6 +270,7 @@ class BackwardPass {
         s[0] = load(f.states[0] + (old_row(t) + b) * padded + unit);
         ds_new[0] = load(to);
         doperand[0] = load(f.doperand + b * padded + unit);
+        if constexpr (Form::masks) doperand[0] *= load(f.masks.recurrent + b * f.masks.recurrent_row + unit);
         ds[0] = load(f.dstates[0] + b * padded + unit);
         cell.backward_gate(save, s, ds_new, doperand, da, ds);
         for (int c = 0; c < Cell::first; ++c) store(to + c * column_step(first, block), da[c]);
@@ -207,10 +281,8 @@ class BackwardPass {
 
   // The products with weights packed for backward: rows of `to` (+)= gate gradients W, for one panel of columns.
   // Panels of gate columns come in at most two widths; each kind is one run of equally long segments.
-  template <int P, class Visit>
-  void for_each_segment_run(bool recurrent, Index most_k, Visit visit) const {
-    using ThisPhase = Phase<T, Cell, P>;
-    const ThisPhase& ph = phase<P>();
+  template <class ThisPhase, class Visit>
+  void for_each_segment_run(const ThisPhase& ph, bool recurrent, Index most_k, Visit visit) const {
     for (Index p = 0; p < ph.panels.count;) {
       const Index width = ph.panels.width(p) * W, k = ThisPhase::gates * width;
       const Index kind_end = p < ph.panels.extra ? ph.panels.extra : ph.panels.count;
@@ -223,33 +295,41 @@ class BackwardPass {
 
   template <int P>
   void hidden_gradients(Index t, Range r, T* to, bool from_zero) {
-    using ThisPhase = Phase<T, Cell, P>;
-    const ThisPhase& ph = phase<P>();
+    const auto& ph = phase<P>();
+    product_back(ph, f.dgates, f.weights->W_h_back + ph.gates_before() * padded * padded_h, h_panels, my_panels, t, r,
+                 to, from_zero);
+  }
+
+  // to (+)= the gradients of step t, times a matrix whose columns lie in `columns`; each thread takes `own` of these.
+  template <class ThisPhase>
+  void product_back(const ThisPhase& ph, T* dgates, const T* weights, const Panels& columns, Range own, Index t,
+                    Range r, T* to, bool from_zero) {
     if (r.begin == r.end) return;
     const bool one = r.end - r.begin == 1;
-    for (Index q = my_panels.begin; q < my_panels.end;) {
-      const Index width = h_panels.width(q) * W, unit = h_panels.start(q) * W;
-      const int panels = one && q + 1 < my_panels.end && h_panels.width(q + 1) * W == width ? 2 : 1;
+    const Index to_row = columns.blocks * W;
+    for (Index q = own.begin; q < own.end;) {
+      const Index width = columns.width(q) * W, unit = columns.start(q) * W;
+      const int panels = one && q + 1 < own.end && columns.width(q + 1) * W == width ? 2 : 1;
       const int vectors = static_cast<int>(width / W);
-      const T* w = f.weights->W_h_back + ph.gates_before() * padded * padded + unit * ThisPhase::gates * padded;
+      const T* w = weights + unit * ThisPhase::gates * ph.padded;
       const TileRows tiles(r, vectors);
-      for_each_segment_run<P>(true, kBackwardK, [&](Index p, Index k, Index segments, Index skip) {
+      for_each_segment_run(ph, true, kBackwardK, [&](Index p, Index k, Index segments, Index skip) {
         Tile<T> tile;
         tile.k = k, tile.segments = segments, tile.a_step = f.chunk_rows * ph.row_width(p);
         tile.w = w + ThisPhase::gates * ph.panels.start(p) * W * width;
-        tile.w_panel = ThisPhase::gates * padded * width;
-        tile.out_row = padded, tile.out_panel = width;
+        tile.w_panel = ThisPhase::gates * ph.padded * width;
+        tile.out_row = to_row, tile.out_panel = width;
         for (Index i = 0; i < tiles.tiles; ++i) {
           const Range part = tiles.tile(i);
           for (Index b = part.begin; b < part.end; ++b)
-            tile.a[b - part.begin] = dgate_row(ph, p, rows.offset(t) + b) + skip;
-          tile.out = to + part.begin * padded + unit;
+            tile.a[b - part.begin] = dgate_row(dgates, ph, p, rows.offset(t) + b) + skip;
+          tile.out = to + part.begin * to_row + unit;
           if (from_zero && p == 0) init_all(tile, vectors, zeros<T>(), 0, 0);
-          else init_all<T>(tile, vectors, tile.out, padded, width);
+          else init_all<T>(tile, vectors, tile.out, to_row, width);
           fusedrnn::FUSEDRNN_ISA::run(tile, static_cast<int>(part.end - part.begin), vectors, panels);
         }
       });
-      did(m, 2.0 * static_cast<double>((r.end - r.begin) * ThisPhase::gates * padded * width) * panels);
+      did(m, 2.0 * static_cast<double>((r.end - r.begin) * ThisPhase::gates * ph.padded * width) * panels);
       q += panels;
     }
   }
@@ -259,14 +339,16 @@ class BackwardPass {
   // Inputs of the weight gradients, packed once for all panels of gates: [tile of inputs][row][input of the tile].
   // Taken where they lie, each row would be a cache line and a page of its own: the products then wait for memory.
   static constexpr Index kInputTile =
-      tile_rows(First::gates * First::most < kMaxVectors ? First::gates * First::most : kMaxVectors);
+      tile_rows(First::gates * First::most < kMaxVectors && !Form::projects ? First::gates * First::most : kMaxVectors);
 
   T* packed_x() const { return f.inputs; }
-  T* packed_h(int phase) const { return f.inputs + (I + phase * H) * f.chunk_rows; }
+  T* packed_h(int phase) const { return f.inputs + (I + phase * R) * f.chunk_rows; }
 
   void pack_inputs(Index begin, Index end) {
     if (!f.tokens) pack_tiles(I, packed_x(), begin, end, [&](Index t) { return f.x + rows.offset(t) * I; }, I);
-    pack_tiles(H, packed_h(0), begin, end, [&](Index t) { return f.states[0] + old_row(t) * padded; }, padded);
+    pack_tiles(R, packed_h(0), begin, end, [&](Index t) { return f.recurrent + old_row(t) * padded_h; }, padded_h);
+    if constexpr (Form::projects)
+      pack_tiles(H, packed_h(1), begin, end, [&](Index t) { return f.hidden + rows.offset(t) * padded; }, padded);
     if constexpr (Cell::phases == 2)
       pack_tiles(H, packed_h(1), begin, end, [&](Index t) { return f.operand + rows.offset(t) * padded; }, padded);
   }
@@ -301,12 +383,12 @@ class BackwardPass {
       sum_columns(ph, p, da, add);
       if (f.tokens) scatter(ph, p, da, f.dW_x + ph.weight_offset(p, I), add);
     }
-    if (!f.tokens) outer_products(ph, packed_x(), I, 0, f.dW_x, add);
-    outer_products(ph, packed_h(P), H, ThisPhase::split, f.dW_h, add);
+    if (!f.tokens) outer_products(ph, f.dgates, packed_x(), I, 0, f.dW_x, add);
+    outer_products(ph, f.dgates, packed_h(P), R, ThisPhase::split, f.dW_h, add);
   }
 
   template <class P>
-  void outer_products(const P& ph, const T* inputs, Index K, Index skip, T* dw, bool add) {
+  void outer_products(const P& ph, T* dgates, const T* inputs, Index K, Index skip, T* dw, bool add) {
     const TileRows tiles({0, K}, kInputTile);
     // With fewer panels than threads, threads share a panel's inputs instead.
     const Index panel_parts = ph.panels.count < m.team->size ? ph.panels.count : m.team->size;
@@ -321,7 +403,7 @@ class BackwardPass {
         const Index width = ph.w_width(p);
         OuterTile<T> tile;
         tile.n = chunk_count, tile.w_row = ph.row_width(p), tile.add = add;
-        tile.w = dgate_row(ph, p, chunk_from) + skip * ph.panels.width(p) * W;
+        tile.w = dgate_row(dgates, ph, p, chunk_from) + skip * ph.panels.width(p) * W;
         for (Index i = from; i < to; ++i) {
           const Range r = tiles.tile(i);
           tile.a = inputs + r.begin * f.chunk_rows;
@@ -358,9 +440,10 @@ class BackwardPass {
       for (Index t = begin; t < end; ++t)
         for (Index b = 0; b < rows.active(t); ++b, from += row_step) {
           for (int c = 0; c < First::columns; ++c) da[c] = load(from + c * gate_step);
-          for (int i = 0; i < Cell::states; ++i) {
+          for (int i = Form::projects ? 1 : 0; i < Cell::states; ++i) {
             s[i] = load(f.states[i] + (old_row(t) + b) * padded + unit);
-            s_new[i] = load(f.states[i] + (rows.B + rows.offset(t) + b) * padded + unit);
+            const T* after = Form::masks && i == 1 ? f.candidate : f.states[i];
+            s_new[i] = load(after + (rows.B + rows.offset(t) + b) * padded + unit);
           }
           cell.unit_gradients(da, s, s_new, dp);
         }
@@ -427,7 +510,7 @@ class BackwardPass {
     const ThisPhase& ph = phase<P>();
     const T* w =
         f.weights->W_x_back + ph.gates_before() * padded * x_panels.blocks * W + column * ThisPhase::gates * padded;
-    for_each_segment_run<P>(false, ThisPhase::gates * padded, [&](Index p, Index k, Index segments, Index) {
+    for_each_segment_run(ph, false, ThisPhase::gates * padded, [&](Index p, Index k, Index segments, Index) {
       tile.k = k, tile.segments = segments, tile.a_step = f.chunk_rows * ph.row_width(p);
       tile.w = w + ThisPhase::gates * ph.panels.start(p) * W * width;
       for (Index row = part.begin; row < part.end; ++row) tile.a[row - part.begin] = dgate_row(ph, p, chunk_from + row);
@@ -445,7 +528,7 @@ class BackwardPass {
     const Range panels = part_of(ph.panels.count, m.rank, m.team->size);
     for (Index p = panels.begin; p < panels.end; ++p) {
       unpack_panel<T>(ph, p, H, gate_of_x<ThisPhase>, f.dW_x + ph.weight_offset(p, I), I, f.dW_ih);
-      unpack_panel<T>(ph, p, H, gate_of_h<ThisPhase>, f.dW_h + ph.weight_offset(p, H), H, f.dW_hh);
+      unpack_panel<T>(ph, p, H, gate_of_h<ThisPhase>, f.dW_h + ph.weight_offset(p, R), R, f.dW_hh);
       const T* db = f.db + ph.gate_offset(p, 1);
       if (f.db_ih)
         for_each_column<T>(ph, p, H, gate_of_x<ThisPhase>, [&](Index row, Index c) { f.db_ih[row] = db[c]; });
@@ -457,10 +540,10 @@ class BackwardPass {
   }
 };
 
-template <class T, class Cell>
+template <class T, class Cell, class Form>
 void backward(const Backward<T>& f, Member& m) {
   const FloatingPointState state;
-  BackwardPass<T, Cell>(f, m).run();
+  BackwardPass<T, Cell, Form>(f, m).run();
 }
 
 }  // namespace fusedrnn::FUSEDRNN_ISA

@@ -3,18 +3,21 @@
 //   for a chunk of steps: gates = b + x W_x          many steps in one product, each thread its own panels, no waiting
 //     for each step:      gates + h W_h -> cell      tile by tile, the cell applied while the tile is in L1
 //
+// What else may happen to a step (masks, zoneout, projection): kernels/forms.h.
+//
 // Buffers: gate rows live for a chunk (inference) or as long as the tape (they become the saved gates, in place).
 // States: two slots that alternate, or all of them (training); the first B rows are the initial state. The second
 // phase's operand: one slot, or all.
 #pragma once
 
+#include "forms.h"
 #include "gemm.h"
 #include "pack.h"
 #include "parallel.h"
 
 namespace fusedrnn::FUSEDRNN_ISA {
 
-template <class T, class Cell>
+template <class T, class Cell, class Form>
 class ForwardPass {
  public:
   ForwardPass(const Forward<T>& forward, Member& member)
@@ -23,13 +26,18 @@ class ForwardPass {
         rows(forward.rows),
         I(forward.weights->I),
         H(forward.weights->H),
+        R(forward.weights->R),
         first(H),
         last(H),
+        projection(R),
         padded(first.padded),
+        padded_h(projection.padded),
         cell(forward.weights->options),
         mine(part_of(rows.B, row_rank(member), member.team->row_groups)) {}
 
   void run() {
+    if constexpr (Form::masks)  // every thread has copied some of the masks
+      if (!barrier(m)) return;
     zero_past_the_end();
     finish(old_row(0), rows.active(0), rows.B);
     for (Index t = 0; t < rows.T;) {
@@ -47,6 +55,10 @@ class ForwardPass {
           if (!sync(m)) return;
           step<1>(t, together);
         }
+        if constexpr (Form::projects) {
+          if (!sync(m)) return;
+          project_hidden(t);
+        }
         finish(new_row(t), rows.active(t + 1), rows.active(t));
         if (!sync(m)) return;
       }
@@ -61,10 +73,11 @@ class ForwardPass {
   const Forward<T>& f;
   Member& m;
   const Rows& rows;
-  const Index I, H;
+  const Index I, H, R;
   const First first;
   const Last last;
-  const Index padded;
+  const Phase<T, Projection, 0> projection;
+  const Index padded, padded_h;  // units of the cell, and of h
   const Cell cell;
   const Range mine;         // batch rows of this thread's group
   Index gates_from = 0;     // the row of the sequence that is row 0 of the gate buffer
@@ -91,6 +104,10 @@ class ForwardPass {
   Index slot(Index t) const { return (t + f.slot) & 1; }
   Index operand_row(Index t) const { return f.history ? rows.offset(t) : 0; }
 
+  // h has the cell's units, unless it is projected.
+  Index state_units(int state) const { return Form::projects && state == 0 ? R : H; }
+  Index state_width(int state) const { return Form::projects && state == 0 ? padded_h : padded; }
+
   template <class P>
   T* gate_row(const P& p, Index panel, Index row) const {
     return f.gates + p.gate_offset(panel, f.gate_rows) + (row - gates_from) * p.row_width(panel);
@@ -98,27 +115,29 @@ class ForwardPass {
 
   void zero_past_the_end() {
     if (!f.y.data) return;
-    if (rows.time) return zero_gaps<T>(rows, f.y, H, m);
+    if (rows.time) return zero_gaps<T>(rows, f.y, state_units(0), m);
     for (Index b = m.rank; b < rows.B; b += m.team->size) {
       char* row = f.y.data + rows.caller_row(b) * f.y.batch;
-      for (Index t = rows.length_of(b); t < f.y_T; ++t) zero(reinterpret_cast<T*>(row + t * f.y.time), H);
+      for (Index t = rows.length_of(b); t < f.y_T; ++t) zero(reinterpret_cast<T*>(row + t * f.y.time), state_units(0));
     }
   }
 
   // Rows [begin, end) have seen their last step: their states, from `at`, are final.
   void finish(Index at, Index begin, Index end) {
     if (!f.states_n[0]) return;
-    const Range panels = my_panels(last);
-    const Index unit = last.panels.start(panels.begin) * W;
-    Index count = last.panels.start(panels.end) * W - unit;
-    if (unit + count > H) count = H - unit;
     if (begin < mine.begin) begin = mine.begin;
     if (end > mine.end) end = mine.end;
-    if (count <= 0) return;
-    for (Index b = begin; b < end; ++b)
-      for (int s = 0; s < Cell::states; ++s)
+    for (int s = 0; s < Cell::states; ++s) {
+      const Panels& panels = Form::projects && s == 0 ? projection.panels : last.panels;
+      const Range own = part_of(panels.count, unit_rank(m), units_in_group(m));
+      const Index unit = panels.start(own.begin) * W;
+      Index count = panels.start(own.end) * W - unit;
+      if (unit + count > state_units(s)) count = state_units(s) - unit;
+      if (count <= 0) continue;
+      for (Index b = begin; b < end; ++b)
         __builtin_memcpy(f.states_n[s] + rows.caller_row(b) * f.states_n_stride[s] + unit,
-                         f.states[s] + (at + b) * padded + unit, static_cast<size_t>(count) * sizeof(T));
+                         f.states[s] + (at + b) * state_width(s) + unit, static_cast<size_t>(count) * sizeof(T));
+    }
   }
 
   // ---- input part -------------------------------------------------------------------------------
@@ -230,8 +249,8 @@ class ForwardPass {
     alignas(64) T scratch[kMaxTileVectors * W];
 
     Tile<T> tile;
-    tile.k = H, tile.segments = 1, tile.a_step = 0;
-    tile.w = f.weights->W_h + ph.weight_offset(p, H), tile.w_panel = H * w_width;
+    tile.k = R, tile.segments = 1, tile.a_step = 0;
+    tile.w = f.weights->W_h + ph.weight_offset(p, R), tile.w_panel = R * w_width;
     tile.out = scratch, tile.out_row = w_width, tile.out_panel = w_width;
 
     const TileRows tiles(r, vectors);
@@ -241,12 +260,13 @@ class ForwardPass {
       init_all<T>(tile, vectors, gates + ThisPhase::split * width, row_width, row_width * f.gate_rows);
       if constexpr (ThisPhase::split)  // the recurrent part of the split gate starts from its own bias
         tile.init[vectors - 1] = {f.weights->b_h + ph.panels.start(p) * W, 0, width};
-      const T* operand = P == 0 ? f.states[0] + old_row(t) * padded : f.operand + operand_row(t) * padded;
-      for (Index b = part.begin; b < part.end; ++b) tile.a[b - part.begin] = operand + b * padded;
+      const Index operand_width = P == 0 ? state_width(0) : padded;
+      const T* operand = P == 0 ? f.recurrent + old_row(t) * operand_width : f.operand + operand_row(t) * operand_width;
+      for (Index b = part.begin; b < part.end; ++b) tile.a[b - part.begin] = operand + b * operand_width;
       fusedrnn::FUSEDRNN_ISA::run(tile, static_cast<int>(part.end - part.begin), vectors, panels);
       for (int q = 0; q < panels; ++q) apply_cell<P>(t, part, p + q, scratch + q * w_width);
     }
-    did(m, 2.0 * static_cast<double>((r.end - r.begin) * H * w_width) * panels);
+    did(m, 2.0 * static_cast<double>((r.end - r.begin) * R * w_width) * panels);
   }
 
   // Out of line, so that every path (whole sequence, step by step, any tile) runs the very same instructions.
@@ -258,19 +278,20 @@ class ForwardPass {
     const bool keep = f.keep && Cell::saved > 0;
     for (Index b = r.begin; b < r.end; ++b, scratch += w_width) {
       T* gates = gate_row(ph, p, rows.offset(t) + b);
-      T* y = f.y.data ? reinterpret_cast<T*>(f.y.data + rows.caller_time(t, b, f.reverse) * f.y.time +
-                                             rows.caller_row(b) * f.y.batch)
-                      : nullptr;
+      T* y = output_row(t, b);
       for (Index j = 0; j < blocks; ++j) {
         const Index block = ph.panels.start(p) + j, unit = block * W;
         Vec<T> a[ThisPhase::columns], s[Cell::states], s_new[Cell::states], save[Cell::gates + Cell::split];
         for (int c = 0; c < ThisPhase::split; ++c) a[c] = load(gates + (c * blocks + j) * W);
         for (int g = 0; g < ThisPhase::gates; ++g) a[ThisPhase::split + g] = load(scratch + (g * blocks + j) * W);
-        for (int i = 0; i < Cell::states; ++i) s[i] = load(f.states[i] + (old_row(t) + b) * padded + unit);
+        if constexpr (Form::projects) s[0] = Vec<T>{};  // has other units; no projected cell looks at it
+        for (int i = Form::projects ? 1 : 0; i < Cell::states; ++i)
+          s[i] = load(f.states[i] + (old_row(t) + b) * padded + unit);
 
         if constexpr (Cell::phases == 2 && P == 0) {
           Vec<T> operand[1];
           cell.gate(a, s, operand, save);
+          if constexpr (Form::masks) operand[0] *= load(f.masks.recurrent + b * f.masks.recurrent_row + unit);
           store(f.operand + (operand_row(t) + b) * padded + unit, operand[0]);
           for (int c = 0; c < ThisPhase::columns; ++c) store(gates + (c * blocks + j) * W, save[c]);
         } else {
@@ -285,14 +306,78 @@ class ForwardPass {
             if (keep)
               for (int c = 0; c < ThisPhase::columns; ++c) store(gates + (c * blocks + j) * W, save[c]);
           }
-          for (int i = 0; i < Cell::states; ++i) {
+          if constexpr (Form::projects) store(f.hidden + (operand_row(t) + b) * padded + unit, s_new[0]);
+          if constexpr (Form::masks && Cell::states == 2)
+            store(f.candidate + (new_row(t) + b) * padded + unit, s_new[1]);
+          for (int i = Form::projects ? 1 : 0; i < Cell::states; ++i) {
+            if constexpr (Form::masks) s_new[i] = zone_out(i, t, b, unit, s[i], s_new[i]);
             T* to = f.states[i] + (new_row(t) + b) * padded + unit;
             store(to, s_new[i]);
             if constexpr (!Cell::zeros_stay)
               if (unit + W > H) zero(to + (H - unit), unit + W - H);
           }
-          if (y) store_partial(y + unit, s_new[0], H - unit);
+          if constexpr (!Form::projects) {
+            if constexpr (Form::masks) keep_operand(t, b, unit, s_new[0]);
+            if (y) store_partial(y + unit, s_new[0], H - unit);
+          }
         }
+      }
+    }
+  }
+
+  T* output_row(Index t, Index b) const {
+    if (!f.y.data) return nullptr;
+    return reinterpret_cast<T*>(f.y.data + rows.caller_time(t, b, f.reverse) * f.y.time +
+                                rows.caller_row(b) * f.y.batch);
+  }
+
+  // ---- masked and projected forms ---------------------------------------------------------------
+
+  Vec<T> zone_out(int i, Index t, Index b, Index unit, Vec<T> old, Vec<T> candidate) const {
+    const Vec<T> share =
+        load_bytes<T>(f.masks.kept[i] + (rows.offset(t) + b) * f.masks.kept_row[i] + unit) + f.masks.rate[i];
+    return share * old + (T(1) - share) * candidate;
+  }
+  void keep_operand(Index t, Index b, Index unit, Vec<T> h) const {
+    store(f.recurrent + (new_row(t) + b) * state_width(0) + unit,
+          h * load(f.masks.recurrent + b * f.masks.recurrent_row + unit));
+  }
+
+  // h = W_hr hidden, each thread its panels of h.
+  void project_hidden(Index t) {
+    const Range panels = my_panels(projection), r = my_rows(t);
+    if (r.begin == r.end) return;
+    alignas(64) T scratch[kMaxTileVectors * W];
+    for (Index p = panels.begin; p < panels.end; ++p) {
+      const Index w_width = projection.w_width(p);
+      const int vectors = static_cast<int>(w_width / W);
+      Tile<T> tile;
+      tile.k = H, tile.segments = 1, tile.a_step = 0;
+      tile.w = f.weights->W_r + projection.weight_offset(p, H), tile.w_panel = H * w_width;
+      tile.out = scratch, tile.out_row = w_width, tile.out_panel = w_width;
+      init_all(tile, vectors, zeros<T>(), 0, 0);
+      const TileRows tiles(r, vectors);
+      for (Index i = 0; i < tiles.tiles; ++i) {
+        const Range part = tiles.tile(i);
+        for (Index b = part.begin; b < part.end; ++b) tile.a[b - part.begin] = f.hidden + (operand_row(t) + b) * padded;
+        fusedrnn::FUSEDRNN_ISA::run(tile, static_cast<int>(part.end - part.begin), vectors, 1);
+        settle_h(t, part, p, scratch);
+      }
+      did(m, 2.0 * static_cast<double>((r.end - r.begin) * H * w_width));
+    }
+  }
+
+  [[gnu::noinline]] void settle_h(Index t, Range r, Index p, const T* projected) {
+    const Index w_width = projection.w_width(p);
+    for (Index b = r.begin; b < r.end; ++b, projected += w_width) {
+      T* y = output_row(t, b);
+      for (Index j = 0; j < projection.panels.width(p); ++j) {
+        const Index unit = (projection.panels.start(p) + j) * W;
+        const Vec<T> old = load(f.states[0] + (old_row(t) + b) * padded_h + unit);
+        const Vec<T> h = zone_out(0, t, b, unit, old, load(projected + j * W));
+        store(f.states[0] + (new_row(t) + b) * padded_h + unit, h);
+        keep_operand(t, b, unit, h);
+        if (y) store_partial(y + unit, h, R - unit);
       }
     }
   }
@@ -305,10 +390,10 @@ class ForwardPass {
   }
 };
 
-template <class T, class Cell>
+template <class T, class Cell, class Form>
 void forward(const Forward<T>& f, Member& m) {
   const FloatingPointState state;
-  ForwardPass<T, Cell>(f, m).run();
+  ForwardPass<T, Cell, Form>(f, m).run();
 }
 
 }  // namespace fusedrnn::FUSEDRNN_ISA

@@ -23,18 +23,36 @@ void add(const T* x, T* y, Index n) {
     store_partial(y + i, load_partial(y + i, n - i) + load_partial(x + i, n - i), n - i);
 }
 
-template <class T, class Cell>
+// FORMS of kernels/forms.h, the first ones. Cells with options have the plain form alone: each form takes seconds to
+// compile and tens of kilobytes, for every instruction set.
+template <class T, class Cell, int FORMS = 1>
 constexpr CellKernels<T> kernels_of() {
-  return {Cell::gates,           Cell::states,  Cell::phases,     Cell::split,      Cell::saved,
-          Cell::unit_parameters, pack<T, Cell>, forward<T, Cell>, backward<T, Cell>};
+  CellKernels<T> k = {Cell::gates,
+                      Cell::states,
+                      Cell::phases,
+                      Cell::split,
+                      Cell::saved,
+                      Cell::unit_parameters,
+                      pack<T, Cell>,
+                      {forward<T, Cell, Plain>},
+                      {backward<T, Cell, Plain>}};
+  if constexpr (FORMS >= 2) {
+    k.forward[kMasked] = forward<T, Cell, Masked>;
+    k.backward[kMasked] = backward<T, Cell, Masked>;
+  }
+  if constexpr (FORMS >= 3) {
+    k.forward[kProjected] = forward<T, Cell, Projected>;
+    k.backward[kProjected] = backward<T, Cell, Projected>;
+  }
+  return k;
 }
 
 template <class T>
 constexpr KernelTable<T> table() {
   return {kLanes<T>,
-          {kernels_of<T, RNNTanh>(), kernels_of<T, RNNRelu>(), kernels_of<T, GRUAfterCell<UsualFunctions>>(),
-           kernels_of<T, GRUBeforeCell<UsualFunctions>>(), kernels_of<T, GRUSimpleCell<UsualFunctions>>(),
-           kernels_of<T, LSTM>(), kernels_of<T, RNNOptions>(), kernels_of<T, GRUAfterCell<ChosenFunctions>>(),
+          {kernels_of<T, RNNTanh, 2>(), kernels_of<T, RNNRelu, 2>(), kernels_of<T, GRUAfterCell<UsualFunctions>, 2>(),
+           kernels_of<T, GRUBeforeCell<UsualFunctions>, 2>(), kernels_of<T, GRUSimpleCell<UsualFunctions>, 2>(),
+           kernels_of<T, LSTM, 3>(), kernels_of<T, RNNOptions>(), kernels_of<T, GRUAfterCell<ChosenFunctions>>(),
            kernels_of<T, GRUBeforeCell<ChosenFunctions>>(), kernels_of<T, GRUSimpleCell<ChosenFunctions>>(),
            kernels_of<T, LSTMCell<ChosenFunctions, false>>(), kernels_of<T, LSTMCell<ChosenFunctions, true>>()},
           add<T>,

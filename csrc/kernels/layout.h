@@ -42,6 +42,13 @@ struct Panels {
 inline constexpr int kMaxVectors = 4;  // of a panel
 inline constexpr int kMaxBackVectors = 4;
 
+// What sums without a bias start from.
+template <class T>
+inline const T* zeros() {
+  alignas(64) static const T none[kMaxVectors * kLanes<T>] = {};
+  return none;
+}
+
 // One phase of a cell, with the sizes that follow.
 template <class T, class Cell, int P>
 struct Phase {

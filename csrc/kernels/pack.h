@@ -2,6 +2,7 @@
 // are zeros in the packed form, so padded lanes compute zeros and never reach a real one.
 #pragma once
 
+#include "forms.h"
 #include "layout.h"
 #include "parallel.h"
 
@@ -95,12 +96,12 @@ template <class T, class Cell, int P>
 void pack_phase(const RawWeights<T>& raw, const Packed<T>& packed, Member& m) {
   using ThisPhase = Phase<T, Cell, P>;
   constexpr Index W = kLanes<T>;
-  const Index I = packed.I, H = packed.H;
+  const Index I = packed.I, H = packed.H, R = packed.R;
   const ThisPhase phase(H);
   const Range mine = part_of(phase.panels.count, m.rank, m.team->size);
   for (Index p = mine.begin; p < mine.end; ++p) {
     pack_panel<T>(phase, p, H, gate_of_x<ThisPhase>, raw.W_ih, I, packed.W_x + phase.weight_offset(p, I));
-    pack_panel<T>(phase, p, H, gate_of_h<ThisPhase>, raw.W_hh, H, packed.W_h + phase.weight_offset(p, H));
+    pack_panel<T>(phase, p, H, gate_of_h<ThisPhase>, raw.W_hh, R, packed.W_h + phase.weight_offset(p, R));
     T* b_x = packed.b_x + phase.weight_offset(p, 1);
     zero(b_x, phase.w_width(p));
     for_each_column<T>(phase, p, H, gate_of_x<ThisPhase>, [&](Index row, Index column) {
@@ -116,17 +117,33 @@ void pack_phase(const RawWeights<T>& raw, const Packed<T>& packed, Member& m) {
         if (unit < H && raw.b_hh) b_h[l] = raw.b_hh[gate_of_x<ThisPhase>(0) * H + unit];
       }
     }
-    did(m, kPackCost * static_cast<double>((I + H) * phase.w_width(p)));
+    did(m, kPackCost * static_cast<double>((I + R) * phase.w_width(p)));
     if (stopped(m)) return;
   }
   if (packed.W_x_back) {
     const Index before = phase.gates_before() * phase.padded;
-    const Panels x_panels(blocks_of<T>(I), kMaxBackVectors), h_panels(blocks_of<T>(H), kMaxBackVectors);
+    const Panels x_panels(blocks_of<T>(I), kMaxBackVectors), h_panels(blocks_of<T>(R), kMaxBackVectors);
     pack_back<T>(phase, H, gate_of_x<ThisPhase>, raw.W_ih, I, packed.W_x_back + before * x_panels.blocks * W,
                  part_of(x_panels.count, m.rank, m.team->size), x_panels, m);
-    pack_back<T>(phase, H, gate_of_h<ThisPhase>, raw.W_hh, H, packed.W_h_back + before * h_panels.blocks * W,
+    pack_back<T>(phase, H, gate_of_h<ThisPhase>, raw.W_hh, R, packed.W_h_back + before * h_panels.blocks * W,
                  part_of(h_panels.count, m.rank, m.team->size), h_panels, m);
   }
+}
+
+template <class T>
+void pack_projection(const RawWeights<T>& raw, const Packed<T>& packed, Member& m) {
+  using ThisPhase = Phase<T, Projection, 0>;
+  const ThisPhase phase(packed.R);
+  const Range mine = part_of(phase.panels.count, m.rank, m.team->size);
+  for (Index p = mine.begin; p < mine.end && !stopped(m); ++p) {
+    pack_panel<T>(phase, p, packed.R, gate_of_x<ThisPhase>, raw.W_hr, packed.H,
+                  packed.W_r + phase.weight_offset(p, packed.H));
+    did(m, kPackCost * static_cast<double>(packed.H * phase.w_width(p)));
+  }
+  if (!packed.W_r_back) return;
+  const Panels panels(blocks_of<T>(packed.H), kMaxBackVectors);
+  pack_back<T>(phase, packed.R, gate_of_x<ThisPhase>, raw.W_hr, packed.H, packed.W_r_back,
+               part_of(panels.count, m.rank, m.team->size), panels, m);
 }
 
 template <class T, class Cell>
@@ -134,6 +151,7 @@ void pack(const RawWeights<T>& raw, const Packed<T>& packed, Member& m) {
   const FloatingPointState state;  // the biases are added here
   pack_phase<T, Cell, 0>(raw, packed, m);
   if constexpr (Cell::phases == 2) pack_phase<T, Cell, 1>(raw, packed, m);
+  if (raw.W_hr) pack_projection(raw, packed, m);
 }
 
 }  // namespace fusedrnn::FUSEDRNN_ISA

@@ -67,6 +67,8 @@ class Weights:
         training: bool,  # pack what backward needs, too
         unit_parameters: Array | None = None,  # (U, H): peepholes
         options: tuple[Any, ...] | None = None,  # fusedrnn.kinds.Options
+        W_hr: Array | None = None,  # projection of an LSTM's h, (R, H); W_hh is then (G*H, R), and R stands for H below
+        zoneout: tuple[float, float] = (0.0, 0.0),  # shares of old h and c, in inference
     ) -> None: ...
     @property
     def nbytes(self) -> int: ...
@@ -80,6 +82,8 @@ class Weights:
     def input_size(self) -> int: ...
     @property
     def hidden_size(self) -> int: ...
+    @property
+    def output_size(self) -> int: ...
 
 @final
 class Tape:
@@ -97,6 +101,9 @@ def forward(
     schedule: Schedule,
     reverse: bool,  # run from each row's last valid step to its first
     training: bool,  # needs Weights(training=True)
+    # Training: factors of h in the recurrent product (B, R), and where h and c keep their old values, bool (T, B, R)
+    # and (T, B, H), last axes contiguous.
+    masks: tuple[Array | None, Array | None, Array | None] | None = None,
 ) -> Tape | None: ...
 def infer(weights: list[Weights], x: Any, batch_first: bool, /) -> tuple[Any, Any] | None:
     """y and the final state of stacked one-way layers from zero states; None: x is no plain array of floats.
@@ -112,6 +119,7 @@ def forward_both(
     states_n: tuple[tuple[Array, ...], tuple[Array, ...]],
     schedule: Schedule,
     training: bool,
+    masks: tuple[Any, Any] | None = None,
 ) -> list[Tape | None]:
     """`forward` of both directions of a layer, side by side where that is quicker."""
 
@@ -122,7 +130,8 @@ def backward(
     dx: Array | None,  # out: (T, B, I), last axis contiguous, zeros past the end; None (always for tokens): not wanted
     accumulate: bool,  # add to dx instead of overwriting it
     dstate: tuple[Array, ...],  # out: as state
-    dparams: tuple[Any, ...],  # out: dW_ih, dW_hh, db_ih, db_hh, dunit_parameters; C-contiguous, None from the third on
+    # out: dW_ih, dW_hh, db_ih, db_hh, dunit_parameters, dW_hr; C-contiguous, None from the third on
+    dparams: tuple[Any, ...],
 ) -> None: ...
 def backward_both(
     tapes: tuple[Tape, Tape],

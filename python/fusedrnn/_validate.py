@@ -175,6 +175,63 @@ def meaningless(owner: str, name: str, value: object, reason: str) -> ValueError
     return ValueError(f"{owner}: {name} is {value!r}, but {reason}")
 
 
+def zoneout(owner: str, value: object, parts: tuple[str, ...]) -> tuple[float, float]:
+    """Probabilities of keeping h and c, from one number for both or a pair (h, c)."""
+    if isinstance(value, (tuple, list)):
+        if len(parts) == 1:
+            raise TypeError(f"{owner}: zoneout is {kind(value)}; expected a number, as the state is h alone")
+        if len(value) != 2:
+            raise ValueError(f"{owner}: zoneout has {len(value)} parts; expected a number or a pair (h, c)")
+        h, c = value
+        return probability(owner, "zoneout[0]", h), probability(owner, "zoneout[1]", c)
+    p = probability(owner, "zoneout", value)
+    return p, p if len(parts) == 2 else 0.0
+
+
+def proj_size(owner: str, value: object, hidden_size: int) -> int:
+    """An integer from 0 (no projection) to below hidden_size, as in torch."""
+    if isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.bool_)) and value == 0:
+        return 0
+    n = size(owner, "proj_size", value)
+    if n >= hidden_size:
+        raise ValueError(f"{owner}: proj_size is {n}; expected less than hidden_size = {hidden_size}, or 0 for none")
+    return n
+
+
+def available_together(owner: str, options: object, given: Mapping[str, Any]) -> None:
+    """What changes a whole step has kernels for the usual form of each cell alone."""
+    for name, value in given.items():
+        if options is not None and value:
+            raise ValueError(
+                f"{owner}: {name} is {value!r}, which is not available together with other activations, clips, "
+                f"peepholes or coupled gates; expected 0"
+            )
+
+
+def mask_names(owner: str, given: object, available: Mapping[str, float]) -> Mapping[str, Any]:
+    """The caller's masks; one of an option that is switched off would be ignored in silence."""
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise TypeError(f"{owner}: masks is {kind(given)}; expected a mapping of names to arrays of bools")
+    for name in given:
+        if name not in available:
+            raise ValueError(f"{owner}: masks has {name!r}; expected some of {', '.join(map(repr, available))}")
+        if not available[name]:
+            option = name.partition("_h")[0].partition("_c")[0] if name.startswith("zoneout") else name
+            raise ValueError(f"{owner}: masks has {name!r}, but this layer has {option}=0")
+    return given
+
+
+def kept(owner: str, name: str, value: Any, shape: tuple[int, ...], formula: str) -> NDArray[np.bool_]:
+    """A copy of an array of bools, which alone say unmistakably what is kept."""
+    array = as_array(owner, name, value)
+    if array.dtype != np.bool_:
+        raise TypeError(f"{owner}: {name} has dtype {array.dtype}; expected bool")
+    exact_shape(owner, name, array, shape, formula)
+    return np.array(array, order="C")
+
+
 def warn_idle_dropout(owner: str, dropout: float, stacklevel: int, reason: str = "num_layers=1") -> None:
     """Warn as torch does: dropout acts between layers, and there is only one."""
     warnings.warn(
@@ -543,8 +600,12 @@ def state(
     formula: str,
     dtype: np.dtype[Any],
     optional: bool = False,
+    h_shape: tuple[tuple[int, ...], str] | None = None,
 ) -> tuple[Array | None, ...]:
-    """h, or the pair (h, c), with contiguous last axes; `optional`: a part may be None (gradients)."""
+    """h, or the pair (h, c), with contiguous last axes; `optional`: a part may be None (gradients).
+
+    `h_shape` is shape and formula of h where they are not those of c.
+    """
     if len(parts) == 1:
         if isinstance(value, tuple):
             raise TypeError(f"{owner}: {argument} is a tuple; expected one array h")
@@ -561,10 +622,11 @@ def state(
             arrays.append(None)
             continue
         name = f"{argument} {part}"
+        wanted, derived = h_shape if h_shape is not None and part == "h" else (shape, formula)
         if given is None:
-            raise TypeError(f"{owner}: {name} is None; expected an array of {formula} = {shape}")
+            raise TypeError(f"{owner}: {name} is None; expected an array of {derived} = {wanted}")
         array = floats(owner, name, given, dtype, rows=True)
-        exact_shape(owner, name, array, shape, formula)
+        exact_shape(owner, name, array, wanted, derived)
         arrays.append(array)
     return tuple(arrays)
 

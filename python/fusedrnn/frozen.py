@@ -67,7 +67,7 @@ class FrozenLayer:
         put(self, "_description", description)
         weights, initial = stack.split_learned(list(params.values()))
         put(self, "_initial", initial)
-        put(self, "_weights", pack(stack.kind, weights, False))
+        put(self, "_weights", pack(stack.kind, weights, False, stack.zoneout))
         put(self, "params", MappingProxyType(params))
         put(self, "precision", precision)
 
@@ -213,6 +213,7 @@ class FrozenLayer:
             s.merge,
             s.ways == (True,),
             s.learned_state,
+            s.zoneout,
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -286,7 +287,8 @@ class Stream(_core.Stream):
         stack = self._frozen._stack
         shape = (stack.num_layers, self._batch_size, stack.hidden_size)
         formula = "(num_layers, batch_size, hidden_size)"
-        parts = _validate.state(stack.owner, "state", value, stack.parts, shape, formula, stack.dtype)
+        h_shape = (*shape[:2], stack.output_size), f"(num_layers, batch_size, {stack.unit_formula})"
+        parts = _validate.state(stack.owner, "state", value, stack.parts, shape, formula, stack.dtype, h_shape=h_shape)
         self.set_state(tuple(np.ascontiguousarray(part) for part in parts))
 
     def _as_input(self, x: Any) -> Array:

@@ -463,7 +463,7 @@ def _backward(
     dW_ih, dW_hh, db_ih, db_hh, dW_peephole = dparams
     assert dW_ih is not None
     assert dW_hh is not None
-    _core.backward(kept, dy, parts, dx, False, dstate_0, (dW_ih, dW_hh, db_ih, db_hh, dW_peephole))
+    _core.backward(kept, dy, parts, dx, False, dstate_0, (dW_ih, dW_hh, db_ih, db_hh, dW_peephole, None))
     return dx, dstate_0, (dW_ih, dW_hh, db_ih, db_hh, dW_peephole)
 
 

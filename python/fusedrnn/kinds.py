@@ -43,6 +43,8 @@ class CellKind(NamedTuple):
         Rows of ``weight_peephole``.
     options : Options or None
         None for the usual form of a cell, whose kernels have their functions compiled in.
+    proj_size : int
+        Units of a projected h; 0 without a projection.
     """
 
     name: str
@@ -51,18 +53,23 @@ class CellKind(NamedTuple):
     bias: Bias = True
     peepholes: int = 0
     options: Options | None = None
+    proj_size: int = 0
 
     @property
     def each(self) -> int:
         """Number of parameters of one layer in one direction."""
-        return 2 + (2 if self.bias is True else 1 if self.bias else 0) + (1 if self.peepholes else 0)
+        return 2 + (2 if self.bias is True else 1 if self.bias else 0) + bool(self.peepholes) + bool(self.proj_size)
 
     def placed(self, arrays: Sequence[Any]) -> tuple[Any, ...]:
-        """One direction's parameters (or their gradients) as W_ih, W_hh, b_ih, b_hh, W_peephole; None: not there."""
+        """One direction's parameters (or their gradients) as W_ih, W_hh, b_ih, b_hh, W_peephole, W_hr.
+
+        None stands for what there is not.
+        """
         W_ih, W_hh, *rest = arrays
         b_ih = rest.pop(0) if self.bias else None
         b_hh = rest.pop(0) if self.bias is True else None
-        return W_ih, W_hh, b_ih, b_hh, rest.pop(0) if self.peepholes else None
+        W_hr = rest.pop(0) if self.proj_size else None
+        return W_ih, W_hh, b_ih, b_hh, rest.pop(0) if self.peepholes else None, W_hr
 
 
 # ---- arguments, checked ---------------------------------------------------------------------------------------------

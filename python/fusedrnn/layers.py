@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -11,6 +12,8 @@ from . import _core, _validate, unroll
 from ._validate import ActivationLike, ParameterSpec
 from .frozen import FrozenLayer
 from .kinds import Bias, CellKind, gru_kind, gru_options, lstm_kind, lstm_options, rnn_kind, rnn_options
+from .masks import Masks, Rates, settle, weight_factors
+from .masks import shapes as mask_shapes
 from .parameters import Parameterized, direction_specs, pack
 from .tape import Tape
 from .unroll import Stack
@@ -26,7 +29,7 @@ def layer_specs(stack: Stack) -> tuple[ParameterSpec, ...]:
             inputs, formula = stack.input_size, "input_size"
         else:
             inputs = stack.inner_width
-            formula = "hidden_size" if inputs == stack.hidden_size else "2*hidden_size"
+            formula = stack.unit_formula if inputs == stack.output_size else f"2*{stack.unit_formula}"
         for suffix in ("", "_reverse")[: stack.directions]:
             specs += direction_specs(stack.kind, stack.hidden_size, inputs, formula, f"_l{layer}{suffix}")
     return tuple(specs)
@@ -45,7 +48,7 @@ def learned_specs(stack: Stack) -> tuple[ParameterSpec, ...]:
 class RecurrentLayer(Parameterized):
     """Base of `RNN`, `GRU` and `LSTM`: what is done with a sequence is the same for all of them."""
 
-    _assignable: ClassVar[frozenset[str]] = frozenset({"rng", "dropout"})
+    _assignable: ClassVar[frozenset[str]] = frozenset({"rng", "dropout", "recurrent_dropout", "weight_dropout"})
 
     num_layers: int
     batch_first: bool
@@ -54,6 +57,9 @@ class RecurrentLayer(Parameterized):
     merge: str | None
     backwards: bool
     learned_state: bool
+    zoneout: float | tuple[float, float]
+    recurrent_dropout: float
+    weight_dropout: float
 
     def _common(
         self,
@@ -67,6 +73,10 @@ class RecurrentLayer(Parameterized):
         merge: str | None,
         dtype: DTypeLike,
         rng: np.random.Generator | int | None,
+        zoneout: float | tuple[float, float],
+        recurrent_dropout: float,
+        weight_dropout: float,
+        parts: tuple[str, ...] = ("h",),
     ) -> dict[str, Any]:
         """Check the arguments that all layers share, in the order of the signature."""
         owner = type(self).__name__
@@ -78,9 +88,20 @@ class RecurrentLayer(Parameterized):
         values["merge"] = _validate.merge(owner, merge, values["bidirectional"])
         if values["dropout"] and values["num_layers"] == 1:
             _validate.warn_idle_dropout(owner, values["dropout"], stacklevel=3)
+        rates = _validate.zoneout(owner, zoneout, parts)
+        values["zoneout"] = rates if len(parts) == 2 and rates[0] != rates[1] else rates[0]
+        values["recurrent_dropout"] = _validate.probability(owner, "recurrent_dropout", recurrent_dropout)
+        values["weight_dropout"] = _validate.probability(owner, "weight_dropout", weight_dropout)
         return values
 
     def _specify(self) -> tuple[ParameterSpec, ...]:
+        rates, kind = self._rates, self.__dict__["_kind"]
+        together = {
+            "proj_size": kind.proj_size,
+            "zoneout": any(rates.zoneout) and self.zoneout,
+            "recurrent_dropout": rates.recurrent_dropout,
+        }
+        _validate.available_together(type(self).__name__, kind.options, together)
         stack = Stack(
             type(self).__name__,
             self.__dict__["_kind"],
@@ -93,6 +114,7 @@ class RecurrentLayer(Parameterized):
             self.merge,
             self.backwards,
             self.learned_state,
+            rates.zoneout,
         )
         self.__dict__["_stack"] = stack
         return layer_specs(stack) + learned_specs(stack)
@@ -116,9 +138,18 @@ class RecurrentLayer(Parameterized):
         other.__dict__.update(self.__dict__, _stack=self.__dict__["_stack"].turned())
         return other
 
+    @property
+    def _rates(self) -> Rates:
+        h, c = self.zoneout if isinstance(self.zoneout, tuple) else (self.zoneout, self.zoneout)
+        return Rates(
+            self.recurrent_dropout, self.weight_dropout, (h, c if "c" in self.__dict__["_kind"].states else 0.0)
+        )
+
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "dropout":
+        if name in ("dropout", "recurrent_dropout", "weight_dropout"):
             value = _validate.probability(type(self).__name__, name, value)
+        if name == "recurrent_dropout":
+            _validate.available_together(type(self).__name__, self.__dict__["_kind"].options, {name: value})
         super().__setattr__(name, value)
 
     def __call__(
@@ -194,7 +225,8 @@ class RecurrentLayer(Parameterized):
         """Packed weights, and the learned initial state."""
         stack: Stack = self.__dict__["_stack"]
         arrays, learned = stack.split_learned(self._arrays())
-        return pack(stack.kind, arrays, training), learned
+        zoneout = (0.0, 0.0) if training else stack.zoneout
+        return pack(stack.kind, arrays, training, zoneout), learned
 
     def _pack(self, training: bool) -> list[_core.Weights]:
         return self._pack_split(training)[0]
@@ -208,13 +240,19 @@ class RecurrentLayer(Parameterized):
         mask: Any = None,
         reset: Any = None,
         past_end: str = "zero",
+        masks: Mapping[str, Any] | None = None,
     ) -> tuple[Any, Any, Tape]:
-        """Run the layer as in training: dropout between layers acts, and what the backward pass needs is kept.
+        """Run the layer as in training: all kinds of dropout act, and what the backward pass needs is kept.
 
         Parameters
         ----------
         x, state, lengths, mask, reset, past_end
             As for calling the layer.
+        masks : mapping of str to bool arrays, or None
+            Masks to use instead of drawing them from ``rng``, for options that are on: ``"recurrent_dropout"``
+            (L*D, B, H) and ``"weight_dropout"`` (L*D, G*H, H), True where something stays (and is scaled by
+            1 / (1 - p)); ``"zoneout_h"`` and ``"zoneout_c"`` (L*D, T, B, H), True where a unit keeps its old value.
+            With a projection, h and the columns of weight_hh have proj_size units. ``tape.masks`` are those used.
 
         Returns
         -------
@@ -238,11 +276,23 @@ class RecurrentLayer(Parameterized):
         ...     w -= 0.01 * grads.params[name]
         """
         stack: Stack = self.__dict__["_stack"]
-        weights, learned = self._pack_split(True)
-        y, state_n, extent, records, tokens = unroll.train(
-            stack, weights, x, state, lengths, mask, reset, past_end, self.dropout, self.rng, learned
+        rates, (arrays, learned) = self._rates, stack.split_learned(self._arrays())
+        given = _validate.mask_names(stack.owner, masks, rates.by_name())
+        each, rows = stack.kind.each, stack.num_layers * stack.directions
+        factors = None
+        used: Masks = {}
+        if rates.weight_dropout:
+            wanted = mask_shapes(rows, 0, 0, stack.units, arrays[1].shape)
+            used = settle(stack.owner, rates, given, wanted, ("weight_dropout",), self.rng)
+            factors = weight_factors(used, rates, stack.dtype)
+            assert factors is not None
+            arrays[1::each] = [W_hh * factor for W_hh, factor in zip(arrays[1::each], factors, strict=True)]
+        weights = pack(stack.kind, arrays, True)
+        y, state_n, extent, records, tokens, more = unroll.train(
+            *(stack, weights, x, state, lengths, mask, reset, past_end, self.dropout, self.rng, rates, given, learned)
         )
-        return y, state_n, Tape(stack, self.__dict__["_specs"], extent, records, tokens, state is None)
+        specs = self.__dict__["_specs"]
+        return y, state_n, Tape(stack, specs, extent, records, tokens, state is None, used | more, factors)
 
     def freeze(self, precision: str | None = None) -> FrozenLayer:
         """Pack the parameters once, for inference and streaming; later changes of the layer do not show.
@@ -294,6 +344,14 @@ class RNN(RecurrentLayer):
     learned_state : bool
         Whether the initial state is a parameter, ``h_0_l0`` (and ``c_0_l0``) of shape (H,), used for every row where no
         state is given; zero at first.
+    zoneout : float, or for LSTM a pair of these
+        Probability with which a unit keeps its old h (and c) at a step of ``forward``; otherwise each keeps this share
+        of it.
+    recurrent_dropout : float
+        Probability with which ``forward`` drops a unit of h from the recurrent product: one mask for each row, layer
+        and direction, the same at all steps.
+    weight_dropout : float
+        Probability with which ``forward`` drops an element of W_hh.
     dtype : float32 or float64
     activation : str, (str, float), (str, float, float) or None
         Any function instead of `nonlinearity`: a name, or with its parameters (name, alpha) or (name, alpha, beta).
@@ -316,7 +374,10 @@ class RNN(RecurrentLayer):
 
     Notes
     -----
-    Elman, Finding structure in time, 1990. Arguments, parameter names and shapes are those of ``torch.nn.RNN``; what
+    Elman, Finding structure in time, 1990. Zoneout: Krueger et al., Zoneout, 2016. Recurrent dropout: Gal and
+    Ghahramani, A theoretically grounded application of dropout in recurrent neural networks, 2016. Weight dropout: Wan
+    et al., Regularization of neural networks using DropConnect, 2013; Merity et al., Regularizing and optimizing LSTM
+    language models, 2017. Arguments, parameter names and shapes are those of ``torch.nn.RNN``; what
     torch does not have is keyword-only. See `Parameterized` for ``params``, comparison and copying.
 
     Examples
@@ -342,6 +403,9 @@ class RNN(RecurrentLayer):
         ("clip", None),
         ("backwards", False),
         ("learned_state", False),
+        ("zoneout", 0.0),
+        ("recurrent_dropout", 0.0),
+        ("weight_dropout", 0.0),
         ("dtype", np.dtype(np.float32)),
     )
 
@@ -365,11 +429,15 @@ class RNN(RecurrentLayer):
         clip: float | None = None,
         backwards: bool = False,
         learned_state: bool = False,
+        zoneout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        weight_dropout: float = 0.0,
         dtype: DTypeLike = np.float32,
         rng: np.random.Generator | int | None = None,
     ) -> None:
         values = self._common(
-            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, merge, dtype, rng
+            *(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, merge, dtype, rng),
+            *(zoneout, recurrent_dropout, weight_dropout),
         )
         values |= self._in_time(backwards, learned_state, values["bidirectional"])
         values |= rnn_options(type(self).__name__, nonlinearity, activation, clip)
@@ -393,7 +461,7 @@ class GRU(RecurrentLayer):
     ----------
     input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, merge, clip, backwards,
     learned_state, dtype, rng
-        As for `RNN`.
+        As for `RNN`; so are zoneout, recurrent_dropout, weight_dropout.
     reset_after : bool
         Whether the reset gate acts after the product with W_hn, or before.
     reset_gate : bool
@@ -434,6 +502,9 @@ class GRU(RecurrentLayer):
         ("clip", None),
         ("backwards", False),
         ("learned_state", False),
+        ("zoneout", 0.0),
+        ("recurrent_dropout", 0.0),
+        ("weight_dropout", 0.0),
         ("dtype", np.dtype(np.float32)),
     )
 
@@ -461,11 +532,15 @@ class GRU(RecurrentLayer):
         clip: float | None = None,
         backwards: bool = False,
         learned_state: bool = False,
+        zoneout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        weight_dropout: float = 0.0,
         dtype: DTypeLike = np.float32,
         rng: np.random.Generator | int | None = None,
     ) -> None:
         values = self._common(
-            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, merge, dtype, rng
+            *(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, merge, dtype, rng),
+            *(zoneout, recurrent_dropout, weight_dropout),
         )
         values |= self._in_time(backwards, learned_state, values["bidirectional"])
         values |= gru_options(type(self).__name__, reset_after, reset_gate, activation, recurrent_activation, clip)
@@ -487,9 +562,10 @@ class LSTM(RecurrentLayer):
     ----------
     input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, merge, clip, backwards,
     learned_state, dtype, rng
-        As for `RNN`.
+        As for `RNN`; so are zoneout, recurrent_dropout, weight_dropout.
     proj_size : int
-        Not available yet: 0.
+        If not 0, h' = W_hr (o * tanh(c')) has that many units, fewer than c; so have the outputs and the input of
+        W_hh. Parameter ``weight_hr_l0`` (proj_size, hidden_size).
     peephole : "ifo", "o_prev" or None
         "ifo": the gates also see the cell, i and f get + p * c, o gets + p * c'; parameter ``weight_peephole_l0``
         (3, H), rows i f o, which is not ONNX's order i o f. "o_prev": o alone, and gets + p * c; (1, H).
@@ -504,14 +580,14 @@ class LSTM(RecurrentLayer):
     Raises
     ------
     TypeError, ValueError, MemoryError
-        As for `RNN`; `proj_size` was given.
+        As for `RNN`; ValueError also if options are given together that are not available together.
 
     Notes
     -----
     Hochreiter and Schmidhuber, Long short-term memory, 1997; forget gates: Gers, Schmidhuber and Cummins, 2000;
-    peepholes: Gers, Schraudolph and Schmidhuber, 2002. All options with their sources: docs/cells.md.
-    Arguments, parameter names, shapes and gate order are those of ``torch.nn.LSTM``; what torch does not have is
-    keyword-only.
+    peepholes: Gers, Schraudolph and Schmidhuber, 2002; projection: Sak, Senior and Beaufays, 2014. All options with
+    their sources: docs/cells.md. Arguments, parameter names, shapes and gate order are those of ``torch.nn.LSTM``; what
+    torch does not have is keyword-only.
 
     Examples
     --------
@@ -543,6 +619,9 @@ class LSTM(RecurrentLayer):
         ("cell_clip", None),
         ("backwards", False),
         ("learned_state", False),
+        ("zoneout", 0.0),
+        ("recurrent_dropout", 0.0),
+        ("weight_dropout", 0.0),
         ("dtype", np.dtype(np.float32)),
     )
 
@@ -576,16 +655,19 @@ class LSTM(RecurrentLayer):
         cell_clip: float | None = None,
         backwards: bool = False,
         learned_state: bool = False,
+        zoneout: float | tuple[float, float] = 0.0,
+        recurrent_dropout: float = 0.0,
+        weight_dropout: float = 0.0,
         dtype: DTypeLike = np.float32,
         rng: np.random.Generator | int | None = None,
     ) -> None:
         owner = type(self).__name__
         values = self._common(
-            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, merge, dtype, rng
+            *(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, merge, dtype, rng),
+            *(zoneout, recurrent_dropout, weight_dropout, ("h", "c")),
         )
         values |= self._in_time(backwards, learned_state, values["bidirectional"])
-        _validate.not_yet(owner, "proj_size", proj_size, 0)
-        values["proj_size"] = 0
+        values["proj_size"] = _validate.proj_size(owner, proj_size, values["hidden_size"])
         functions = (activation, recurrent_activation, output_activation)
         values |= lstm_options(owner, peephole, coupled, *functions, clip, cell_clip)
         self._configure(values)
@@ -593,4 +675,5 @@ class LSTM(RecurrentLayer):
 
     def _choose_kind(self) -> CellKind:
         functions = (self.activation, self.recurrent_activation, self.output_activation)
-        return lstm_kind(self.peephole, self.coupled, *functions, self.clip, self.cell_clip, self.bias)
+        kind = lstm_kind(self.peephole, self.coupled, *functions, self.clip, self.cell_clip, self.bias)
+        return kind._replace(proj_size=self.proj_size)

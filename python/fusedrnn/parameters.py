@@ -22,13 +22,16 @@ PICKLE_VERSION = 1
 def direction_specs(kind: CellKind, H: int, inputs: int, inputs_formula: str, suffix: str) -> tuple[ParameterSpec, ...]:
     """Parameters of one cell, or of one layer in one direction, in torch's order; what torch has not comes last."""
     gates = kind.gates
+    R, columns = (kind.proj_size, "proj_size") if kind.proj_size else (H, "hidden_size")
     rows = "hidden_size" if gates == 1 else f"{gates}*hidden_size"
     specs = [
         ParameterSpec(f"weight_ih{suffix}", (gates * H, inputs), f"({rows}, {inputs_formula})"),
-        ParameterSpec(f"weight_hh{suffix}", (gates * H, H), f"({rows}, hidden_size)"),
+        ParameterSpec(f"weight_hh{suffix}", (gates * H, R), f"({rows}, {columns})"),
     ]
     sources = ("ih", "hh") if kind.bias is True else ("ih",) if kind.bias else ()
     specs += [ParameterSpec(f"bias_{source}{suffix}", (gates * H,), f"({rows},)") for source in sources]
+    if kind.proj_size:
+        specs.append(ParameterSpec(f"weight_hr{suffix}", (R, H), "(proj_size, hidden_size)"))
     if kind.peepholes:
         shape = (kind.peepholes, H)
         specs.append(ParameterSpec(f"weight_peephole{suffix}", shape, f"({kind.peepholes}, hidden_size)"))
@@ -232,17 +235,19 @@ class Parameterized:
         self._configure(values)
 
 
-def pack(kind: CellKind, arrays: list[Array], training: bool) -> list[_core.Weights]:
+def pack(
+    kind: CellKind, arrays: list[Array], training: bool, zoneout: tuple[float, float] = (0.0, 0.0)
+) -> list[_core.Weights]:
     """Packed weights of consecutive groups of parameters, each as `direction_specs` has them."""
     Weights = _core.Weights
     name, each = kind.name, kind.each
     starts = range(0, len(arrays), each)
-    if each == 4 and kind.options is None:  # the usual case, as quickly as can be
+    if each == 4 and kind.options is None and zoneout == (0.0, 0.0):  # the usual case, as quickly as can be
         return [Weights(name, arrays[i], arrays[i + 1], arrays[i + 2], arrays[i + 3], training) for i in starts]
     packed = []
     for i in starts:
-        W_ih, W_hh, b_ih, b_hh, W_peephole = kind.placed(arrays[i : i + each])
-        packed.append(Weights(name, W_ih, W_hh, b_ih, b_hh, training, W_peephole, kind.options))
+        W_ih, W_hh, b_ih, b_hh, W_peephole, W_hr = kind.placed(arrays[i : i + each])
+        packed.append(Weights(name, W_ih, W_hh, b_ih, b_hh, training, W_peephole, kind.options, W_hr, zoneout))
     return packed
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from . import _core, _validate, unroll
 from ._validate import ParameterSpec
 from .kinds import CellKind
+from .masks import Masks
 from .unroll import Extent, Record, Stack
 
 Array = NDArray[Any]
@@ -114,6 +115,12 @@ class KeptArrays:
 class Tape(KeptArrays):
     """What ``layer.forward`` keeps for the backward pass. Made by ``forward``, not by callers.
 
+    Attributes
+    ----------
+    masks : dict of str to ndarray of bool
+        What was dropped or kept by recurrent dropout, weight dropout and zoneout; ``forward(..., masks=tape.masks)``
+        repeats it.
+
     A tape owns copies of all that it needs: inputs, states and parameters may change or vanish after forward. It can be
     used more than once, each time with the same bits, and from several threads. ``release()``, or leaving a ``with``
     block, frees it.
@@ -132,13 +139,14 @@ class Tape(KeptArrays):
     GRU, no reset gate   3*R*H  (z, n, h)                     B*H
     LSTM                 6*R*H  (i, f, g, o, c, h)            2*B*H
     LSTM, coupled        5*R*H  (i, g, o, c, h)               2*B*H
+    LSTM, projected to P R*(6*H + P)  (LSTM's; o*tanh(c))     B*(H + P)
     ==================== ==================================== ==============
 
     Other activations, a clip or peepholes change nothing, except that such an RNN keeps its pre-activation, too: 2*R*H.
 
     R*I are added for its input (R integers of 8 bytes for tokens). ``merge="mul"`` adds 2*T*B*H for each layer,
-    dropout one byte for each output of all layers but the last. The packed parameters are held as well, but not
-    counted.
+    dropout one byte for each output of all layers but the last, recurrent dropout another R*H, zoneout R*H bytes
+    and, of c, another R*H. The packed parameters are held as well, but not counted.
 
     Examples
     --------
@@ -151,7 +159,7 @@ class Tape(KeptArrays):
     0
     """
 
-    __slots__ = ("_extent", "_from_initial", "_specs", "_stack", "_tokens")
+    __slots__ = ("_extent", "_from_initial", "_specs", "_stack", "_tokens", "_weight_factors", "masks")
 
     def __init__(
         self,
@@ -161,10 +169,14 @@ class Tape(KeptArrays):
         records: list[Record],
         tokens: bool,
         from_initial: bool,
+        masks: Masks,
+        weight_factors: Array | None,
     ) -> None:
         super().__init__(stack.owner, records)
+        self.masks = masks
         self._stack = stack
         self._specs = specs
+        self._weight_factors = weight_factors
         self._extent = extent
         self._tokens = tokens
         self._from_initial = from_initial  # no state was given
@@ -213,6 +225,9 @@ class Tape(KeptArrays):
         rows = stack.num_layers * stack.directions
         shapes = [spec.shape for spec in self._specs[: rows * stack.kind.each]]  # learned initial states follow
         dstate_0, dparams = unroll.backward(stack, extent, records, dys, dstate_n, dx, shapes)
+        if self._weight_factors is not None:
+            for dW_hh, factors in zip(dparams[1 :: stack.kind.each], self._weight_factors, strict=True):
+                dW_hh *= factors
         if stack.learned_state:
             share = 1 if self._from_initial else 0
             dparams += [part[i].sum(axis=0) * part.dtype.type(share) for i in range(rows) for part in dstate_0]

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _core, _validate
+from . import _core, _validate, masks
 from .kinds import CellKind
+from .masks import Masks, Rates
 
 Array = NDArray[Any]
 Layout = Literal["batch", "unbatched", "list"]
@@ -40,11 +42,14 @@ class Stack:
         "learned_state",
         "merge",
         "num_layers",
+        "output_size",
         "owner",
         "parts",
+        "proj_size",
         "units",
         "ways",
         "width",
+        "zoneout",
     )
 
     def __init__(
@@ -60,6 +65,7 @@ class Stack:
         merge: str | None,
         backwards: bool = False,
         learned_state: bool = False,
+        zoneout: tuple[float, float] = (0.0, 0.0),
     ) -> None:
         self.owner = owner  # name of the class, for messages
         self.kind = kind
@@ -75,9 +81,12 @@ class Stack:
         self.merge = merge
         # merge=None hands out the last layer's directions as a pair; between layers it means "concat".
         self.inner_merge = merge or "concat"
-        self.units = (hidden_size,) * len(self.parts)
-        self.inner_width = self.directions * hidden_size if self.inner_merge == "concat" else hidden_size
-        self.width = hidden_size if merge is None else self.inner_width
+        self.proj_size = kind.proj_size
+        self.zoneout = zoneout  # in inference; training has masks instead
+        self.output_size = kind.proj_size or hidden_size  # units of h, and of the output in one direction
+        self.units = (self.output_size, hidden_size)[: len(self.parts)]
+        self.inner_width = self.directions * self.output_size if self.inner_merge == "concat" else self.output_size
+        self.width = self.output_size if merge is None else self.inner_width
 
     def turned(self) -> Stack:
         """The same one-way layer, running from the last step to the first."""
@@ -96,7 +105,12 @@ class Stack:
     @property
     def width_formula(self) -> str:
         """Width of an output, for messages."""
-        return "hidden_size" if self.width == self.hidden_size else "2*hidden_size"
+        return self.unit_formula if self.width == self.output_size else f"2*{self.unit_formula}"
+
+    @property
+    def unit_formula(self) -> str:
+        """Width of one direction's output, for messages."""
+        return "proj_size" if self.proj_size else "hidden_size"
 
 
 class Extent(NamedTuple):
@@ -245,13 +259,14 @@ def output_shape(stack: Stack, extent: Extent) -> tuple[tuple[int, ...], str]:
     return (T, B, stack.width), f"(T, B, {stack.width_formula})"
 
 
-def state_shape(stack: Stack, extent: Extent) -> tuple[tuple[int, ...], str]:
-    """Shape of each part of a state in the caller's layout, and how it is derived."""
+def state_shape(stack: Stack, extent: Extent, part: str) -> tuple[tuple[int, ...], str]:
+    """Shape of a part of a state in the caller's layout, and how it is derived."""
     rows = stack.num_layers * stack.directions
     formula = "2*num_layers" if stack.directions == 2 else "num_layers"
+    units, name = (stack.output_size, stack.unit_formula) if part == "h" else (stack.hidden_size, "hidden_size")
     if extent.layout == "unbatched":
-        return (rows, stack.hidden_size), f"({formula}, hidden_size)"
-    return (rows, extent.B, stack.hidden_size), f"({formula}, B, hidden_size)"
+        return (rows, units), f"({formula}, {name})"
+    return (rows, extent.B, units), f"({formula}, B, {name})"
 
 
 def read_state(
@@ -260,8 +275,9 @@ def read_state(
     """The parts of a state, each (L*D, B, H), or None for all zeros."""
     if state is None:
         return None
-    shape, formula = state_shape(stack, extent)
-    parts = _validate.state(stack.owner, argument, state, stack.parts, shape, formula, stack.dtype, optional)
+    shape, formula = state_shape(stack, extent, stack.parts[-1])
+    h_shape = state_shape(stack, extent, "h")
+    parts = _validate.state(stack.owner, argument, state, stack.parts, shape, formula, stack.dtype, optional, h_shape)
     if extent.layout == "unbatched":
         return tuple(None if part is None else part[:, None] for part in parts)
     return parts
@@ -373,15 +389,21 @@ def train(
     past_end: Any,
     dropout: float,
     rng: np.random.Generator,
+    rates: Rates,
+    given: Mapping[str, Any],
     learned: tuple[Array, ...] | None = None,
-) -> tuple[Any, Any, Extent, list[Record], bool]:
-    """Outputs, final state, and what backward needs; at last, whether `x` was tokens."""
+) -> tuple[Any, Any, Extent, list[Record], bool, Masks]:
+    """Outputs, final state, and what backward needs; then whether `x` was tokens, and the masks of the steps."""
     inputs, extent, schedule = read_sequence(stack, x, lengths, mask, reset, past_end)
     state_0 = initial_state(stack, extent, state, learned)
     outputs = _new_outputs(stack, extent)
-    state_n, records = _forward(stack, weights, inputs, extent, schedule, state_0, outputs, rng, dropout)
+    shapes = masks.shapes(stack.num_layers * stack.directions, extent.T, extent.B, stack.units, ())
+    names = ("recurrent_dropout", "zoneout_h", "zoneout_c")
+    settled = masks.settle(stack.owner, rates, given, shapes, names, rng)
+    each = masks.for_kernels(settled, rates, stack.num_layers * stack.directions, stack.dtype)
+    state_n, records = _forward(stack, weights, inputs, extent, schedule, state_0, outputs, rng, dropout, each)
     y = _outputs_to_caller(stack, extent, outputs)
-    return y, state_to_caller(extent, state_n), extent, records, inputs.ndim == 2
+    return y, state_to_caller(extent, state_n), extent, records, inputs.ndim == 2, settled
 
 
 def _new_outputs(stack: Stack, extent: Extent) -> tuple[Array, ...]:
@@ -406,13 +428,13 @@ def _forward(
     outputs: tuple[Array, ...],
     rng: np.random.Generator | None,
     dropout: float,
+    step_masks: Iterator[Any] = itertools.repeat(None),  # noqa: B008  an endless one has no state
 ) -> tuple[tuple[Array, ...], list[Record]]:
     """Run all layers. A tape is kept if there is an `rng`, that is, when training."""
     T, B = extent.T, extent.B
-    L, D, H, dtype = stack.num_layers, stack.directions, stack.hidden_size, stack.dtype
+    L, D, dtype = stack.num_layers, stack.directions, stack.dtype
     training = rng is not None
-    shape = (L * D, B, H)
-    state_n = tuple([empty(shape, dtype) for _ in stack.parts])
+    state_n = tuple([empty((L * D, B, units), dtype) for units in stack.units])
     records: list[Record] = []
     for layer in range(1, L + 1):
         ys = outputs if layer == L else (empty((T, B, stack.inner_width), dtype),)
@@ -420,15 +442,20 @@ def _forward(
         if D == 1:
             i = layer - 1
             s, s_n = _rows(state_0, i), _rows(state_n, i)
-            tapes = [_core.forward(weights[i], x, s, ys[0], s_n, schedule, stack.ways[0], training)]  # type: ignore[arg-type]
+            tapes = [
+                _core.forward(
+                    *(weights[i], x, s, ys[0], s_n, schedule, stack.ways[0], training, next(step_masks))  # type: ignore[arg-type]
+                )
+            ]
             _hold(stack, extent, ys if layer == L else ())
         else:
             merge = stack.merge if layer == L else stack.inner_merge
-            buffers = _direction_buffers(merge, ys, T, B, H, training)
+            buffers = _direction_buffers(merge, ys, T, B, stack.output_size, training)
             i, j = 2 * layer - 2, 2 * layer - 1
             both = weights[i], weights[j]
             starts, ends = (_rows(state_0, i), _rows(state_0, j)), (_rows(state_n, i), _rows(state_n, j))
-            tapes = _core.forward_both(both, x, starts, buffers, ends, schedule, training)  # type: ignore[arg-type]
+            drops = next(step_masks), next(step_masks)
+            tapes = _core.forward_both(both, x, starts, buffers, ends, schedule, training, drops)  # type: ignore[arg-type]
             _hold(stack, extent, buffers if layer == L else ())
             factors = _join(merge, ys, buffers, training)
         x = ys[0]
@@ -514,8 +541,8 @@ def backward(
     shapes: Sequence[tuple[int, ...]],
 ) -> tuple[tuple[Array, ...], list[Array]]:
     """Gradients of the initial state and of all parameters (of `shapes`, in order); that of x goes into `dx`."""
-    L, D, H, dtype = stack.num_layers, stack.directions, stack.hidden_size, stack.dtype
-    dstate_0 = tuple([empty((L * D, extent.B, H), dtype) for _ in stack.parts])
+    L, D, dtype = stack.num_layers, stack.directions, stack.dtype
+    dstate_0 = tuple([empty((L * D, extent.B, units), dtype) for units in stack.units])
     dparams = [empty(shape, dtype) for shape in shapes]
     each = stack.kind.each
     no_state = (None,) * len(stack.parts)
@@ -532,7 +559,7 @@ def backward(
             (d,) = _sum_held(stack, extent, dys) if layer == L - 1 else dys
             _core.backward(record.tapes[0], d, after[0], d_inputs, False, before[0], params[0])
         else:
-            d_both = _split(merge, dys, record.factors, H)
+            d_both = _split(merge, dys, record.factors, stack.output_size)
             if layer == L - 1:
                 d_both = _sum_held(stack, extent, d_both)  # type: ignore[assignment]
             _core.backward_both(record.tapes, d_both, tuple(after), d_inputs, tuple(before), tuple(params))  # type: ignore[arg-type]

@@ -58,13 +58,22 @@ class Tape:
         U is the cell's number of unit parameters.
     has_b_ih, has_b_hh : bool
     states : ndarray, shape (T+1, states, B, H)
-        The states at the boundaries of the steps: before step t it is states[t], or states[t+1] if `reverse`.
+        The states at the boundaries of the steps: before step t it is states[t], or states[t+1] if `reverse`. A
+        projected h has only the first R places.
     starts : ndarray, shape (T, states, B, H)
         The state that step t starts from: that before it, or the initial one after a reset.
     saved : ndarray, shape (T, saved, B, H)
         What the cell saved.
     operands : ndarray, shape (T, B, H)
         What the last gate's recurrent product was taken of, in a cell of two phases.
+    W_hr : ndarray, shape (R, H), or None
+        The projection of h.
+    recurrent_mask : ndarray, shape (B, R)
+        Factors of h in the recurrent product.
+    shares : ndarray, shape (T, states, B, H)
+        Of its old value that each unit keeps.
+    candidates : ndarray, shape (T, states, B, H)
+        What the cell made of the states, before projection and zoneout.
     """
 
     cell: Cell
@@ -82,6 +91,10 @@ class Tape:
     starts: Array
     saved: Array
     operands: Array
+    W_hr: Array | None
+    recurrent_mask: Array
+    shares: Array
+    candidates: Array
 
     def __repr__(self) -> str:
         """Name and sizes."""
@@ -98,7 +111,8 @@ class SequenceGrads(NamedTuple):
     dW_hh: Array
     db_ih: Array | None
     db_hh: Array | None
-    dW_peephole: Array | None
+    dW_peephole: Array | None = None
+    dW_hr: Array | None = None
 
 
 class RNNGrads(NamedTuple):
@@ -149,6 +163,9 @@ def forward(
     b_hh: ArrayLike | None = None,
     *,
     W_peephole: ArrayLike | None = None,
+    W_hr: ArrayLike | None = None,
+    recurrent_mask: ArrayLike | None = None,
+    zoneout: tuple[ArrayLike, ...] | None = None,
     lengths: ArrayLike | None = None,
     mask: ArrayLike | None = None,
     reset: ArrayLike | None = None,
@@ -157,6 +174,12 @@ def forward(
     dtype: DTypeLike = np.float64,
 ) -> tuple[Array, tuple[Array, ...], Tape]:
     """Run any cell over whole sequences.
+
+    One step, where s~ is what the cell makes of a, of its own input part and the recurrent part below:
+
+        recurrent part = W_hh (recurrent_mask * h) + b_hh     (reset before: of r * recurrent_mask * h)
+        h~ = W_hr h~                                          with a projection
+        s' = share * s + (1 - share) * s~                     zoneout, for each state
 
     Parameters
     ----------
@@ -171,6 +194,12 @@ def forward(
     b_ih, b_hh : array_like, shape (G*H,), or None
     W_peephole : array_like, shape (U, H), or None
         Peepholes, if the cell has any; None is zeros.
+    W_hr : array_like, shape (R, H), or None
+        Projection of an LSTM's h, R <= H; W_hh is then (G*H, R), and y, h and their gradients have R units.
+    recurrent_mask : array_like, shape (B, R), or None
+        Factors of h in the recurrent product (dropout: 0 or 1 / (1 - p)), the same at all steps; None is ones.
+    zoneout : tuple of array_like, or None
+        For each state the share of its old value that a unit keeps: a number, or (T, B, units), then mostly 0 or 1.
     lengths : array_like of int, shape (B,), optional
         Valid steps of each row, 0 to T, in any order. None: all T.
     mask : array_like of bool, shape (B, T), optional
@@ -204,6 +233,12 @@ def forward(
     IndexError
         A token is outside [0, I).
 
+    Notes
+    -----
+    Projection: H. Sak, A. Senior, F. Beaufays, arXiv:1402.1128 (2014). Recurrent mask: Y. Gal, Z. Ghahramani,
+    arXiv:1512.05287 (2015). Zoneout: D. Krueger et al., arXiv:1606.01305 (2016); as there, h~ = o * tanh(c~) is of the
+    new c before zoneout.
+
     Examples
     --------
     >>> import numpy as np
@@ -215,7 +250,8 @@ def forward(
     cell = _cell(cell) if isinstance(cell, str) else cell
     cell_name = cell.name
     has_b_ih, has_b_hh = b_ih is not None, b_hh is not None
-    x, W_ih, W_hh, b_ih, b_hh, lengths = _checked(cell, x, W_ih, W_hh, b_ih, b_hh, lengths, np.dtype(dtype))
+    W_hr = None if W_hr is None else np.array(W_hr, dtype)
+    x, W_ih, W_hh, b_ih, b_hh, lengths = _checked(cell, x, W_ih, W_hh, b_ih, b_hh, lengths, np.dtype(dtype), W_hr)
     T, B = x.shape[:2]
     valid, cut = _valid_and_cut(cell_name, T, lengths, mask, reset, reverse)
     if past_end not in ("zero", "hold"):
@@ -223,15 +259,22 @@ def forward(
     G, H, I = W_ih.shape
     shape = (cell.unit_parameters, H)
     p = _array(cell_name, "W_peephole", W_peephole, f"({cell.unit_parameters}, H)", shape, dtype)
+    R = W_hh.shape[2]
     first, slot = cell.first, _recurrent_slots(cell)
 
     states = np.zeros((T + 1, cell.states, B, H), dtype)
+    shares = np.zeros((T, cell.states, B, H), dtype)
     for k, name in zip(range(cell.states), ("h_0", "c_0"), strict=False):
-        states[T if reverse else 0, k] = _array(cell_name, name, state[k], "(B, H)", (B, H), dtype)
+        units = (R, H)[k]
+        states[T if reverse else 0, k, :, :units] = _array(cell_name, name, state[k], "(B, H)", (B, units), dtype)
+        if zoneout is not None:
+            shares[:, k, :, :units] = zoneout[k]
     initial = states[T if reverse else 0].copy()
     starts = np.zeros((T, cell.states, B, H), dtype)
-    held = np.zeros((B, H), dtype)
-    y = np.zeros((T, B, H), dtype)
+    held = np.zeros((B, R), dtype)
+    recurrent_mask = np.ones((B, R), dtype) if recurrent_mask is None else np.array(recurrent_mask, dtype)
+    y = np.zeros((T, B, R), dtype)
+    candidates = np.zeros((T, cell.states, B, H), dtype)
     saved = np.zeros((T, cell.saved, B, H), dtype)
     operands = np.zeros((T, B, H), dtype)
     inputs = np.zeros_like(x, dtype=x.dtype if x.ndim == 2 else dtype)
@@ -242,45 +285,39 @@ def forward(
         starts[t] = np.where(cut[t][:, None], initial, states[before])
         states[after] = starts[t]
         s = starts[t][:, rows]
+        h = recurrent_mask[rows] * s[0, :, :R]
         inputs[t, rows] = x[t, rows]
         _check_tokens(cell_name, inputs[t], I, t)
 
         a = np.zeros((G + cell.split, len(rows), H), dtype)
         a[:G] = _input_product(inputs[t, rows], W_ih) + b_ih
-        a[slot[:first]] += _product(s[0], W_hh[:first]) + b_hh[:first]
+        a[slot[:first]] += _product(h, W_hh[:first]) + b_hh[:first]
         if cell.phases == 1:
             s_new, save = cell.forward(a, s, p)
         else:
-            operand, save = cell.gate(a[:first], s)
+            operand, save = cell.gate(a[:first], h[None])
             a[first:] += _product(operand, W_hh[first:]) + b_hh[first:]
             s_new, save_last = cell.forward(a[first:], s, save)
             save = (*save, *save_last)
             operands[t, rows] = operand
 
-        held[rows] = s_new[0]
+        candidates[t][:, rows] = s_new
+        new = np.zeros_like(s)
+        new[:] = s_new
+        if W_hr is not None:
+            new[0] = 0
+            new[0, :, :R] = s_new[0] @ W_hr.T
+        share = shares[t][:, rows]
+        states[after][:, rows] = np.where(share == 0, new, share * s + (1 - share) * new)
+        held[rows] = states[after, 0][rows, :R]
         y[t] = held if past_end == "hold" else np.where(valid[t][:, None], held, 0)
-        for k in range(cell.states):
-            states[after, k, rows] = s_new[k]
         for k in range(cell.saved):
             saved[t, k, rows] = save[k]
 
-    state_n = tuple(states[0 if reverse else T].copy())
+    state_n = tuple(s[:, :units].copy() for s, units in zip(states[0 if reverse else T], (R, H), strict=False))
     tape = Tape(
-        cell,
-        reverse,
-        valid,
-        cut,
-        past_end,
-        inputs,
-        W_ih,
-        W_hh,
-        p,
-        has_b_ih,
-        has_b_hh,
-        states,
-        starts,
-        saved,
-        operands,
+        *(cell, reverse, valid, cut, past_end, inputs, W_ih, W_hh, p, has_b_ih, has_b_hh, states, starts, saved),
+        *(operands, W_hr, recurrent_mask, shares, candidates),
     )
     return y, state_n, tape
 
@@ -324,37 +361,44 @@ def backward(
     >>> reference.backward(tape, np.ones((2, 1, 1)), (None,)).dx.ravel().tolist()
     [3.0, 1.0]
     """
-    cell, W_ih, W_hh, p, x = tape.cell, tape.W_ih, tape.W_hh, tape.W_peephole, tape.x
+    cell, W_ih, W_hh, W_hr, p, x = tape.cell, tape.W_ih, tape.W_hh, tape.W_hr, tape.W_peephole, tape.x
     T, B = x.shape[:2]
     G, H, I = W_ih.shape
+    R = W_hh.shape[2]
     dtype = W_ih.dtype
     first, slot = cell.first, _recurrent_slots(cell)
 
     if dy is None and all(ds is None for ds in dstate_n):
         raise ValueError(f"{cell.name}: every gradient of the results is None; give dy or a gradient of a state")
     dy = None if dy is None else np.asarray(dy)
-    if dy is not None and dy.shape != (T, B, H):
-        raise ValueError(f"{cell.name}: dy has shape {dy.shape}; expected (T, B, H) = {(T, B, H)}")
+    if dy is not None and dy.shape != (T, B, R):
+        raise ValueError(f"{cell.name}: dy has shape {dy.shape}; expected (T, B, H) = {(T, B, R)}")
     ds = np.zeros((cell.states, B, H), dtype)
     for k, name in zip(range(cell.states), ("dh_n", "dc_n"), strict=False):
-        ds[k] = _array(cell.name, name, dstate_n[k], "(B, H)", (B, H), dtype)
+        units = (R, H)[k]
+        ds[k, :, :units] = _array(cell.name, name, dstate_n[k], "(B, H)", (B, units), dtype)
+    dW_hr = None if W_hr is None else np.zeros_like(W_hr)
     dx = np.zeros((T, B, I), dtype) if need_dx and x.ndim == 3 else None
     dW_ih, db_ih = np.zeros_like(W_ih), np.zeros((G, H), dtype)
     dW_hh, db_hh = np.zeros_like(W_hh), np.zeros((G, H), dtype)
     dinitial = np.zeros_like(ds)
-    dheld = np.zeros((B, H), dtype)
+    dheld = np.zeros((B, R), dtype)
     dp = np.zeros_like(p)
 
     for t in range(T) if tape.reverse else reversed(range(T)):
         rows = np.flatnonzero(tape.valid[t])
-        after = t if tape.reverse else t + 1
-        s, s_new, save = tape.starts[t][:, rows], tape.states[after][:, rows], tape.saved[t][:, rows]
+        s, s_new = tape.starts[t][:, rows], tape.candidates[t][:, rows]
+        save, share, mask = tape.saved[t][:, rows], tape.shares[t][:, rows], tape.recurrent_mask[rows]
         ds_new = ds[:, rows]
         if dy is not None:
-            ds_new[0] += dy[t, rows] + dheld[rows]
+            ds_new[0, :, :R] += dy[t, rows] + dheld[rows]
             dheld[rows] = 0
             if tape.past_end == "hold":
                 dheld[~tape.valid[t]] += dy[t, ~tape.valid[t]]
+        kept, ds_new = share * ds_new, (1 - share) * ds_new
+        if W_hr is not None:
+            dW_hr += ds_new[0, :, :R].T @ s_new[0]
+            ds_new[0] = ds_new[0, :, :R] @ W_hr
 
         da = np.zeros((G + cell.split, len(rows), H), dtype)
         if cell.phases == 1:
@@ -363,18 +407,19 @@ def backward(
                 dp[k] += share.sum(axis=0)
         else:
             da[first:], ds_old = cell.backward(save, s, ds_new)
-            doperand = _product_back(da[first:], W_hh[first:])
+            doperand = mask * _product_back(da[first:], W_hh[first:])
             da[:first], ds_old = cell.backward_gate(save, s, ds_new, doperand, ds_old)
         da_x, da_h = da[:G], da[slot]
         for k in range(cell.states):
-            ds[k, rows] = ds_old[k]
-        ds[0, rows] += _product_back(da_h[:first], W_hh[:first])
+            ds[k, rows] = ds_old[k] + kept[k]
+        ds[0, rows, :R] += mask * _product_back(da_h[:first], W_hh[:first])
         if dx is not None:
             dx[t, rows] = _product_back(da_x, W_ih)
 
         _add_input_outer(dW_ih, da_x, x[t, rows])
-        dW_hh[:first] += _outer(da_h[:first], s[0])
-        dW_hh[first:] += _outer(da_h[first:], tape.operands[t, rows])
+        dW_hh[:first] += _outer(da_h[:first], mask * s[0, :, :R])
+        if cell.phases == 2:
+            dW_hh[first:] += _outer(da_h[first:], tape.operands[t, rows])
         db_ih += da_x.sum(axis=1)
         db_hh += da_h.sum(axis=1)
 
@@ -383,12 +428,13 @@ def backward(
 
     return SequenceGrads(
         dx,
-        tuple(ds + dinitial),
+        tuple(d[:, :units] for d, units in zip(ds + dinitial, (R, H), strict=False)),
         dW_ih.reshape(G * H, I),
-        dW_hh.reshape(G * H, H),
+        dW_hh.reshape(G * H, R),
         db_ih.reshape(G * H) if tape.has_b_ih else None,
         db_hh.reshape(G * H) if tape.has_b_hh else None,
         dp if len(dp) else None,
+        dW_hr,
     )
 
 
@@ -463,15 +509,23 @@ def _checked(
     b_hh: ArrayLike | None,
     lengths: ArrayLike | None,
     dtype: np.dtype[Any],
+    W_hr: Array | None,
 ) -> tuple[Array, Array, Array, Array, Array, Array]:
-    """The arguments as arrays: x as it is, weights (G, H, I) and (G, H, H), biases (G, 1, H), lengths (B,)."""
+    """The arguments as arrays: x as it is, weights (G, H, I) and (G, H, R), biases (G, 1, H), lengths (B,)."""
     layer, G = cell.name, cell.gates
     if dtype.kind != "f":
         raise TypeError(f"{layer}: dtype is {dtype}; expected a floating type")
     x, W_ih, W_hh = np.asarray(x), np.array(W_ih, dtype), np.array(W_hh, dtype)
-    if W_hh.ndim != 2 or W_hh.shape[0] != G * W_hh.shape[1] or W_hh.size == 0:
+    if W_hr is None and (W_hh.ndim != 2 or W_hh.shape[0] != G * W_hh.shape[1] or W_hh.size == 0):
         raise ValueError(f"{layer}: W_hh has shape {W_hh.shape}; expected ({G}*H, H) with H >= 1")
-    H = W_hh.shape[1]
+    if W_hr is not None:
+        if cell.states != 2 or W_hr.ndim != 2 or not 1 <= W_hr.shape[0] <= W_hr.shape[1]:
+            raise ValueError(f"{layer}: W_hr has shape {W_hr.shape}; expected (R, H) with R <= H, and an LSTM")
+        if W_hh.shape != (G * W_hr.shape[1], W_hr.shape[0]):
+            raise ValueError(
+                f"{layer}: W_hh has shape {W_hh.shape}; expected ({G}*H, R) = {(G * W_hr.shape[1], W_hr.shape[0])}"
+            )
+    H = W_hh.shape[0] // G
     if W_ih.ndim != 2 or W_ih.shape[0] != G * H or W_ih.size == 0:
         raise ValueError(f"{layer}: W_ih has shape {W_ih.shape}; expected ({G}*H, I) = ({G * H}, I) with I >= 1")
     I = W_ih.shape[1]
@@ -493,7 +547,7 @@ def _checked(
         raise TypeError(f"{layer}: lengths is of {lengths.dtype}; expected integers")
     if ((lengths < 0) | (lengths > T)).any():
         raise ValueError(f"{layer}: lengths is {lengths.tolist()}; expected values from 0 to T = {T}")
-    return x, W_ih.reshape(G, H, I), W_hh.reshape(G, H, H), b_ih, b_hh, lengths
+    return x, W_ih.reshape(G, H, I), W_hh.reshape(G, H, -1), b_ih, b_hh, lengths
 
 
 def _valid_and_cut(
@@ -618,8 +672,8 @@ def rnn_backward(
     (5, 4)
     """
     _check_tape(tape, "rnn")
-    dx, (dh_0,), dW_ih, dW_hh, db_ih, db_hh, _ = backward(tape, dy, (dh_n,), need_dx=need_dx)
-    return RNNGrads(dx, dh_0, dW_ih, dW_hh, db_ih, db_hh)
+    grads = backward(tape, dy, (dh_n,), need_dx=need_dx)
+    return RNNGrads(grads.dx, grads.dstate[0], grads.dW_ih, grads.dW_hh, grads.db_ih, grads.db_hh)
 
 
 def gru_forward(
@@ -717,8 +771,8 @@ def gru_backward(
     (15, 4)
     """
     _check_tape(tape, "gru")
-    dx, (dh_0,), dW_ih, dW_hh, db_ih, db_hh, _ = backward(tape, dy, (dh_n,), need_dx=need_dx)
-    return GRUGrads(dx, dh_0, dW_ih, dW_hh, db_ih, db_hh)
+    grads = backward(tape, dy, (dh_n,), need_dx=need_dx)
+    return GRUGrads(grads.dx, grads.dstate[0], grads.dW_ih, grads.dW_hh, grads.db_ih, grads.db_hh)
 
 
 def lstm_forward(
@@ -829,8 +883,9 @@ def lstm_backward(
     (20, 4)
     """
     _check_tape(tape, "lstm")
-    dx, (dh_0, dc_0), dW_ih, dW_hh, db_ih, db_hh, dW_peephole = backward(tape, dy, (dh_n, dc_n), need_dx=need_dx)
-    return LSTMGrads(dx, dh_0, dc_0, dW_ih, dW_hh, db_ih, db_hh, dW_peephole)
+    grads = backward(tape, dy, (dh_n, dc_n), need_dx=need_dx)
+    dh_0, dc_0 = grads.dstate
+    return LSTMGrads(grads.dx, dh_0, dc_0, grads.dW_ih, grads.dW_hh, grads.db_ih, grads.db_hh, grads.dW_peephole)
 
 
 def _check_tape(tape: Tape, layer: str) -> None:

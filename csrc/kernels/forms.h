@@ -1,0 +1,39 @@
+// How a step is built around its cell. A cell (cells/cell.h) is maths of single units; a form says what else happens to
+// whole rows of a step. Forms are traits, so that a plain layer is compiled as if there were no others:
+//
+//   Plain      the recurrent product is of h
+//   Masked     the recurrent product is of mask * h, and units may keep their old states (zoneout): both in one form,
+//              because what is not wanted is a mask of ones or a rate of zero, and costs next to nothing
+//   Projected  Masked, and h is a product itself, h = W_hr hidden, with fewer units than the cell; Sak et al. 2014
+#pragma once
+
+#include "layout.h"
+
+namespace fusedrnn::FUSEDRNN_ISA {
+
+struct Plain {
+  static constexpr bool masks = false, projects = false;
+};
+struct Masked {
+  static constexpr bool masks = true, projects = false;
+};
+struct Projected {
+  static constexpr bool masks = true, projects = true;
+};
+
+// W_hr as the one gate of a phase whose units are those of h and whose inputs are the cell's hidden units.
+struct Projection {
+  static constexpr int gates = 1, first = 1, split = 0;
+  static constexpr int order[] = {0};
+};
+
+// Bytes, 0 or 1, as numbers.
+template <class T>
+inline Vec<T> load_bytes(const uint8_t* p) {
+  typedef uint8_t Bytes __attribute__((vector_size(kLanes<T>)));
+  Bytes bytes;
+  __builtin_memcpy(&bytes, p, sizeof bytes);
+  return __builtin_convertvector(bytes, Vec<T>);
+}
+
+}  // namespace fusedrnn::FUSEDRNN_ISA

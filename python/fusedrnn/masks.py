@@ -1,0 +1,99 @@
+"""What training drops at random inside a layer's steps: recurrent dropout, dropped weights and zoneout.
+
+The masks are arrays of bools, drawn from the layer's ``rng`` or given by the caller; the kernels apply them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import _validate
+
+Array = NDArray[Any]
+Masks = dict[str, NDArray[np.bool_]]
+
+
+class Rates(NamedTuple):
+    """Probabilities: of dropping a unit of h or a weight of W_hh, and of keeping an old state."""
+
+    recurrent_dropout: float
+    weight_dropout: float
+    zoneout: tuple[float, float]  # of h and c
+
+    def by_name(self) -> dict[str, float]:
+        """The rate of each mask that training can have."""
+        h, c = self.zoneout
+        return {
+            "weight_dropout": self.weight_dropout,
+            "recurrent_dropout": self.recurrent_dropout,
+            "zoneout_h": h,
+            "zoneout_c": c,
+        }
+
+
+def shapes(
+    directions: int, T: int, B: int, units: tuple[int, ...], W_hh: tuple[int, ...]
+) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shape of each mask of a layer, and how it is derived; `directions` counts those of all layers."""
+    h = "hidden_size" if len(units) == 1 or units[0] == units[1] else "proj_size"
+    every = {
+        "weight_dropout": ((directions, *W_hh), "(num_layers*directions, rows of weight_hh, columns of weight_hh)"),
+        "recurrent_dropout": ((directions, B, units[0]), f"(num_layers*directions, B, {h})"),
+        "zoneout_h": ((directions, T, B, units[0]), f"(num_layers*directions, T, B, {h})"),
+    }
+    if len(units) == 2:
+        every["zoneout_c"] = ((directions, T, B, units[1]), "(num_layers*directions, T, B, hidden_size)")
+    return every
+
+
+def settle(
+    owner: str,
+    rates: Rates,
+    given: Mapping[str, Any],
+    shapes: Mapping[str, tuple[tuple[int, ...], str]],
+    names: tuple[str, ...],
+    rng: np.random.Generator,
+) -> Masks:
+    """The masks called `names` that this call needs: the caller's, or drawn. True is what is kept.
+
+    float32 draws whatever the dtype, so that layers of both dtypes drop the same.
+    """
+    masks: Masks = {}
+    for name in names:
+        rate = rates.by_name()[name]
+        if name not in shapes:
+            continue
+        shape, formula = shapes[name]
+        if name in given:
+            masks[name] = _validate.kept(owner, f"masks[{name!r}]", given[name], shape, formula)
+        elif rate:
+            drawn = rng.random(shape, np.float32)
+            masks[name] = drawn < rate if name.startswith("zoneout") else drawn >= rate
+    return masks
+
+
+def for_kernels(
+    masks: Masks, rates: Rates, directions: int, dtype: np.dtype[Any]
+) -> Iterator[tuple[Array | None, Array | None, Array | None] | None]:
+    """Of each layer and direction: factors of h in the recurrent product, and where h and c keep their old values."""
+    scale = dtype.type(1.0 / (1.0 - rates.recurrent_dropout))
+    recurrent, h, c = (masks.get(name) for name in ("recurrent_dropout", "zoneout_h", "zoneout_c"))
+    for i in range(directions):
+        if recurrent is None and h is None and c is None:
+            yield None
+            continue
+        yield (
+            None if recurrent is None else recurrent[i] * scale,
+            None if h is None else h[i],
+            None if c is None else c[i],
+        )
+
+
+def weight_factors(masks: Masks, rates: Rates, dtype: np.dtype[Any]) -> Array | None:
+    """What each weight_hh, and its gradient, is multiplied with; (layers and directions, rows, columns)."""
+    kept = masks.get("weight_dropout")
+    return None if kept is None else kept * dtype.type(1.0 / (1.0 - rates.weight_dropout))
