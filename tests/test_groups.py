@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fusedrnn
-from fusedrnn import GRU, LSTM, RNN, Stack
+from fusedrnn import GRU, LSTM, RNN, Bidirectional, Stack
 from problems import assert_same_bits
 
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -326,3 +326,264 @@ def test_threads_change_no_bit_of_a_stack(rng):
             results.append([y, state, grads.x, grads.state, grads.params])
     for one, other in itertools.pairwise(results):
         assert_same_bits(other, one, "threads")
+
+
+# ---- two directions
+
+MERGES = pytest.mark.parametrize("merge", ["concat", "sum", "mean", "mul", None])
+SUFFIXES = {"forward": "", "backward": "_reverse"}
+
+
+def make_two_ways(merge: Any = "concat", dtype: Any = "float32", batch_first: bool = False) -> Any:
+    common: dict[str, Any] = {"dtype": dtype, "batch_first": batch_first}
+    H = 6 if merge in ("concat", None) else 4
+    return Bidirectional(
+        LSTM(3, 4, peephole="ifo", rng=1, **common), GRU(3, H, 2, learned_state=True, rng=2, **common), merge
+    )
+
+
+@DTYPES
+@MERGES
+@pytest.mark.parametrize("kind", [RNN, GRU, LSTM])
+def test_two_equal_layers_are_a_bidirectional_one(kind, merge, dtype, rng):
+    layer = kind(3, 5, bidirectional=True, merge=merge, dtype=dtype, rng=1)
+    net = Bidirectional(kind(3, 5, dtype=dtype), kind(3, 5, dtype=dtype), merge)
+    for name in net.params:
+        way, _, rest = name.partition(".")
+        net.params[name][:] = layer.params[rest + SUFFIXES[way]]
+    x = rng.standard_normal((7, 4, 3)).astype(dtype)
+    for given in options(rng, 7, 4, False):
+        _, like = layer(x)
+        state = gradient_like(rng, like)
+        parts = state if kind is LSTM else (state,)
+
+        def own(parts: Any, single: bool = kind is not LSTM) -> Any:
+            pairs = [tuple(part[k : k + 1] for part in parts) for k in (0, 1)]
+            return tuple(pair[0] if single else pair for pair in pairs)
+
+        y, end, tape = layer.forward(x, state, **given)
+        y_net, end_net, tape_net = net.forward(x, own(parts), **given)
+        assert_same_bits(y_net, y, "y")
+        assert_same_bits(end_net, own(end if kind is LSTM else (end,)), "state")
+        assert_same_bits(net(x, own(parts), **given), (y, end_net), "inference")
+        assert tape_net.nbytes == tape.nbytes
+        dy, dend = gradient_like(rng, y), gradient_like(rng, end_net)
+        joined = tuple(np.concatenate(p) for p in zip(*dend, strict=True)) if kind is LSTM else np.concatenate(dend)
+        grads, grads_net = tape.backward(dy, joined), tape_net.backward(dy, dend)
+        np.testing.assert_allclose(grads_net.x, grads.x, rtol=0, atol=40 * np.finfo(dtype).eps * np.abs(grads.x).max())
+        assert_same_bits(grads_net.state, own(grads.state if kind is LSTM else (grads.state,)), "dstate")
+        for name, d in grads_net.params.items():
+            way, _, rest = name.partition(".")
+            assert_same_bits(d, grads.params[rest + SUFFIXES[way]], name)
+
+
+@DTYPES
+@MERGES
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("tokens", [False, True])
+def test_two_different_layers(merge, dtype, batch_first, tokens, rng):
+    net = make_two_ways(merge, dtype, batch_first)
+    forward_layer, backward_layer = net.layers
+    turned = GRU(
+        3, backward_layer.hidden_size, 2, learned_state=True, backwards=True, dtype=dtype, batch_first=batch_first
+    )
+    turned.load_state_dict(backward_layer.state_dict())
+    T, B = 7, 4
+    x: Any = rng.integers(0, 3, (T, B)) if tokens else rng.standard_normal((T, B, 3)).astype(dtype)
+    x = x.swapaxes(0, 1) if batch_first else x
+    for given in options(rng, T, B, batch_first):
+        y, state, tape = net.forward(x, **given)
+        a, a_n, tape_a = forward_layer.forward(x, **given)
+        b, b_n, tape_b = turned.forward(x, **given)
+        joined = {
+            "concat": lambda a, b: np.concatenate((a, b), -1),
+            "sum": lambda a, b: a + b,
+            "mean": lambda a, b: (a + b) * a.dtype.type(0.5),
+            "mul": lambda a, b: a * b,
+            None: lambda a, b: (a, b),
+        }[merge](a, b)
+        assert_same_bits(y, joined, "y")
+        assert_same_bits(state, (a_n, b_n), "state")
+        frozen = net.freeze()
+        assert_same_bits(frozen(x, **given), (y, state), "frozen")
+        out = tuple(map(np.empty_like, y)) if merge is None else np.empty_like(y)
+        y_out, _ = frozen(x, out=out, **given)
+        assert (y_out[0] if merge is None else y_out) is (out[0] if merge is None else out)
+        assert_same_bits(out, y, "out")
+        dy, dstate = gradient_like(rng, y), gradient_like(rng, state)
+        grads = tape.backward(dy, dstate)
+        if merge is None:
+            d_a, d_b = dy
+        elif merge == "concat":
+            d_a, d_b = dy[..., :4], dy[..., 4:]
+        else:
+            half = a.dtype.type(0.5)
+            d_a, d_b = {"sum": (dy, dy), "mean": (dy * half, dy * half), "mul": (dy * b, dy * a)}[merge]
+        first, second = tape_a.backward(d_a, dstate[0]), tape_b.backward(d_b, dstate[1])
+        if tokens:
+            assert grads.x is None
+        else:
+            assert_same_bits(grads.x, first.x + second.x, "dx")
+        assert_same_bits(grads.state, (first.state, second.state), "dstate")
+        for name, d in first.params.items():
+            assert_same_bits(grads.params[f"forward.{name}"], d, name)
+        for name, d in second.params.items():
+            assert_same_bits(grads.params[f"backward.{name}"], d, name)
+        assert list(grads.params) == list(net.params)
+        assert tape.backward(dy, need_dx=False).x is None
+
+
+@MERGES
+def test_two_directions_take_a_list(merge, rng):
+    net = make_two_ways(merge)
+    xs = [rng.standard_normal((n, 3)).astype("f4") for n in (5, 0, 7)]
+    ys, _, tape = net.forward(xs)
+    grads = tape.backward(gradient_like(rng, ys))
+    assert [g.shape for g in grads.x] == [x.shape for x in xs]
+    for b, x in enumerate(xs):
+        y = net(x)[0]
+        assert_same_bits((ys[0][b], ys[1][b]) if merge is None else ys[b], y, f"row {b}")
+    with pytest.raises(ValueError, match="Bidirectional: out given with a list"):
+        net.freeze()(xs, out=np.zeros((7, 3, 10), "f4"))
+    net([])
+
+
+@MERGES
+def test_gradients_of_two_directions_are_slopes(merge, rng):
+    net = make_two_ways(merge, "float64")
+    x = rng.standard_normal((6, 3, 3))
+    y, _, tape = net.forward(x, lengths=[6, 2, 0])
+    dy = gradient_like(rng, y)
+
+    def loss() -> float:
+        out = net(x, lengths=[6, 2, 0])[0]
+        return sum(float((a * b).sum()) for a, b in (zip(out, dy, strict=True) if merge is None else [(out, dy)]))
+
+    grads = tape.backward(dy)
+    for array, d in [(x, grads.x), *((net.params[name], grads.params[name]) for name in net.params)]:
+        direction, before = rng.standard_normal(array.shape), array.copy()
+        array[:] = before + 1e-5 * direction
+        above = loss()
+        array[:] = before - 1e-5 * direction
+        slope = (above - loss()) / 2e-5
+        array[:] = before
+        assert slope == pytest.approx(float((d * direction).sum()), rel=1e-6, abs=1e-8)
+
+
+def test_two_directions_in_a_stack(rng):
+    inner = [make_two_ways("concat", "float64"), Bidirectional(RNN(10, 5, dtype="f8"), GRU(10, 2, dtype="f8"), None)]
+    net = Stack(inner, dropout=0.2)
+    x = rng.standard_normal((6, 3, 3))
+    (a, b), state = net(x)
+    assert (a.shape, b.shape) == ((6, 3, 5), (6, 3, 2))
+    below, end = inner[0](x)
+    assert_same_bits(((a, b), state[1]), inner[1](below), "above")
+    assert_same_bits(state[0], end, "below")
+    assert_same_bits(net.freeze()(x), ((a, b), state), "frozen")
+    grads = net.forward(x)[2].backward((None, np.ones_like(b)))
+    assert grads.x.shape == x.shape
+    assert not grads.params["1.forward.weight_ih_l0"].any()
+    assert net == pickle.loads(pickle.dumps(net))
+    assert "1.backward.weight_hh_l0" in net.state_dict()
+
+
+def test_two_directions_save_load_copy_compare_and_print():
+    net = make_two_ways("mean")
+    shown = "LSTM(3, 4, peephole='ifo'), GRU(3, 4, num_layers=2, learned_state=True)"
+    assert repr(net) == f"Bidirectional({shown}, merge='mean')"
+    assert repr(make_two_ways()).endswith("learned_state=True))")
+    assert (net.input_size, net.output_size, net.merge) == (3, 4, "mean")
+    assert make_two_ways().output_size == 10
+    assert net != Bidirectional(*net.layers)
+    frozen = net.freeze()
+    for other in (pickle.loads(pickle.dumps(net)), copy.deepcopy(net)):
+        assert other == net
+        assert other.freeze() == frozen
+        other.params["backward.bias_ih_l0"] += 1
+        assert other != net
+        assert other.freeze() != frozen
+        other.load_state_dict(net.state_dict())
+        assert other == net
+    assert frozen == pickle.loads(pickle.dumps(frozen))
+    x = np.ones((4, 2, 3), "f4")
+    assert_same_bits(pickle.loads(pickle.dumps(frozen))(x), net(x), "thawed")
+    assert frozen.params.keys() == net.params.keys()
+    assert repr(frozen) == f"<frozen {net!r}, float32, {frozen.isa}>"
+    with pytest.raises(ValueError, match="Bidirectional: stream of a bidirectional layer"):
+        frozen.stream()
+    with pytest.raises(ValueError, match="Bidirectional: out overlaps x"):
+        Bidirectional(RNN(3, 3), GRU(3, 3), "sum").freeze()(x, out=x)
+    with pytest.raises(AttributeError, match="Bidirectional: merge is fixed"):
+        net.merge = "sum"
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (
+            lambda: Bidirectional(GRU(3, 4), 1),
+            TypeError,
+            "Bidirectional: backward_layer is an int; expected an RNN, GRU or LSTM",
+        ),
+        (
+            lambda: Bidirectional(Stack([GRU(3, 4)]), GRU(3, 4)),
+            TypeError,
+            "Bidirectional: forward_layer is a Stack; expected an RNN, GRU or LSTM",
+        ),
+        (
+            lambda: Bidirectional(GRU(3, 4), GRU(3, 4, bidirectional=True)),
+            ValueError,
+            "Bidirectional: backward_layer is bidirectional; expected a one-way layer",
+        ),
+        (
+            lambda: Bidirectional(GRU(3, 4, backwards=True), GRU(3, 4)),
+            ValueError,
+            "Bidirectional: forward_layer has backwards=True; expected backwards=False",
+        ),
+        (
+            lambda: Bidirectional(GRU(3, 4), GRU(2, 4)),
+            ValueError,
+            "Bidirectional: backward_layer has input_size=2; expected 3, as forward_layer has",
+        ),
+        (
+            lambda: Bidirectional(GRU(3, 4), GRU(3, 4, batch_first=True)),
+            ValueError,
+            "Bidirectional: backward_layer has batch_first=True; expected False, as forward_layer has",
+        ),
+        (
+            lambda: Bidirectional(GRU(3, 4), GRU(3, 4, dtype="f8")),
+            TypeError,
+            "Bidirectional: backward_layer has dtype float64; expected float32, that of forward_layer",
+        ),
+        (
+            lambda: Bidirectional(*[GRU(3, 4)] * 2),
+            ValueError,
+            "Bidirectional: backward_layer is forward_layer; expected a layer of its own (copy.deepcopy)",
+        ),
+        (
+            lambda: Bidirectional(GRU(3, 4), GRU(3, 5), "sum"),
+            ValueError,
+            "Bidirectional: merge is 'sum', but the layers put out 4 and 5 columns; expected equal widths, 'concat' or "
+            "None",
+        ),
+        (
+            lambda: make_two_ways().forward(np.ones((2, 1, 3), "f4"))[2].backward(np.ones((2, 1, 9))),
+            ValueError,
+            "Bidirectional: dy has shape (2, 1, 9); expected that of y = (2, 1, 10)",
+        ),
+        (
+            lambda: make_two_ways().forward(np.ones((2, 1, 3), "f4"))[2].backward(),
+            ValueError,
+            "Bidirectional: backward got neither dy nor dstate; expected at least one gradient",
+        ),
+        (
+            lambda: make_two_ways()(np.ones((2, 1, 3), "f4"), np.ones((1, 1, 4))),
+            TypeError,
+            "Bidirectional: state is an ndarray; expected a tuple of 2, one for each layer",
+        ),
+    ],
+)
+def test_two_directions_that_cannot_be(make, error, message):
+    with pytest.raises(error) as caught:
+        make()
+    assert str(caught.value) == message

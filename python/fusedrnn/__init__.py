@@ -20,6 +20,7 @@ from .layers import GRU, LSTM, RNN
 from .stack import FrozenStack, Stack, StackStream, StackTape
 from .tape import Grads, Tape
 from .threading_control import get_num_threads, set_num_threads, threads
+from .two_ways import Bidirectional, BidirectionalTape, FrozenBidirectional
 
 if TYPE_CHECKING:
     from . import interop, reference
@@ -28,6 +29,9 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "Bidirectional",
+    "BidirectionalTape",
+    "FrozenBidirectional",
     "FrozenLayer",
     "FrozenStack",
     "GRUCell",

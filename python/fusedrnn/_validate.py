@@ -751,6 +751,39 @@ def members(owner: str, value: Any) -> tuple[Any, ...]:
     return layers
 
 
+def no_layer(owner: str, name: str, value: Any) -> TypeError:
+    """What is no layer where one layer is expected."""
+    return TypeError(f"{owner}: {name} is {kind(value)}; expected an RNN, GRU or LSTM")
+
+
+def two_ways(owner: str, layers: Mapping[str, Any], ways: Sequence[tuple[bool, ...]]) -> None:
+    """A forward and a backward layer over one input; `ways` is whether each of their directions runs backwards."""
+    (one, first), (two, second) = layers.items()
+    for name, own in zip(layers, ways, strict=True):
+        if len(own) != 1:
+            raise ValueError(f"{owner}: {name} is bidirectional; expected a one-way layer")
+    if ways[0][0]:
+        raise ValueError(f"{owner}: {one} has backwards=True; expected backwards=False")
+    if second is first:
+        raise ValueError(f"{owner}: {two} is {one}; expected a layer of its own (copy.deepcopy)")
+    if second.dtype != first.dtype:
+        raise TypeError(f"{owner}: {two} has dtype {second.dtype}; expected {first.dtype}, that of {one}")
+    for name in ("batch_first", "input_size"):
+        if getattr(second, name) != getattr(first, name):
+            raise ValueError(
+                f"{owner}: {two} has {name}={getattr(second, name)}; expected {getattr(first, name)}, as {one} has"
+            )
+
+
+def joinable(owner: str, merge: str | None, widths: tuple[int, int]) -> None:
+    """Outputs of two directions that join element by element are equally wide."""
+    if merge not in ("concat", None) and widths[0] != widths[1]:
+        raise ValueError(
+            f"{owner}: merge is {merge!r}, but the layers put out {widths[0]} and {widths[1]} columns; "
+            f"expected equal widths, 'concat' or None"
+        )
+
+
 def fitting(owner: str, below: Any, above: Any, width: int, merge: str | None) -> None:
     """Two consecutive layers of a stack."""
     if merge is None:
@@ -777,6 +810,11 @@ def member_states(owner: str, name: str, value: Any, count: int) -> Sequence[Any
 def fixed_params(owner: str, name: str) -> TypeError:
     """Parameters of a group cannot be removed."""
     return TypeError(f"{owner}: params[{name!r}] cannot be deleted; a group has the parameters of its layers")
+
+
+def out_for_list(owner: str) -> ValueError:
+    """Lists of sequences have no one array to be written to."""
+    return ValueError(f"{owner}: out given with a list of sequences; expected out=None")
 
 
 def no_overlap(owner: str, out: Any, x: Any) -> None:

@@ -370,7 +370,7 @@ def infer(
         state_n, _ = _forward(stack, weights, inputs, extent, schedule, state_0, outputs, None, 0.0)
         return _outputs_to_caller(stack, extent, outputs), state_to_caller(extent, state_n)
     if extent.layout == "list":
-        raise ValueError(f"{stack.owner}: out given with a list of sequences; expected out=None")
+        raise _validate.out_for_list(stack.owner)
     parts = state if isinstance(state, (tuple, list)) else (state,)
     others = [("x", x), *((f"state {p}", s) for p, s in zip(stack.parts, parts, strict=False))]
     outputs = read_out(stack, extent, out, others)
