@@ -303,6 +303,26 @@ static void backward(const std::vector<BackwardArguments>& directions, const py:
   else backward_typed<double>(directions, dx, accumulate);
 }
 
+// Per state: before and after each step, zero where none ran; then where one did.
+template <class T>
+static py::tuple read_states_typed(const Tape<T>& tape) {
+  const auto T_ = tape.schedule->T(), B = tape.schedule->B();
+  const auto zeros = [](const auto& shape, auto of) {
+    py::array_t<decltype(of)> array(shape);
+    std::fill_n(array.mutable_data(), array.size(), decltype(of)(0));
+    return array;
+  };
+  auto ran = zeros(std::vector<py::ssize_t>{T_, B}, false);
+  py::tuple before(tape.weights->kernel().states), after(before.size());
+  for (std::size_t s = 0; s < before.size(); ++s) {
+    const std::vector<py::ssize_t> shape{T_, B, tape.weights->units(static_cast<int>(s))};
+    auto from = zeros(shape, T()), to = zeros(shape, T());
+    read_states(tape, static_cast<int>(s), from.mutable_data(), to.mutable_data(), ran.mutable_data());
+    before[s] = from, after[s] = to;
+  }
+  return py::make_tuple(before, after, ran);
+}
+
 // ---- schedules ----------------------------------------------------------------------------------
 
 // (B, T) flags in C order, or None.
@@ -513,9 +533,12 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       .def_property_readonly("hidden_size", [](const WeightsBase& w) { return w.H; })
       .def_property_readonly("output_size", [](const WeightsBase& w) { return w.R; });
 
-  py::class_<TapeBase>(m, "Tape", py::is_final()).def_property_readonly("nbytes", [](const TapeBase& t) {
-    return t.nbytes;
-  });
+  py::class_<TapeBase>(m, "Tape", py::is_final())
+      .def_property_readonly("nbytes", [](const TapeBase& t) { return t.nbytes; })
+      .def("read_states", [](const TapeBase& t) {
+        if (const auto* single = dynamic_cast<const Tape<float>*>(&t)) return read_states_typed(*single);
+        return read_states_typed(dynamic_cast<const Tape<double>&>(t));
+      });
 
   m.def(
       "forward",

@@ -498,6 +498,23 @@ void run_forward(std::vector<ForwardCall<T>>& calls, Interrupt interrupt) {
   for (const ForwardCall<T>& call : calls) call.finish();
 }
 
+template <class T>
+void read_states(const Tape<T>& tape, int state, T* before, T* after, bool* ran) {
+  const Rows& rows = tape.schedule->rows();
+  const Index units = tape.weights->units(state), wide = tape.weights->padded(state), B = tape.schedule->B();
+  for (Index t = 0; t < rows.T; ++t)
+    for (Index b = 0; b < rows.active(t); ++b) {
+      const Index at = rows.caller_time(t, b, tape.reverse) * B + rows.caller_row(b);
+      const Index from = t ? rows.B + rows.offset(t - 1) : 0;  // the first B rows are the initial state
+      std::copy_n(tape.states[state] + (from + b) * wide, units, before + at * units);
+      std::copy_n(tape.states[state] + (rows.B + rows.offset(t) + b) * wide, units, after + at * units);
+      ran[at] = true;
+    }
+}
+
+template void read_states<float>(const Tape<float>&, int, float*, float*, bool*);
+template void read_states<double>(const Tape<double>&, int, double*, double*, bool*);
+
 // ---- backward -----------------------------------------------------------------------------------
 
 template <class T>

@@ -154,6 +154,11 @@ class Tape final : public TapeBase {
   std::int64_t* tokens = nullptr;
 };
 
+// A state before and after each step, (T, B, units) in the caller's order; nothing is written where no step ran. `ran`
+// (T, B) becomes true where one did.
+template <class T>
+void read_states(const Tape<T>& tape, int state, T* before, T* after, bool* ran);
+
 // What a call costs, for choosing its threads.
 struct Workload {
   double flops, weight_bytes;  // weights: read at every step

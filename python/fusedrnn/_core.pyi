@@ -91,6 +91,8 @@ class Tape:
 
     @property
     def nbytes(self) -> int: ...
+    def read_states(self) -> tuple[tuple[Array, ...], tuple[Array, ...], NDArray[np.bool_]]:
+        """h (and c) before each step, and after it, (T, B, units) each, zero where none ran; where one ran, (T, B)."""
 
 def forward(
     weights: Weights,

@@ -723,6 +723,11 @@ def any_gradient(value: Any) -> bool:
     return value is not None
 
 
+def no_inspection(owner: str) -> ValueError:
+    """Zoneout mixes states in a way that tapes of training do not know."""
+    return ValueError(f"{owner}: inspect of a layer with zoneout; expected zoneout=0.0")
+
+
 # ---- groups of layers -----------------------------------------------------------------------------------------------
 
 

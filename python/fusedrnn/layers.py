@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -17,6 +17,9 @@ from .masks import shapes as mask_shapes
 from .parameters import Parameterized, direction_specs, pack
 from .tape import Tape
 from .unroll import Stack
+
+if TYPE_CHECKING:
+    from .inspection import Inspection
 
 Array = NDArray[Any]
 
@@ -293,6 +296,42 @@ class RecurrentLayer(Parameterized):
         )
         specs = self.__dict__["_specs"]
         return y, state_n, Tape(stack, specs, extent, records, tokens, state is None, used | more, factors)
+
+    def inspect(
+        self, x: Any, state: Any = None, *, lengths: Any = None, mask: Any = None, reset: Any = None
+    ) -> Inspection:
+        """What goes on inside: the outputs of every layer and direction, c and all gates at every step.
+
+        Parameters
+        ----------
+        x, state, lengths, mask, reset
+            As for calling the layer. Nothing is dropped.
+
+        Returns
+        -------
+        Inspection
+            ``outputs``, ``c`` and ``gates``.
+
+        Raises
+        ------
+        TypeError, ValueError, IndexError
+            As for calling the layer; ValueError also for a layer with zoneout.
+
+        Notes
+        -----
+        For looking, not for speed. Outputs and c are the kernels' own; gates are computed from them by the functions of
+        `fusedrnn.reference`, and may differ from the kernels' in the last bits.
+
+        Examples
+        --------
+        >>> import fusedrnn, numpy as np
+        >>> seen = fusedrnn.LSTM(3, 5, num_layers=2).inspect(np.ones((7, 4, 3), np.float32))
+        >>> seen.outputs.shape, seen.c.shape, {name: gate.shape for name, gate in seen.gates.items()}["f"]
+        ((2, 7, 4, 5), (2, 7, 4, 5), (2, 7, 4, 5))
+        """
+        from .inspection import inspect  # with it comes the reference, which calls do without
+
+        return inspect(self, x, state, lengths, mask, reset)
 
     def freeze(self, precision: str | None = None) -> FrozenLayer:
         """Pack the parameters once, for inference and streaming; later changes of the layer do not show.

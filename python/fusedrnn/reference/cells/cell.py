@@ -62,6 +62,10 @@ class _Traits(ABC):
     def first(self) -> int:
         """Gates of the first phase."""
 
+    @abstractmethod
+    def gate_values(self, save: Arrays) -> dict[str, Array]:
+        """Return the gates by name, after their activations, of what forward saved (both phases)."""
+
 
 class OnePhaseCell(_Traits):
     """A cell whose recurrent products are all of h."""

@@ -43,6 +43,10 @@ class GRUAfter(OnePhaseCell):
         da_z = dh * (s[0] - n) * self.gate.slope(a_z)
         return (da_r, da_z, da_n, da_n * r), (dh * z,)
 
+    def gate_values(self, save: Arrays) -> dict[str, Array]:
+        """r, z, n."""
+        return {"r": self.gate(save[0]), "z": self.gate(save[1]), "n": self.state(save[2])}
+
 
 class GRUBefore(TwoPhaseCell):
     """The reset gate acts on the state: two products per step, one after the other."""
@@ -78,6 +82,10 @@ class GRUBefore(TwoPhaseCell):
         da_z = dh * (s[0] - n) * self.gate_function.slope(a_z)
         return (da_r, da_z), (doperand * r + ds[0],)
 
+    def gate_values(self, save: Arrays) -> dict[str, Array]:
+        """r, z, n."""
+        return {"r": self.gate_function(save[0]), "z": self.gate_function(save[1]), "n": self.state(save[2])}
+
 
 class GRUSimple(OnePhaseCell):
     """No reset gate."""
@@ -98,3 +106,7 @@ class GRUSimple(OnePhaseCell):
         a_z, a_n = save
         z, n, dh = self.gate(a_z), self.state(a_n), ds_new[0]
         return (dh * (s[0] - n) * self.gate.slope(a_z), dh * (1 - z) * self.state.slope(a_n)), (dh * z,)
+
+    def gate_values(self, save: Arrays) -> dict[str, Array]:
+        """z, n."""
+        return {"z": self.gate(save[0]), "n": self.state(save[1])}

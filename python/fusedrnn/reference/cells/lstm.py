@@ -93,6 +93,12 @@ class LSTM(OnePhaseCell):
             return (da_o * s[1],)
         return (da_i * s[1], *(d * s[1] for d in da_f), da_o * s_new[1])
 
+    def gate_values(self, save: Arrays) -> dict[str, Array]:
+        """i, f, g, o; f also when coupled."""
+        a_i, *a_f, a_g, a_o = save
+        i, f, g = self._gates(a_i, a_f, a_g)
+        return {"i": i, "f": f, "g": g, "o": self.gate(a_o)}
+
     def _gates(self, a_i: Array, a_f: list[Any], a_g: Array) -> tuple[Array, Array, Array]:
         i = self.gate(a_i)
         return i, (1 - i if self.coupled else self.gate(a_f[0])), self.state(a_g)

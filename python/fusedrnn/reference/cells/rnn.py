@@ -9,7 +9,7 @@ The rectified form: Q. V. Le, N. Jaitly, G. E. Hinton, arXiv:1504.00941 (2015).
 import numpy as np
 
 from fusedrnn.reference.activations import Activation
-from fusedrnn.reference.cells.cell import Arrays, OnePhaseCell
+from fusedrnn.reference.cells.cell import Array, Arrays, OnePhaseCell
 
 __all__ = ["RNN"]
 
@@ -31,3 +31,7 @@ class RNN(OnePhaseCell):
         """All of h goes through a, so ds is zero."""
         da = ds_new[0] * self.activation.slope(save[0])
         return (da,), (np.zeros_like(da),)
+
+    def gate_values(self, save: Arrays) -> dict[str, Array]:
+        """No gates."""
+        return {}

@@ -1,0 +1,144 @@
+"""What goes on inside a layer: every output, every c, every gate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import _core, _validate, unroll
+from .reference.cells import Cell, gru_cell, lstm_cell, rnn_cell
+from .tape import _shapes
+from .unroll import Extent, Stack
+
+Array = NDArray[Any]
+
+#: What makes the reference's cell of a layer, and the layer's attributes that it takes.
+CELLS: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "rnn": (rnn_cell, ("nonlinearity", "activation", "clip")),
+    "gru": (gru_cell, ("reset_after", "reset_gate", "activation", "recurrent_activation", "clip")),
+    "lstm": (
+        lstm_cell,
+        ("peephole", "coupled", "activation", "recurrent_activation", "output_activation", "clip", "cell_clip"),
+    ),
+}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Inspection:
+    """What ``layer.inspect`` saw; all arrays are zero at steps past a row's end, and at masked ones.
+
+    Attributes
+    ----------
+    outputs : ndarray, or list of ndarray
+        h after each step, of every layer and direction before they are merged: (L*D, T, B, H), with ``batch_first``
+        (L*D, B, T, H), unbatched (L*D, T, H), for a list input a list of (L*D, T_i, H) arrays. By layer, then by
+        direction, as in states; aligned with the input, so that the reverse direction's last step stands first. With a
+        projection, h is as wide as that.
+    c : ndarray, list of ndarray, or None
+        An LSTM's c after each step, shaped in the same way.
+    gates : dict of str to (ndarray, or list of ndarray)
+        "i", "f", "g", "o" of an LSTM (f also where it is 1 - i), "r", "z", "n" of a GRU (no "r" without a reset gate),
+        none of an RNN; after their activations, shaped in the same way.
+
+    Examples
+    --------
+    >>> import fusedrnn, numpy as np
+    >>> fusedrnn.GRU(3, 5).inspect(np.ones((7, 4, 3), np.float32))
+    Inspection(outputs=(1, 7, 4, 5), c=None, gates={'r': (1, 7, 4, 5), 'z': (1, 7, 4, 5), 'n': (1, 7, 4, 5)})
+    """
+
+    outputs: Any
+    c: Any
+    gates: dict[str, Any]
+
+    def __repr__(self) -> str:
+        gates = {name: _shapes(gate) for name, gate in self.gates.items()}
+        return f"Inspection(outputs={_shapes(self.outputs)}, c={_shapes(self.c)}, gates={gates})"
+
+
+def inspect(layer: Any, x: Any, state: Any, lengths: Any, mask: Any, reset: Any) -> Inspection:
+    """Run a layer as in inference, keep its tapes, and read them."""
+    stack: Stack = layer.__dict__["_stack"]
+    if any(stack.zoneout):
+        raise _validate.no_inspection(stack.owner)
+    kind, D = stack.kind, stack.directions
+    weights, learned = layer._pack_split(True)
+    params, _ = stack.split_learned(layer._arrays())
+    below, extent, schedule = unroll.read_sequence(stack, x, lengths, mask, reset)
+    state_0 = unroll.initial_state(stack, extent, state, learned)
+    outputs = unroll._new_outputs(stack, extent)
+    # A generator makes it keep tapes; at dropout 0 it draws nothing.
+    _, records = unroll._forward(stack, weights, below, extent, schedule, state_0, outputs, layer.rng, 0.0)
+    make, names = CELLS[kind.name.partition("_")[0]]
+    cell = make(**{name: getattr(layer, name) for name in names})
+    rows: list[dict[str, Array]] = []
+    for k, record in enumerate(records):
+        here = []
+        for d, tape in enumerate(record.tapes):
+            start = (k * D + d) * kind.each
+            here.append(_read(cell, kind.placed(params[start : start + kind.each]), below, tape))
+        rows += here
+        below = _joined(stack, [seen["h"] for seen in here])
+    seen = {name: _to_caller(stack, extent, np.stack([row[name] for row in rows])) for name in rows[0]}
+    return Inspection(seen.pop("h"), seen.pop("c", None), seen)
+
+
+def _read(cell: Cell, params: tuple[Any, ...], x: Array, tape: _core.Tape) -> dict[str, Array]:
+    """h, c and the gates of one layer in one direction, (T, B, H) each; all steps at once."""
+    before, after, ran = tape.read_states()
+    gates = _gates(cell, params, x[ran], tuple(s[ran] for s in before))
+    seen = dict(zip(("h", "c"), after, strict=False))
+    for name, values in gates.items():
+        seen[name] = np.zeros((*ran.shape, values.shape[1]), values.dtype)
+        seen[name][ran] = values
+    return seen
+
+
+def _gates(cell: Cell, params: tuple[Any, ...], x: Array, s: tuple[Array, ...]) -> dict[str, Array]:
+    """Gates by name, from inputs (N, I) or tokens (N,) and the states before, (N, units) each."""
+    W_ih, W_hh, b_ih, b_hh, W_peephole, _ = params
+    G, N, H = cell.gates, len(x), len(W_ih) // cell.gates
+
+    def by_gate(product: Array, bias: Array | None) -> Array:
+        """(N, G*H) -> (G, N, H)."""
+        product = product if bias is None else product + bias
+        return product.reshape(N, product.shape[1] // H, H).swapaxes(0, 1)
+
+    with np.errstate(all="ignore"):  # what overflows in the kernels may do so here
+        a = np.zeros((G + cell.split, N, H), W_ih.dtype)
+        a[:G] = by_gate(W_ih.T[x] if x.ndim == 1 else x @ W_ih.T, b_ih)
+        first = cell.first
+        slots = [*range(first)] if not cell.split else [*range(G - 1), G]
+        n = first * H
+        a[slots] += by_gate(s[0] @ W_hh[:n].T, None if b_hh is None else b_hh[:n])
+        if cell.phases == 1:
+            _, save = cell.forward(a, s, () if W_peephole is None else W_peephole)
+        else:
+            operand, save = cell.gate(a[:first], s)
+            a[first:] += by_gate(operand @ W_hh[n:].T, None if b_hh is None else b_hh[n:])
+            save = (*save, *cell.forward(a[first:], s, save)[1])
+        return cell.gate_values(save)
+
+
+def _joined(stack: Stack, hs: list[Array]) -> Array:
+    """What the layer above reads."""
+    if len(hs) == 1:
+        return hs[0]
+    if stack.inner_merge == "concat":
+        return np.concatenate(hs, axis=-1)
+    y = np.empty_like(hs[0])
+    unroll._join(stack.inner_merge, (y,), (hs[0].copy(), hs[1]), False)
+    return y
+
+
+def _to_caller(stack: Stack, extent: Extent, array: Array) -> Any:
+    """(L*D, T, B, units) in the caller's layout."""
+    if extent.layout == "unbatched":
+        return array[:, :, 0]
+    if extent.layout == "list":
+        assert extent.lengths is not None
+        return [array[:, :n, b] for b, n in enumerate(extent.lengths.tolist())]
+    return array.swapaxes(1, 2) if stack.batch_first else array
