@@ -303,12 +303,6 @@ def room(owner: str, what: str, elements: int, dtype: np.dtype[Any]) -> None:
             raise MemoryError(f"{owner}: {what} would take {size}; this machine has {memory / 2**30:.0f} GiB")
 
 
-def not_yet(owner: str, name: str, value: object, expected: object) -> None:
-    """Arguments of torch's signature that do nothing yet must not be ignored silently."""
-    if isinstance(value, bool) or value != expected:
-        raise ValueError(f"{owner}: {name} is {value!r}, which is not available yet; expected {expected!r}")
-
-
 # ---- parameters -----------------------------------------------------------------------------------------------------
 
 

@@ -432,3 +432,17 @@ def test_errors():
 
 def test_views_are_arrays_of_numpy():
     assert isinstance(bridge._array(torch.ones(2)), np.ndarray)
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+@pytest.mark.parametrize("options", [{}, {"bias": False}, {"bidirectional": True, "num_layers": 2}], ids=str)
+def test_projections(options):
+    theirs = torch.nn.LSTM(4, 6, proj_size=3, dtype=torch.float64, **options)
+    ours = bridge.LSTM(4, 6, proj_size=3, dtype=torch.float64, **options)
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(5, 2, 4, dtype=torch.float64)
+    for module in (theirs, ours):
+        y, (h, c) = module(x)
+        (y.sin().sum() + h.sum() + c.cos().sum()).backward()
+    for (name, expected), given in zip(theirs.named_parameters(), ours.parameters(), strict=True):
+        torch.testing.assert_close(given.grad, expected.grad, msg=lambda text, name=name: f"{name}: {text}")
