@@ -72,20 +72,21 @@ class Composed:
 def compose(cell: Cell, layer: Any, x: Any, state: Any, lengths: Any) -> Composed:
     """What the documentation of layers says, and nothing else: stack, run both ways, merge."""
     S, D = cell.states, 1 + layer.bidirectional
-    names = ["weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_peephole"]
+    names = ["weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_peephole", "weight_hr"]
     suffixes = [f"_l{k}{way}" for k in range(layer.num_layers) for way in ("", "_reverse")[:D]]
     tapes, factors, finals = [], [], []
     for k in range(layer.num_layers):
         ys = []
         for d in range(D):
             row = k * D + d
-            *weights, W_peephole = [layer.params.get(name + suffixes[row]) for name in names]
+            *weights, W_peephole, W_hr = [layer.params.get(name + suffixes[row]) for name in names]
             y, final, tape = reference.forward(
                 cell,
                 x,
                 tuple(s[row] for s in state) if state else (None,) * S,
                 *weights,
                 W_peephole=W_peephole,
+                W_hr=W_hr,
                 lengths=lengths,
                 reverse=d == 1,
             )
