@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fusedrnn
-from fusedrnn import GRU, LSTM, RNN, Bidirectional, Stack
+from fusedrnn import GRU, LSTM, RNN, Bidirectional, Ensemble, Stack
 from problems import assert_same_bits
 
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -584,6 +584,125 @@ def test_two_directions_save_load_copy_compare_and_print():
     ],
 )
 def test_two_directions_that_cannot_be(make, error, message):
+    with pytest.raises(error) as caught:
+        make()
+    assert str(caught.value) == message
+
+
+# ---- ensembles
+
+
+def nets(which: str, dtype: Any = "float32") -> list[Any]:
+    return [
+        {
+            "lstm": lambda seed: LSTM(3, 5, 2, bidirectional=True, dtype=dtype, rng=seed),
+            "gru": lambda seed: GRU(3, 5, dtype=dtype, learned_state=True, rng=seed),
+            "pair": lambda seed: Bidirectional(
+                RNN(3, 4, dtype=dtype, rng=seed), LSTM(3, 5, dtype=dtype, rng=seed), None
+            ),
+            "stack": lambda seed: Stack([LSTM(3, 4, dtype=dtype, rng=seed), RNN(4, 2, dtype=dtype, rng=seed)]),
+        }[which](seed)
+        for seed in range(3)
+    ]
+
+
+def take(value: Any, e: int) -> Any:
+    """What belongs to one net."""
+    return type(value)(take(item, e) for item in value) if isinstance(value, (tuple, list)) else value[e]
+
+
+@DTYPES
+@pytest.mark.parametrize("which", ["lstm", "gru", "pair", "stack"])
+@pytest.mark.parametrize("form", ["floats", "tokens", "list"])
+def test_an_ensemble_is_its_nets(which, dtype, form, rng):
+    members = nets(which, dtype)
+    net = Ensemble(members)
+    x: Any = rng.standard_normal((7, 4, 3)).astype(dtype)
+    if form == "tokens":
+        x = rng.integers(0, 3, (7, 4))
+    elif form == "list":
+        x = [rng.standard_normal((n, 3)).astype(dtype) for n in (5, 0, 7)]
+    for given in [{}] if form == "list" else options(rng, 7, 4, False):
+        _, like = net(x)
+        state = gradient_like(rng, like)
+        y, state_n, tape = net.forward(x, state, **given)
+        assert_same_bits(net(x, state, **given), (y, state_n), "inference")
+        assert_same_bits(net.freeze()(x, state, **given), (y, state_n), "frozen")
+        dy, dstate = gradient_like(rng, y), gradient_like(rng, state_n)
+        grads = tape.backward(dy, dstate)
+        dx: Any = None
+        for e, member in enumerate(members):
+            own, own_n, own_tape = member.forward(x, take(state, e), **given)
+            assert_same_bits(take(y, e), own, f"y of {e}")
+            assert_same_bits(take(state_n, e), own_n, f"state of {e}")
+            expected = own_tape.backward(take(dy, e), take(dstate, e))
+            assert_same_bits(take(grads.state, e), expected.state, f"dstate of {e}")
+            for name, d in expected.params.items():
+                assert_same_bits(grads.params[f"{e}.{name}"], d, name)
+            own_dx = expected.x
+            if dx is None or own_dx is None:
+                dx = own_dx
+            else:
+                dx = [a + b for a, b in zip(dx, own_dx, strict=True)] if form == "list" else dx + own_dx
+        assert_same_bits(grads.x, dx, "dx")
+        assert list(grads.params) == list(net.params)
+    assert_same_bits(net(x)[0], Ensemble(members)(x, None)[0], "initial states")
+    assert tape.backward(dy, need_dx=False).x is None
+    assert tape.nbytes > 0
+    tape.release()
+    with pytest.raises(ValueError, match="Ensemble: this tape was released"):
+        tape.backward(dy)
+
+
+def test_ensembles_save_load_copy_compare_and_print():
+    net = Ensemble(nets("gru"))
+    shown = "GRU(3, 5, learned_state=True)"
+    assert repr(net) == f"Ensemble([{shown}, {shown}, {shown}])"
+    assert (len(net), net.input_size, net.output_size, net.dtype) == (3, 3, 5, np.float32)
+    frozen = net.freeze()
+    for other in (pickle.loads(pickle.dumps(net)), copy.deepcopy(net)):
+        assert other == net
+        other.params["2.bias_ih_l0"] += 1
+        assert other != net
+        other.load_state_dict(net.state_dict())
+        assert other == net
+    assert pickle.loads(pickle.dumps(frozen)) == frozen
+    assert frozen.params.keys() == net.params.keys()
+    assert repr(frozen) == f"<frozen {net!r}, float32, {frozen.isa}>"
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: Ensemble([]), ValueError, "Ensemble: layers is empty; expected at least one layer"),
+        (
+            lambda: Ensemble([GRU(3, 4), GRU(3, 5)]),
+            ValueError,
+            "Ensemble: layers[1] is GRU(3, 5); expected GRU(3, 4), as layers[0] is",
+        ),
+        (
+            lambda: Stack([Ensemble([GRU(3, 4)]), GRU(4, 4)]),
+            TypeError,
+            "Stack: layers[0] is an Ensemble, whose outputs have an axis more; expected a layer",
+        ),
+        (
+            lambda: Ensemble([GRU(3, 4), GRU(3, 4)])(np.zeros((2, 1, 3)), np.zeros((1, 1, 4))),
+            ValueError,
+            "Ensemble: state has shape (1, 1, 4); expected a first axis of 2, one for each net",
+        ),
+        (
+            lambda: Ensemble([LSTM(3, 4)])(np.zeros((2, 1, 3)), (None, np.zeros((2, 1, 1, 4)))),
+            ValueError,
+            "Ensemble: state[1] has shape (2, 1, 1, 4); expected a first axis of 1, one for each net",
+        ),
+        (
+            lambda: Ensemble([GRU(3, 4)]).forward(np.zeros((2, 1, 3)))[2].backward(),
+            ValueError,
+            "Ensemble: backward got neither dy nor dstate; expected at least one gradient",
+        ),
+    ],
+)
+def test_ensembles_that_cannot_be(make, error, message):
     with pytest.raises(error) as caught:
         make()
     assert str(caught.value) == message

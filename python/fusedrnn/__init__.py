@@ -13,6 +13,7 @@ from . import functional
 from ._version import __version__
 from .c_api import get_include
 from .cells import GRUCell, LSTMCell, RNNCell
+from .ensemble import Ensemble, EnsembleTape, FrozenEnsemble
 from .frozen import FrozenLayer, Stream
 from .gradients import clip_grad_norm, clip_grad_value
 from .isa import available_isas, current_isa, show_config, use_isa
@@ -31,7 +32,10 @@ __all__ = [
     "RNN",
     "Bidirectional",
     "BidirectionalTape",
+    "Ensemble",
+    "EnsembleTape",
     "FrozenBidirectional",
+    "FrozenEnsemble",
     "FrozenLayer",
     "FrozenStack",
     "GRUCell",

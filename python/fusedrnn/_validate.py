@@ -735,6 +735,8 @@ def members(owner: str, value: Any) -> tuple[Any, ...]:
     for k, layer in enumerate(layers):
         if not (hasattr(layer, "forward") and hasattr(layer, "freeze") and hasattr(layer, "batch_first")):
             raise TypeError(f"{owner}: layers[{k}] is {kind(layer)}; expected a layer, or a group of layers")
+        if getattr(layer, "stacks_outputs", False):
+            raise TypeError(f"{owner}: layers[{k}] is {kind(layer)}, whose outputs have an axis more; expected a layer")
         first = next(i for i, other in enumerate(layers) if other is layer)
         if first != k:
             raise ValueError(f"{owner}: layers[{k}] is layers[{first}]; expected a layer of its own (copy.deepcopy)")
@@ -748,6 +750,21 @@ def members(owner: str, value: Any) -> tuple[Any, ...]:
                 f"as layers[0] has"
             )
     return layers
+
+
+def one_shape(owner: str, layers: Sequence[Any]) -> None:
+    """Nets that differ in their parameters alone: the rest is what they print."""
+    for k, layer in enumerate(layers):
+        if repr(layer) != repr(layers[0]):
+            raise ValueError(f"{owner}: layers[{k}] is {layer!r}; expected {layers[0]!r}, as layers[0] is")
+
+
+def one_for_each(owner: str, name: str, value: Any, count: int) -> Array:
+    """An array whose first axis runs over the nets of an ensemble."""
+    array = as_array(owner, name, value)
+    if array.ndim == 0 or array.shape[0] != count:
+        raise ValueError(f"{owner}: {name} has shape {array.shape}; expected a first axis of {count}, one for each net")
+    return array
 
 
 def no_layer(owner: str, name: str, value: Any) -> TypeError:
