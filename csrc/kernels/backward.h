@@ -365,8 +365,13 @@ class BackwardPass {
       for (Index b = from; b < to; ++b, row += stride)
         for (Index i = 0; i < tiles.tiles; ++i) {
           const Range r = tiles.tile(i);
-          T* out = packed + r.begin * f.chunk_rows + (at + b) * (r.end - r.begin);
-          for (Index k = r.begin; k < r.end; ++k) *out++ = row[k];
+          const Index n = r.end - r.begin;
+          T* out = packed + r.begin * f.chunk_rows + (at + b) * n;
+          // Nearly all tiles have one of two heights: a copy of known length is a move or two.
+          if (n == kInputTile) __builtin_memcpy(out, row + r.begin, kInputTile * sizeof(T));
+          else if (n == kInputTile - 1) __builtin_memcpy(out, row + r.begin, (kInputTile - 1) * sizeof(T));
+          else
+            for (Index k = 0; k < n; ++k) out[k] = row[r.begin + k];
         }
     }
   }
