@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from . import _core, _validate, unroll
 from .kinds import CellKind
 from .parameters import PICKLE_VERSION, pack, same_arrays
-from .unroll import Stack
+from .unroll import Plan
 
 Array = NDArray[Any]
 
@@ -47,7 +47,7 @@ class FrozenLayer:
     (True, True)
     """
 
-    __slots__ = ("__weakref__", "_description", "_initial", "_stack", "_weights", "params", "precision")
+    __slots__ = ("__weakref__", "_description", "_initial", "_plan", "_weights", "params", "precision")
 
     # Equality is by value, as for layers.
     __hash__: ClassVar[None]  # type: ignore[assignment]
@@ -56,18 +56,18 @@ class FrozenLayer:
     precision: str
     _weights: list[_core.Weights]
     _initial: tuple[Array, ...] | None  # with learned_state
-    _stack: Stack
+    _plan: Plan
     _description: str
 
-    def __init__(self, stack: Stack, description: str, params: dict[str, Array], precision: str) -> None:
+    def __init__(self, plan: Plan, description: str, params: dict[str, Array], precision: str) -> None:
         for array in params.values():
             array.flags.writeable = False
         put = object.__setattr__
-        put(self, "_stack", stack)
+        put(self, "_plan", plan)
         put(self, "_description", description)
-        weights, initial = stack.split_learned(list(params.values()))
+        weights, initial = plan.split_learned(list(params.values()))
         put(self, "_initial", initial)
-        put(self, "_weights", pack(stack.kind, weights, False, stack.zoneout))
+        put(self, "_weights", pack(plan.kind, weights, False, plan.zoneout))
         put(self, "params", MappingProxyType(params))
         put(self, "precision", precision)
 
@@ -102,7 +102,7 @@ class FrozenLayer:
         TypeError, ValueError, IndexError
             As for calling a layer; ValueError also if `out` does not fit, is read-only, or overlaps an input.
         """
-        return unroll.infer(self._stack, self._weights, x, state, lengths, mask, reset, past_end, out, self._initial)
+        return unroll.infer(self._plan, self._weights, x, state, lengths, mask, reset, past_end, out, self._initial)
 
     def stream(self, batch_size: int = 1) -> Stream:
         """Process sequences one step at a time.
@@ -151,38 +151,38 @@ class FrozenLayer:
     @property
     def dtype(self) -> np.dtype[Any]:
         """dtype of inputs, outputs and states."""
-        return self._stack.dtype
+        return self._plan.dtype
 
     @property
     def input_size(self) -> int:
         """I."""
-        return self._stack.input_size
+        return self._plan.input_size
 
     @property
     def hidden_size(self) -> int:
         """H."""
-        return self._stack.hidden_size
+        return self._plan.hidden_size
 
     @property
     def num_layers(self) -> int:
         """L."""
-        return self._stack.num_layers
+        return self._plan.num_layers
 
     @property
     def bidirectional(self) -> bool:
         """Whether there are two directions."""
-        return self._stack.directions == 2
+        return self._plan.directions == 2
 
     @property
     def batch_first(self) -> bool:
         """Whether x and y are (B, T, ...)."""
-        return self._stack.batch_first
+        return self._plan.batch_first
 
     def __setattr__(self, name: str, value: Any) -> NoReturn:
-        raise AttributeError(f"frozen {self._stack.owner}: {name} cannot be set; frozen layers do not change")
+        raise AttributeError(f"frozen {self._plan.owner}: {name} cannot be set; frozen layers do not change")
 
     def __delattr__(self, name: str) -> NoReturn:
-        raise AttributeError(f"frozen {self._stack.owner}: {name} cannot be deleted; frozen layers do not change")
+        raise AttributeError(f"frozen {self._plan.owner}: {name} cannot be deleted; frozen layers do not change")
 
     def __repr__(self) -> str:
         return f"<frozen {self._description}, {self.precision}, {self.isa}>"
@@ -201,7 +201,7 @@ class FrozenLayer:
         return self
 
     def _config(self) -> tuple[Any, ...]:
-        s = self._stack
+        s = self._plan
         sizes = (s.input_size, s.hidden_size, s.num_layers)
         return (
             s.owner,
@@ -227,8 +227,8 @@ def _thaw(
     if version != PICKLE_VERSION:
         raise ValueError(f"FrozenLayer: pickle has version {version}; expected {PICKLE_VERSION}")
     owner, kind, dtype, *rest = config
-    stack = Stack(owner, CellKind(*kind), _validate.layer_dtype(owner, dtype), *rest)
-    return FrozenLayer(stack, description, params, precision)
+    plan = Plan(owner, CellKind(*kind), _validate.layer_dtype(owner, dtype), *rest)
+    return FrozenLayer(plan, description, params, precision)
 
 
 class Stream(_core.Stream):
@@ -258,11 +258,11 @@ class Stream(_core.Stream):
     """
 
     def __init__(self, frozen: FrozenLayer, batch_size: int = 1) -> None:
-        owner = frozen._stack.owner
-        _validate.one_way(owner, frozen._stack.ways)
+        owner = frozen._plan.owner
+        _validate.one_way(owner, frozen._plan.ways)
         batch_size = _validate.size(owner, "batch_size", batch_size)
         elements = frozen.num_layers * batch_size * frozen.hidden_size
-        _validate.room(owner, "the state", elements * len(frozen._stack.parts), frozen.dtype)
+        _validate.room(owner, "the state", elements * len(frozen._plan.parts), frozen.dtype)
         super().__init__(frozen._weights, batch_size)
         self._frozen = frozen
         self._batch_size = batch_size
@@ -284,17 +284,17 @@ class Stream(_core.Stream):
         if value is None:
             self.reset()
             return
-        stack = self._frozen._stack
-        shape = (stack.num_layers, self._batch_size, stack.hidden_size)
+        plan = self._frozen._plan
+        shape = (plan.num_layers, self._batch_size, plan.hidden_size)
         formula = "(num_layers, batch_size, hidden_size)"
-        h_shape = (*shape[:2], stack.output_size), f"(num_layers, batch_size, {stack.unit_formula})"
-        parts = _validate.state(stack.owner, "state", value, stack.parts, shape, formula, stack.dtype, h_shape=h_shape)
+        h_shape = (*shape[:2], plan.output_size), f"(num_layers, batch_size, {plan.unit_formula})"
+        parts = _validate.state(plan.owner, "state", value, plan.parts, shape, formula, plan.dtype, h_shape=h_shape)
         self.set_state(tuple(np.ascontiguousarray(part) for part in parts))
 
     def _as_input(self, x: Any) -> Array:
         """What `step` calls with anything but a contiguous array of the layer's dtype: converts, or raises."""
-        stack = self._frozen._stack
-        return _validate.step_input(stack.owner, x, stack.dtype, stack.input_size, self._batch_size)
+        plan = self._frozen._plan
+        return _validate.step_input(plan.owner, x, plan.dtype, plan.input_size, self._batch_size)
 
     def reset(self, rows: Any = None) -> None:
         """Set the state to the initial one: zero, or with ``learned_state`` the learned one.
@@ -312,7 +312,7 @@ class Stream(_core.Stream):
             `rows` is not of shape (B,).
         """
         if rows is not None:
-            rows = _validate.rows(self._frozen._stack.owner, rows, self._batch_size)
+            rows = _validate.rows(self._frozen._plan.owner, rows, self._batch_size)
         initial = self._frozen._initial
         if initial is None:
             self.reset_rows(rows)

@@ -195,7 +195,7 @@ def parameter_specs(member: Any) -> tuple[ParameterSpec, ...]:
 
 def width_of(member: Any) -> int:
     """Width of the output of a layer or a group."""
-    width: int = member.output_size if isinstance(member, LayerGroup) else member.__dict__["_stack"].width
+    width: int = member.output_size if isinstance(member, LayerGroup) else member.__dict__["_plan"].width
     return width
 
 

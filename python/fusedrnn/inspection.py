@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from . import _core, _validate, unroll
 from .reference.cells import Cell, gru_cell, lstm_cell, rnn_cell
 from .tape import _shapes
-from .unroll import Extent, Stack
+from .unroll import Extent, Plan
 
 Array = NDArray[Any]
 
@@ -61,17 +61,17 @@ class Inspection:
 
 def inspect(layer: Any, x: Any, state: Any, lengths: Any, mask: Any, reset: Any) -> Inspection:
     """Run a layer as in inference, keep its tapes, and read them."""
-    stack: Stack = layer.__dict__["_stack"]
-    if any(stack.zoneout):
-        raise _validate.no_inspection(stack.owner)
-    kind, D = stack.kind, stack.directions
+    plan: Plan = layer.__dict__["_plan"]
+    if any(plan.zoneout):
+        raise _validate.no_inspection(plan.owner)
+    kind, D = plan.kind, plan.directions
     weights, learned = layer._pack_split(True)
-    params, _ = stack.split_learned(layer._arrays())
-    below, extent, schedule = unroll.read_sequence(stack, x, lengths, mask, reset)
-    state_0 = unroll.initial_state(stack, extent, state, learned)
-    outputs = unroll._new_outputs(stack, extent)
+    params, _ = plan.split_learned(layer._arrays())
+    below, extent, schedule = unroll.read_sequence(plan, x, lengths, mask, reset)
+    state_0 = unroll.initial_state(plan, extent, state, learned)
+    outputs = unroll._new_outputs(plan, extent)
     # A generator makes it keep tapes; at dropout 0 it draws nothing.
-    _, records = unroll._forward(stack, weights, below, extent, schedule, state_0, outputs, layer.rng, 0.0)
+    _, records = unroll._forward(plan, weights, below, extent, schedule, state_0, outputs, layer.rng, 0.0)
     make, names = CELLS[kind.name.partition("_")[0]]
     cell = make(**{name: getattr(layer, name) for name in names})
     rows: list[dict[str, Array]] = []
@@ -81,8 +81,8 @@ def inspect(layer: Any, x: Any, state: Any, lengths: Any, mask: Any, reset: Any)
             start = (k * D + d) * kind.each
             here.append(_read(cell, kind.placed(params[start : start + kind.each]), below, tape))
         rows += here
-        below = _joined(stack, [seen["h"] for seen in here])
-    seen = {name: _to_caller(stack, extent, np.stack([row[name] for row in rows])) for name in rows[0]}
+        below = _joined(plan, [seen["h"] for seen in here])
+    seen = {name: _to_caller(plan, extent, np.stack([row[name] for row in rows])) for name in rows[0]}
     return Inspection(seen.pop("h"), seen.pop("c", None), seen)
 
 
@@ -123,22 +123,22 @@ def _gates(cell: Cell, params: tuple[Any, ...], x: Array, s: tuple[Array, ...]) 
         return cell.gate_values(save)
 
 
-def _joined(stack: Stack, hs: list[Array]) -> Array:
+def _joined(plan: Plan, hs: list[Array]) -> Array:
     """What the layer above reads."""
     if len(hs) == 1:
         return hs[0]
-    if stack.inner_merge == "concat":
+    if plan.inner_merge == "concat":
         return np.concatenate(hs, axis=-1)
     y = np.empty_like(hs[0])
-    unroll._join(stack.inner_merge, (y,), (hs[0].copy(), hs[1]), False)
+    unroll._join(plan.inner_merge, (y,), (hs[0].copy(), hs[1]), False)
     return y
 
 
-def _to_caller(stack: Stack, extent: Extent, array: Array) -> Any:
+def _to_caller(plan: Plan, extent: Extent, array: Array) -> Any:
     """(L*D, T, B, units) in the caller's layout."""
     if extent.layout == "unbatched":
         return array[:, :, 0]
     if extent.layout == "list":
         assert extent.lengths is not None
         return [array[:, :n, b] for b, n in enumerate(extent.lengths.tolist())]
-    return array.swapaxes(1, 2) if stack.batch_first else array
+    return array.swapaxes(1, 2) if plan.batch_first else array

@@ -16,7 +16,7 @@ from .masks import Masks, Rates, settle, weight_factors
 from .masks import shapes as mask_shapes
 from .parameters import Parameterized, direction_specs, pack
 from .tape import Tape
-from .unroll import Stack
+from .unroll import Plan
 
 if TYPE_CHECKING:
     from .inspection import Inspection
@@ -24,27 +24,27 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 
-def layer_specs(stack: Stack) -> tuple[ParameterSpec, ...]:
+def layer_specs(plan: Plan) -> tuple[ParameterSpec, ...]:
     """All parameters of a layer in torch's order: by layer, then by direction."""
     specs: list[ParameterSpec] = []
-    for layer in range(stack.num_layers):
+    for layer in range(plan.num_layers):
         if layer == 0:
-            inputs, formula = stack.input_size, "input_size"
+            inputs, formula = plan.input_size, "input_size"
         else:
-            inputs = stack.inner_width
-            formula = stack.unit_formula if inputs == stack.output_size else f"2*{stack.unit_formula}"
-        for suffix in ("", "_reverse")[: stack.directions]:
-            specs += direction_specs(stack.kind, stack.hidden_size, inputs, formula, f"_l{layer}{suffix}")
+            inputs = plan.inner_width
+            formula = plan.unit_formula if inputs == plan.output_size else f"2*{plan.unit_formula}"
+        for suffix in ("", "_reverse")[: plan.directions]:
+            specs += direction_specs(plan.kind, plan.hidden_size, inputs, formula, f"_l{layer}{suffix}")
     return tuple(specs)
 
 
-def learned_specs(stack: Stack) -> tuple[ParameterSpec, ...]:
+def learned_specs(plan: Plan) -> tuple[ParameterSpec, ...]:
     """Initial states that are parameters; they come after all weights."""
-    if not stack.learned_state:
+    if not plan.learned_state:
         return ()
-    suffixes = [f"_l{k}{way}" for k in range(stack.num_layers) for way in ("", "_reverse")[: stack.directions]]
-    formulas = ["(hidden_size,)" if n == stack.hidden_size else "(proj_size,)" for n in stack.units]
-    parts = list(zip(stack.parts, stack.units, formulas, strict=True))
+    suffixes = [f"_l{k}{way}" for k in range(plan.num_layers) for way in ("", "_reverse")[: plan.directions]]
+    formulas = ["(hidden_size,)" if n == plan.hidden_size else "(proj_size,)" for n in plan.units]
+    parts = list(zip(plan.parts, plan.units, formulas, strict=True))
     return tuple(ParameterSpec(f"{p}_0{suffix}", (n,), formula) for suffix in suffixes for p, n, formula in parts)
 
 
@@ -105,7 +105,7 @@ class RecurrentLayer(Parameterized):
             "recurrent_dropout": rates.recurrent_dropout,
         }
         _validate.available_together(type(self).__name__, kind.options, together)
-        stack = Stack(
+        plan = Plan(
             type(self).__name__,
             self.__dict__["_kind"],
             self.dtype,
@@ -119,8 +119,8 @@ class RecurrentLayer(Parameterized):
             self.learned_state,
             rates.zoneout,
         )
-        self.__dict__["_stack"] = stack
-        return layer_specs(stack) + learned_specs(stack)
+        self.__dict__["_plan"] = plan
+        return layer_specs(plan) + learned_specs(plan)
 
     def _in_time(self, backwards: object, learned_state: object, bidirectional: bool) -> dict[str, Any]:
         """Check where a layer starts, and from what."""
@@ -132,13 +132,13 @@ class RecurrentLayer(Parameterized):
 
     def _initialise(self) -> None:
         super()._initialise()
-        for spec in learned_specs(self.__dict__["_stack"]):
+        for spec in learned_specs(self.__dict__["_plan"]):
             self.params[spec.name][:] = 0
 
     def _turned(self) -> Self:
         """The same one-way layer, its parameters and rng included, running from the last step to the first."""
         other = object.__new__(type(self))
-        other.__dict__.update(self.__dict__, _stack=self.__dict__["_stack"].turned())
+        other.__dict__.update(self.__dict__, _plan=self.__dict__["_plan"].turned())
         return other
 
     @property
@@ -220,16 +220,16 @@ class RecurrentLayer(Parameterized):
         >>> y.shape, h.shape, c.shape
         ((7, 2, 5), (2, 2, 5), (2, 2, 5))
         """
-        stack: Stack = self.__dict__["_stack"]
+        plan: Plan = self.__dict__["_plan"]
         weights, learned = self._pack_split(False)
-        return unroll.infer(stack, weights, x, state, lengths, mask, reset, past_end, None, learned)
+        return unroll.infer(plan, weights, x, state, lengths, mask, reset, past_end, None, learned)
 
     def _pack_split(self, training: bool) -> tuple[list[_core.Weights], tuple[Array, ...] | None]:
         """Packed weights, and the learned initial state."""
-        stack: Stack = self.__dict__["_stack"]
-        arrays, learned = stack.split_learned(self._arrays())
-        zoneout = (0.0, 0.0) if training else stack.zoneout
-        return pack(stack.kind, arrays, training, zoneout), learned
+        plan: Plan = self.__dict__["_plan"]
+        arrays, learned = plan.split_learned(self._arrays())
+        zoneout = (0.0, 0.0) if training else plan.zoneout
+        return pack(plan.kind, arrays, training, zoneout), learned
 
     def _pack(self, training: bool) -> list[_core.Weights]:
         return self._pack_split(training)[0]
@@ -278,24 +278,24 @@ class RecurrentLayer(Parameterized):
         >>> for name, w in layer.params.items():
         ...     w -= 0.01 * grads.params[name]
         """
-        stack: Stack = self.__dict__["_stack"]
-        rates, (arrays, learned) = self._rates, stack.split_learned(self._arrays())
-        given = _validate.mask_names(stack.owner, masks, rates.by_name())
-        each, rows = stack.kind.each, stack.num_layers * stack.directions
+        plan: Plan = self.__dict__["_plan"]
+        rates, (arrays, learned) = self._rates, plan.split_learned(self._arrays())
+        given = _validate.mask_names(plan.owner, masks, rates.by_name())
+        each, rows = plan.kind.each, plan.num_layers * plan.directions
         factors = None
         used: Masks = {}
         if rates.weight_dropout:
-            wanted = mask_shapes(rows, 0, 0, stack.units, arrays[1].shape)
-            used = settle(stack.owner, rates, given, wanted, ("weight_dropout",), self.rng)
-            factors = weight_factors(used, rates, stack.dtype)
+            wanted = mask_shapes(rows, 0, 0, plan.units, arrays[1].shape)
+            used = settle(plan.owner, rates, given, wanted, ("weight_dropout",), self.rng)
+            factors = weight_factors(used, rates, plan.dtype)
             assert factors is not None
             arrays[1::each] = [W_hh * factor for W_hh, factor in zip(arrays[1::each], factors, strict=True)]
-        weights = pack(stack.kind, arrays, True)
+        weights = pack(plan.kind, arrays, True)
         y, state_n, extent, records, tokens, more = unroll.train(
-            *(stack, weights, x, state, lengths, mask, reset, past_end, self.dropout, self.rng, rates, given, learned)
+            *(plan, weights, x, state, lengths, mask, reset, past_end, self.dropout, self.rng, rates, given, learned)
         )
         specs = self.__dict__["_specs"]
-        return y, state_n, Tape(stack, specs, extent, records, tokens, state is None, used | more, factors)
+        return y, state_n, Tape(plan, specs, extent, records, tokens, state is None, used | more, factors)
 
     def inspect(
         self, x: Any, state: Any = None, *, lengths: Any = None, mask: Any = None, reset: Any = None
@@ -354,7 +354,7 @@ class RecurrentLayer(Parameterized):
         chosen = _validate.precision(owner, precision, self.dtype)
         arrays = self._arrays()
         params = {spec.name: array.copy() for spec, array in zip(self.__dict__["_specs"], arrays, strict=True)}
-        return FrozenLayer(self.__dict__["_stack"], repr(self), params, chosen)
+        return FrozenLayer(self.__dict__["_plan"], repr(self), params, chosen)
 
 
 class RNN(RecurrentLayer):

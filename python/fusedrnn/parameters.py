@@ -222,7 +222,7 @@ class Parameterized:
         return self._config() == other._config() and same_arrays(self.params, other.params)
 
     def __getstate__(self) -> dict[str, Any]:
-        derived = ("_kind", "_specs", "_stack")
+        derived = ("_kind", "_specs", "_plan")
         return {"version": PICKLE_VERSION} | {k: v for k, v in self.__dict__.items() if k not in derived}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from . import _core, _validate, unroll
 from ._validate import ParameterSpec
 from .kinds import CellKind
 from .masks import Masks
-from .unroll import Extent, Record, Stack
+from .unroll import Extent, Plan, Record
 
 Array = NDArray[Any]
 
@@ -159,11 +159,11 @@ class Tape(KeptArrays):
     0
     """
 
-    __slots__ = ("_extent", "_from_initial", "_specs", "_stack", "_tokens", "_weight_factors", "masks")
+    __slots__ = ("_extent", "_from_initial", "_plan", "_specs", "_tokens", "_weight_factors", "masks")
 
     def __init__(
         self,
-        stack: Stack,
+        plan: Plan,
         specs: tuple[ParameterSpec, ...],
         extent: Extent,
         records: list[Record],
@@ -172,9 +172,9 @@ class Tape(KeptArrays):
         masks: Masks,
         weight_factors: Array | None,
     ) -> None:
-        super().__init__(stack.owner, records)
+        super().__init__(plan.owner, records)
         self.masks = masks
-        self._stack = stack
+        self._plan = plan
         self._specs = specs
         self._weight_factors = weight_factors
         self._extent = extent
@@ -215,24 +215,24 @@ class Tape(KeptArrays):
     def _backward(self, dy: Any, dstate: Any, need_dx: bool, required: bool = False) -> Grads:
         """`backward`; unless a gradient is required, it gives zeros for none."""
         records = self._held()
-        stack, extent = self._stack, self._extent
-        need_dx = _validate.flag(stack.owner, "need_dx", need_dx)
-        dys = unroll.read_dy(stack, extent, dy)
-        dstate_n = unroll.read_state(stack, extent, "dstate", dstate, optional=True)
+        plan, extent = self._plan, self._extent
+        need_dx = _validate.flag(plan.owner, "need_dx", need_dx)
+        dys = unroll.read_dy(plan, extent, dy)
+        dstate_n = unroll.read_state(plan, extent, "dstate", dstate, optional=True)
         if required and all(d is None for d in dys) and all(d is None for d in dstate_n or ()):
-            raise _validate.nothing_to_do(stack.owner)
-        dx = unroll.new_sequence(stack, extent, stack.input_size) if need_dx and not self._tokens else None
-        rows = stack.num_layers * stack.directions
-        shapes = [spec.shape for spec in self._specs[: rows * stack.kind.each]]  # learned initial states follow
-        dstate_0, dparams = unroll.backward(stack, extent, records, dys, dstate_n, dx, shapes)
+            raise _validate.nothing_to_do(plan.owner)
+        dx = unroll.new_sequence(plan, extent, plan.input_size) if need_dx and not self._tokens else None
+        rows = plan.num_layers * plan.directions
+        shapes = [spec.shape for spec in self._specs[: rows * plan.kind.each]]  # learned initial states follow
+        dstate_0, dparams = unroll.backward(plan, extent, records, dys, dstate_n, dx, shapes)
         if self._weight_factors is not None:
-            for dW_hh, factors in zip(dparams[1 :: stack.kind.each], self._weight_factors, strict=True):
+            for dW_hh, factors in zip(dparams[1 :: plan.kind.each], self._weight_factors, strict=True):
                 dW_hh *= factors
-        if stack.learned_state:
+        if plan.learned_state:
             share = 1 if self._from_initial else 0
             dparams += [part[i].sum(axis=0) * part.dtype.type(share) for i in range(rows) for part in dstate_0]
         return Grads(
-            None if dx is None else unroll.to_caller(stack, extent, dx),
+            None if dx is None else unroll.to_caller(plan, extent, dx),
             unroll.state_to_caller(extent, dstate_0),
             {spec.name: array for spec, array in zip(self._specs, dparams, strict=True)},
         )

@@ -68,7 +68,7 @@ class Bidirectional(LayerGroup):
         for name, layer in layers.items():
             if not isinstance(layer, RecurrentLayer):
                 raise _validate.no_layer(owner, name, layer)
-        _validate.two_ways(owner, layers, [layer.__dict__["_stack"].ways for layer in layers.values()])
+        _validate.two_ways(owner, layers, [layer.__dict__["_plan"].ways for layer in layers.values()])
         merge = _validate.merge(owner, merge, True)
         widths = width_of(forward_layer), width_of(backward_layer)
         _validate.joinable(owner, merge, widths)
@@ -326,7 +326,7 @@ class BidirectionalTape(KeptArrays):
         """The gradient of joined outputs, checked; those of a pair are the layers' to check."""
         if dy is None or self._merge is None:
             return dy
-        owner, dtype = "Bidirectional", tape._stack.dtype
+        owner, dtype = "Bidirectional", tape._plan.dtype
         if isinstance(self._shape, list):
             lengths = np.array([shape[0] for shape in self._shape], np.int64)
             width = self._shape[0][1] if self._shape else 0

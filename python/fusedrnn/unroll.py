@@ -27,7 +27,7 @@ ndarray = np.ndarray
 empty = _core.empty
 
 
-class Stack:
+class Plan:
     """What unrolling has to know of a layer object; made once, never changed."""
 
     __slots__ = (
@@ -88,7 +88,7 @@ class Stack:
         self.inner_width = self.directions * self.output_size if self.inner_merge == "concat" else self.output_size
         self.width = self.output_size if merge is None else self.inner_width
 
-    def turned(self) -> Stack:
+    def turned(self) -> Plan:
         """The same one-way layer, running from the last step to the first."""
         other = copy.copy(self)
         other.ways = (True,)
@@ -153,31 +153,31 @@ def dense_batch(T: int, B: int) -> tuple[Extent, _core.Schedule]:
 
 
 def read_sequence(
-    stack: Stack, x: Any, lengths: Any, mask: Any = None, reset: Any = None, past_end: Any = "zero"
+    plan: Plan, x: Any, lengths: Any, mask: Any = None, reset: Any = None, past_end: Any = "zero"
 ) -> tuple[Array, Extent, _core.Schedule]:
     """`x` as (T, B, I) floats or (T, B) tokens, both checked; a view of the caller's array wherever that will do."""
     layout: Layout = "batch"
     tokens = False
-    if type(x) is ndarray and x.dtype is stack.dtype and x.ndim == 3 and x.shape[2] == stack.input_size:
+    if type(x) is ndarray and x.dtype is plan.dtype and x.ndim == 3 and x.shape[2] == plan.input_size:
         if lengths is None and mask is None and reset is None and past_end == "zero":  # as quickly as can be
-            if stack.batch_first:
+            if plan.batch_first:
                 x = x.swapaxes(0, 1)
             T, B, _ = x.shape
             return x, *dense_batch(T, B)
     elif _validate.is_list(x):
-        return _read_list(stack, x, lengths, mask, reset, past_end)
+        return _read_list(plan, x, lengths, mask, reset, past_end)
     else:
-        x, tokens, unbatched = _validate.sequence(stack.owner, x, stack.dtype, stack.input_size, stack.batch_first)
+        x, tokens, unbatched = _validate.sequence(plan.owner, x, plan.dtype, plan.input_size, plan.batch_first)
         if unbatched:
             layout = "unbatched"
             x = x[:, None]
-    if stack.batch_first and layout == "batch":
+    if plan.batch_first and layout == "batch":
         x = x.swapaxes(0, 1)
     T, B = x.shape[:2]
-    lengths, mask, schedule = read_steps(stack.owner, T, B, lengths, mask, reset, layout, stack.batch_first)
+    lengths, mask, schedule = read_steps(plan.owner, T, B, lengths, mask, reset, layout, plan.batch_first)
     if tokens:
-        x = _validate.tokens(stack.owner, x, stack.input_size, lengths, layout, mask)
-    held = schedule if _validate.past_end(stack.owner, past_end) else None
+        x = _validate.tokens(plan.owner, x, plan.input_size, lengths, layout, mask)
+    held = schedule if _validate.past_end(plan.owner, past_end) else None
     return x, Extent(T, B, layout, lengths, held), schedule
 
 
@@ -197,98 +197,98 @@ def read_steps(
 
 
 def _read_list(
-    stack: Stack, items: Sequence[Any], lengths: Any, mask: Any, reset: Any, past_end: Any
+    plan: Plan, items: Sequence[Any], lengths: Any, mask: Any, reset: Any, past_end: Any
 ) -> tuple[Array, Extent, _core.Schedule]:
     """A list of sequences, gathered into one padded array; the padding is never read, so it is never written."""
-    arrays, tokens = _validate.sequence_list(stack.owner, items, stack.dtype, stack.input_size)
+    arrays, tokens = _validate.sequence_list(plan.owner, items, plan.dtype, plan.input_size)
     B = len(arrays)
     if lengths is not None:
-        _validate.lengths(stack.owner, lengths, 0, B, "list")
+        _validate.lengths(plan.owner, lengths, 0, B, "list")
     n = np.fromiter((len(array) for array in arrays), np.int64, B)
     T = int(n.max()) if B else 0
     if mask is not None:
-        mask = _validate.flag_list(stack.owner, "mask", mask, n, T)
+        mask = _validate.flag_list(plan.owner, "mask", mask, n, T)
     if reset is not None:
-        reset = _validate.flag_list(stack.owner, "reset", reset, n, T)
+        reset = _validate.flag_list(plan.owner, "reset", reset, n, T)
     if tokens:
         # int64 holds every smaller integer; larger ones (uint64) must not wrap round before they are checked.
         wide = np.uint64 if any(array.dtype == np.uint64 for array in arrays) else np.int64
         x = np.zeros((T, B), wide)
     else:
-        x = empty((T, B, stack.input_size), stack.dtype)
+        x = empty((T, B, plan.input_size), plan.dtype)
     for b, array in enumerate(arrays):
         x[: len(array), b] = array
     if tokens:
-        x = _validate.tokens(stack.owner, x, stack.input_size, n, "list", mask)
+        x = _validate.tokens(plan.owner, x, plan.input_size, n, "list", mask)
     schedule = _core.Schedule(T, B, n, mask, reset)
-    held = schedule if _validate.past_end(stack.owner, past_end) else None
+    held = schedule if _validate.past_end(plan.owner, past_end) else None
     return x, Extent(T, B, "list", n, held), schedule
 
 
-def new_sequence(stack: Stack, extent: Extent, width: int) -> Array:
+def new_sequence(plan: Plan, extent: Extent, width: int) -> Array:
     """Uninitialised (T, B, width) whose memory is C-contiguous in the caller's layout."""
-    if extent.layout == "list" or (stack.batch_first and extent.layout == "batch"):
-        return empty((extent.B, extent.T, width), stack.dtype).swapaxes(0, 1)
-    return empty((extent.T, extent.B, width), stack.dtype)
+    if extent.layout == "list" or (plan.batch_first and extent.layout == "batch"):
+        return empty((extent.B, extent.T, width), plan.dtype).swapaxes(0, 1)
+    return empty((extent.T, extent.B, width), plan.dtype)
 
 
-def to_caller(stack: Stack, extent: Extent, array: Array) -> Any:
+def to_caller(plan: Plan, extent: Extent, array: Array) -> Any:
     """A (T, B, width) array in the caller's layout: a view, or for list input a list of views."""
     if extent.layout == "batch":
-        return array.swapaxes(0, 1) if stack.batch_first else array
+        return array.swapaxes(0, 1) if plan.batch_first else array
     if extent.layout == "unbatched":
         return array[:, 0]
     assert extent.lengths is not None
     return [array[:n, b] for b, n in enumerate(extent.lengths.tolist())]
 
 
-def from_caller(stack: Stack, extent: Extent, array: Array) -> Array:
+def from_caller(plan: Plan, extent: Extent, array: Array) -> Array:
     """The (T, B, width) view of an array in the caller's layout."""
     if extent.layout == "unbatched":
         return array[:, None]
-    return array.swapaxes(0, 1) if stack.batch_first else array
+    return array.swapaxes(0, 1) if plan.batch_first else array
 
 
-def output_shape(stack: Stack, extent: Extent) -> tuple[tuple[int, ...], str]:
+def output_shape(plan: Plan, extent: Extent) -> tuple[tuple[int, ...], str]:
     """Shape of an output in the caller's layout, and how it is derived."""
     T, B, layout = extent[:3]
     if layout == "unbatched":
-        return (T, stack.width), f"(T, {stack.width_formula})"
-    if stack.batch_first:
-        return (B, T, stack.width), f"(B, T, {stack.width_formula})"
-    return (T, B, stack.width), f"(T, B, {stack.width_formula})"
+        return (T, plan.width), f"(T, {plan.width_formula})"
+    if plan.batch_first:
+        return (B, T, plan.width), f"(B, T, {plan.width_formula})"
+    return (T, B, plan.width), f"(T, B, {plan.width_formula})"
 
 
-def state_shape(stack: Stack, extent: Extent, part: str) -> tuple[tuple[int, ...], str]:
+def state_shape(plan: Plan, extent: Extent, part: str) -> tuple[tuple[int, ...], str]:
     """Shape of a part of a state in the caller's layout, and how it is derived."""
-    rows = stack.num_layers * stack.directions
-    formula = "2*num_layers" if stack.directions == 2 else "num_layers"
-    units, name = (stack.output_size, stack.unit_formula) if part == "h" else (stack.hidden_size, "hidden_size")
+    rows = plan.num_layers * plan.directions
+    formula = "2*num_layers" if plan.directions == 2 else "num_layers"
+    units, name = (plan.output_size, plan.unit_formula) if part == "h" else (plan.hidden_size, "hidden_size")
     if extent.layout == "unbatched":
         return (rows, units), f"({formula}, {name})"
     return (rows, extent.B, units), f"({formula}, B, {name})"
 
 
 def read_state(
-    stack: Stack, extent: Extent, argument: str, state: Any, optional: bool = False
+    plan: Plan, extent: Extent, argument: str, state: Any, optional: bool = False
 ) -> tuple[Array | None, ...] | None:
     """The parts of a state, each (L*D, B, H), or None for all zeros."""
     if state is None:
         return None
-    shape, formula = state_shape(stack, extent, stack.parts[-1])
-    h_shape = state_shape(stack, extent, "h")
-    parts = _validate.state(stack.owner, argument, state, stack.parts, shape, formula, stack.dtype, optional, h_shape)
+    shape, formula = state_shape(plan, extent, plan.parts[-1])
+    h_shape = state_shape(plan, extent, "h")
+    parts = _validate.state(plan.owner, argument, state, plan.parts, shape, formula, plan.dtype, optional, h_shape)
     if extent.layout == "unbatched":
         return tuple(None if part is None else part[:, None] for part in parts)
     return parts
 
 
 def initial_state(
-    stack: Stack, extent: Extent, state: Any, learned: tuple[Array, ...] | None
+    plan: Plan, extent: Extent, state: Any, learned: tuple[Array, ...] | None
 ) -> tuple[Array | None, ...] | None:
     """The state given, else the learned one for every row, else None for all zeros."""
     if state is not None or learned is None:
-        return read_state(stack, extent, "state", state)
+        return read_state(plan, extent, "state", state)
     return tuple([np.broadcast_to(part[:, None], (len(part), extent.B, part.shape[1])) for part in learned])
 
 
@@ -299,52 +299,52 @@ def state_to_caller(extent: Extent, parts: tuple[Array, ...]) -> Any:
     return parts[0] if len(parts) == 1 else parts
 
 
-def read_out(stack: Stack, extent: Extent, out: Any, others: Sequence[tuple[str, Any]]) -> tuple[Array, ...]:
+def read_out(plan: Plan, extent: Extent, out: Any, others: Sequence[tuple[str, Any]]) -> tuple[Array, ...]:
     """The caller's output array, or pair of arrays for merge=None, as (T, B, width)."""
-    shape, formula = output_shape(stack, extent)
-    if stack.merge is not None:
-        array = _validate.out(stack.owner, "out", out, shape, formula, stack.dtype, others)
-        return (from_caller(stack, extent, array),)
-    first, second = _validate.pair(stack.owner, "out", out)
-    first = _validate.out(stack.owner, "out[0]", first, shape, formula, stack.dtype, others)
-    second = _validate.out(stack.owner, "out[1]", second, shape, formula, stack.dtype, [*others, ("out[0]", first)])
-    return from_caller(stack, extent, first), from_caller(stack, extent, second)
+    shape, formula = output_shape(plan, extent)
+    if plan.merge is not None:
+        array = _validate.out(plan.owner, "out", out, shape, formula, plan.dtype, others)
+        return (from_caller(plan, extent, array),)
+    first, second = _validate.pair(plan.owner, "out", out)
+    first = _validate.out(plan.owner, "out[0]", first, shape, formula, plan.dtype, others)
+    second = _validate.out(plan.owner, "out[1]", second, shape, formula, plan.dtype, [*others, ("out[0]", first)])
+    return from_caller(plan, extent, first), from_caller(plan, extent, second)
 
 
-def read_dy(stack: Stack, extent: Extent, dy: Any) -> tuple[Array | None, ...]:
+def read_dy(plan: Plan, extent: Extent, dy: Any) -> tuple[Array | None, ...]:
     """Gradients of the outputs as (T, B, width), each None where the caller has none."""
-    if stack.merge is not None:
-        return (_read_one_dy(stack, extent, "dy", dy),)
+    if plan.merge is not None:
+        return (_read_one_dy(plan, extent, "dy", dy),)
     if dy is None:
         return None, None
-    first, second = _validate.pair(stack.owner, "dy", dy)
-    return _read_one_dy(stack, extent, "dy[0]", first), _read_one_dy(stack, extent, "dy[1]", second)
+    first, second = _validate.pair(plan.owner, "dy", dy)
+    return _read_one_dy(plan, extent, "dy[0]", first), _read_one_dy(plan, extent, "dy[1]", second)
 
 
-def _read_one_dy(stack: Stack, extent: Extent, name: str, dy: Any) -> Array | None:
+def _read_one_dy(plan: Plan, extent: Extent, name: str, dy: Any) -> Array | None:
     if dy is None:
         return None
     if extent.layout == "list":
         assert extent.lengths is not None
         arrays = _validate.gradient_list(
-            stack.owner, name, dy, extent.lengths, stack.width, stack.width_formula, stack.dtype
+            plan.owner, name, dy, extent.lengths, plan.width, plan.width_formula, plan.dtype
         )
         # What is past a sequence's end is read only where outputs are held, and there it is nobody's.
-        padded = (empty if extent.held is None else np.zeros)((extent.T, extent.B, stack.width), stack.dtype)
+        padded = (empty if extent.held is None else np.zeros)((extent.T, extent.B, plan.width), plan.dtype)
         for b, array in enumerate(arrays):
             padded[: len(array), b] = array
         return padded
-    array = _validate.floats(stack.owner, name, dy, stack.dtype, rows=True)
-    shape, formula = output_shape(stack, extent)
-    _validate.exact_shape(stack.owner, name, array, shape, formula)
-    return from_caller(stack, extent, array)
+    array = _validate.floats(plan.owner, name, dy, plan.dtype, rows=True)
+    shape, formula = output_shape(plan, extent)
+    _validate.exact_shape(plan.owner, name, array, shape, formula)
+    return from_caller(plan, extent, array)
 
 
 # ---- forward --------------------------------------------------------------------------------------------------------
 
 
 def infer(
-    stack: Stack,
+    plan: Plan,
     weights: list[_core.Weights],
     x: Any,
     state: Any,
@@ -357,29 +357,29 @@ def infer(
 ) -> tuple[Any, Any]:
     """Outputs and final state; keeps nothing."""
     if (  # the usual call; whatever else there is between x and y must not come here
-        stack.ways == (False,)
+        plan.ways == (False,)
         and state is lengths is mask is reset is out is learned is None
         and past_end == "zero"
-        and (results := _core.infer(weights, x, stack.batch_first)) is not None
+        and (results := _core.infer(weights, x, plan.batch_first)) is not None
     ):
         return results
-    inputs, extent, schedule = read_sequence(stack, x, lengths, mask, reset, past_end)
-    state_0 = None if state is None and learned is None else initial_state(stack, extent, state, learned)
+    inputs, extent, schedule = read_sequence(plan, x, lengths, mask, reset, past_end)
+    state_0 = None if state is None and learned is None else initial_state(plan, extent, state, learned)
     if out is None:
-        outputs = _new_outputs(stack, extent)
-        state_n, _ = _forward(stack, weights, inputs, extent, schedule, state_0, outputs, None, 0.0)
-        return _outputs_to_caller(stack, extent, outputs), state_to_caller(extent, state_n)
+        outputs = _new_outputs(plan, extent)
+        state_n, _ = _forward(plan, weights, inputs, extent, schedule, state_0, outputs, None, 0.0)
+        return _outputs_to_caller(plan, extent, outputs), state_to_caller(extent, state_n)
     if extent.layout == "list":
-        raise _validate.out_for_list(stack.owner)
+        raise _validate.out_for_list(plan.owner)
     parts = state if isinstance(state, (tuple, list)) else (state,)
-    others = [("x", x), *((f"state {p}", s) for p, s in zip(stack.parts, parts, strict=False))]
-    outputs = read_out(stack, extent, out, others)
-    state_n, _ = _forward(stack, weights, inputs, extent, schedule, state_0, outputs, None, 0.0)
-    return (out if stack.merge is not None else tuple(out)), state_to_caller(extent, state_n)
+    others = [("x", x), *((f"state {p}", s) for p, s in zip(plan.parts, parts, strict=False))]
+    outputs = read_out(plan, extent, out, others)
+    state_n, _ = _forward(plan, weights, inputs, extent, schedule, state_0, outputs, None, 0.0)
+    return (out if plan.merge is not None else tuple(out)), state_to_caller(extent, state_n)
 
 
 def train(
-    stack: Stack,
+    plan: Plan,
     weights: list[_core.Weights],
     x: Any,
     state: Any,
@@ -394,32 +394,32 @@ def train(
     learned: tuple[Array, ...] | None = None,
 ) -> tuple[Any, Any, Extent, list[Record], bool, Masks]:
     """Outputs, final state, and what backward needs; then whether `x` was tokens, and the masks of the steps."""
-    inputs, extent, schedule = read_sequence(stack, x, lengths, mask, reset, past_end)
-    state_0 = initial_state(stack, extent, state, learned)
-    outputs = _new_outputs(stack, extent)
-    shapes = masks.shapes(stack.num_layers * stack.directions, extent.T, extent.B, stack.units, ())
+    inputs, extent, schedule = read_sequence(plan, x, lengths, mask, reset, past_end)
+    state_0 = initial_state(plan, extent, state, learned)
+    outputs = _new_outputs(plan, extent)
+    shapes = masks.shapes(plan.num_layers * plan.directions, extent.T, extent.B, plan.units, ())
     names = ("recurrent_dropout", "zoneout_h", "zoneout_c")
-    settled = masks.settle(stack.owner, rates, given, shapes, names, rng)
-    each = masks.for_kernels(settled, rates, stack.num_layers * stack.directions, stack.dtype)
-    state_n, records = _forward(stack, weights, inputs, extent, schedule, state_0, outputs, rng, dropout, each)
-    y = _outputs_to_caller(stack, extent, outputs)
+    settled = masks.settle(plan.owner, rates, given, shapes, names, rng)
+    each = masks.for_kernels(settled, rates, plan.num_layers * plan.directions, plan.dtype)
+    state_n, records = _forward(plan, weights, inputs, extent, schedule, state_0, outputs, rng, dropout, each)
+    y = _outputs_to_caller(plan, extent, outputs)
     return y, state_to_caller(extent, state_n), extent, records, inputs.ndim == 2, settled
 
 
-def _new_outputs(stack: Stack, extent: Extent) -> tuple[Array, ...]:
-    if stack.merge is None:
-        return new_sequence(stack, extent, stack.width), new_sequence(stack, extent, stack.width)
-    return (new_sequence(stack, extent, stack.width),)
+def _new_outputs(plan: Plan, extent: Extent) -> tuple[Array, ...]:
+    if plan.merge is None:
+        return new_sequence(plan, extent, plan.width), new_sequence(plan, extent, plan.width)
+    return (new_sequence(plan, extent, plan.width),)
 
 
-def _outputs_to_caller(stack: Stack, extent: Extent, outputs: tuple[Array, ...]) -> Any:
+def _outputs_to_caller(plan: Plan, extent: Extent, outputs: tuple[Array, ...]) -> Any:
     if len(outputs) == 1:
-        return to_caller(stack, extent, outputs[0])
-    return tuple(to_caller(stack, extent, y) for y in outputs)
+        return to_caller(plan, extent, outputs[0])
+    return tuple(to_caller(plan, extent, y) for y in outputs)
 
 
 def _forward(
-    stack: Stack,
+    plan: Plan,
     weights: list[_core.Weights],
     x: Array,
     extent: Extent,
@@ -432,31 +432,31 @@ def _forward(
 ) -> tuple[tuple[Array, ...], list[Record]]:
     """Run all layers. A tape is kept if there is an `rng`, that is, when training."""
     T, B = extent.T, extent.B
-    L, D, dtype = stack.num_layers, stack.directions, stack.dtype
+    L, D, dtype = plan.num_layers, plan.directions, plan.dtype
     training = rng is not None
-    state_n = tuple([empty((L * D, B, units), dtype) for units in stack.units])
+    state_n = tuple([empty((L * D, B, units), dtype) for units in plan.units])
     records: list[Record] = []
     for layer in range(1, L + 1):
-        ys = outputs if layer == L else (empty((T, B, stack.inner_width), dtype),)
+        ys = outputs if layer == L else (empty((T, B, plan.inner_width), dtype),)
         factors = None
         if D == 1:
             i = layer - 1
             s, s_n = _rows(state_0, i), _rows(state_n, i)
             tapes = [
                 _core.forward(
-                    *(weights[i], x, s, ys[0], s_n, schedule, stack.ways[0], training, next(step_masks))  # type: ignore[arg-type]
+                    *(weights[i], x, s, ys[0], s_n, schedule, plan.ways[0], training, next(step_masks))  # type: ignore[arg-type]
                 )
             ]
-            _hold(stack, extent, ys if layer == L else ())
+            _hold(plan, extent, ys if layer == L else ())
         else:
-            merge = stack.merge if layer == L else stack.inner_merge
-            buffers = _direction_buffers(merge, ys, T, B, stack.output_size, training)
+            merge = plan.merge if layer == L else plan.inner_merge
+            buffers = _direction_buffers(merge, ys, T, B, plan.output_size, training)
             i, j = 2 * layer - 2, 2 * layer - 1
             both = weights[i], weights[j]
             starts, ends = (_rows(state_0, i), _rows(state_0, j)), (_rows(state_n, i), _rows(state_n, j))
             drops = next(step_masks), next(step_masks)
             tapes = _core.forward_both(both, x, starts, buffers, ends, schedule, training, drops)  # type: ignore[arg-type]
-            _hold(stack, extent, buffers if layer == L else ())
+            _hold(plan, extent, buffers if layer == L else ())
             factors = _join(merge, ys, buffers, training)
         x = ys[0]
         if rng is not None:
@@ -475,18 +475,18 @@ def _rows(state: tuple[Array | None, ...] | None, i: int) -> tuple[Array | None,
     return None if state is None else tuple([None if part is None else part[i] for part in state])
 
 
-def _hold(stack: Stack, extent: Extent, ys: tuple[Array, ...]) -> None:
+def _hold(plan: Plan, extent: Extent, ys: tuple[Array, ...]) -> None:
     """With past_end="hold" fill the skipped steps of the last layer's directions; nobody reads those of lower ones."""
     if extent.held is not None:
-        for y, reverse in zip(ys, stack.ways, strict=False):
+        for y, reverse in zip(ys, plan.ways, strict=False):
             extent.held.hold(y, reverse)
 
 
-def _sum_held(stack: Stack, extent: Extent, dys: tuple[Array | None, ...]) -> tuple[Array | None, ...]:
+def _sum_held(plan: Plan, extent: Extent, dys: tuple[Array | None, ...]) -> tuple[Array | None, ...]:
     """Gradients of the last layer's directions, those of held outputs added to the steps they are from."""
     if extent.held is None:
         return dys
-    ways = zip(dys, stack.ways, strict=True)
+    ways = zip(dys, plan.ways, strict=True)
     return tuple([None if dy is None else extent.held.sum_held(dy, reverse) for dy, reverse in ways])
 
 
@@ -532,7 +532,7 @@ def _drop(array: Array, dropped: NDArray[np.bool_], scale: float) -> None:
 
 
 def backward(
-    stack: Stack,
+    plan: Plan,
     extent: Extent,
     records: list[Record],
     dys: tuple[Array | None, ...],
@@ -541,27 +541,27 @@ def backward(
     shapes: Sequence[tuple[int, ...]],
 ) -> tuple[tuple[Array, ...], list[Array]]:
     """Gradients of the initial state and of all parameters (of `shapes`, in order); that of x goes into `dx`."""
-    L, D, dtype = stack.num_layers, stack.directions, stack.dtype
-    dstate_0 = tuple([empty((L * D, extent.B, units), dtype) for units in stack.units])
+    L, D, dtype = plan.num_layers, plan.directions, plan.dtype
+    dstate_0 = tuple([empty((L * D, extent.B, units), dtype) for units in plan.units])
     dparams = [empty(shape, dtype) for shape in shapes]
-    each = stack.kind.each
-    no_state = (None,) * len(stack.parts)
+    each = plan.kind.each
+    no_state = (None,) * len(plan.parts)
     for layer in reversed(range(L)):
         record = records[layer]
-        merge = stack.merge if layer == L - 1 else stack.inner_merge
-        d_inputs = dx if layer == 0 else empty((extent.T, extent.B, stack.inner_width), dtype)
+        merge = plan.merge if layer == L - 1 else plan.inner_merge
+        d_inputs = dx if layer == 0 else empty((extent.T, extent.B, plan.inner_width), dtype)
         # By direction: gradients of the states after and before, and of the parameters.
         rows = range(layer * D, (layer + 1) * D)
         after = [tuple([None if part is None else part[i] for part in dstate_n or no_state]) for i in rows]
         before = [tuple([part[i] for part in dstate_0]) for i in rows]
-        params = [stack.kind.placed(dparams[i * each : (i + 1) * each]) for i in rows]
+        params = [plan.kind.placed(dparams[i * each : (i + 1) * each]) for i in rows]
         if D == 1:
-            (d,) = _sum_held(stack, extent, dys) if layer == L - 1 else dys
+            (d,) = _sum_held(plan, extent, dys) if layer == L - 1 else dys
             _core.backward(record.tapes[0], d, after[0], d_inputs, False, before[0], params[0])
         else:
-            d_both = _split(merge, dys, record.factors, stack.output_size)
+            d_both = _split(merge, dys, record.factors, plan.output_size)
             if layer == L - 1:
-                d_both = _sum_held(stack, extent, d_both)  # type: ignore[assignment]
+                d_both = _sum_held(plan, extent, d_both)  # type: ignore[assignment]
             _core.backward_both(record.tapes, d_both, tuple(after), d_inputs, tuple(before), tuple(params))  # type: ignore[arg-type]
         if layer > 0:
             assert d_inputs is not None
