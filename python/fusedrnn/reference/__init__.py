@@ -6,6 +6,7 @@ Slow and simple on purpose; everything else in fusedrnn is tested against it. St
 
 from fusedrnn.reference.activations import sigmoid
 from fusedrnn.reference.cells import CELLS, Cell
+from fusedrnn.reference.layer_norm import LayerNorm
 from fusedrnn.reference.sequence import (
     GRUGrads,
     LSTMGrads,
@@ -27,6 +28,7 @@ __all__ = [
     "Cell",
     "GRUGrads",
     "LSTMGrads",
+    "LayerNorm",
     "RNNGrads",
     "SequenceGrads",
     "Tape",

@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from fusedrnn.reference.cells import CELLS, gru_cell, lstm_cell, rnn_cell
 from fusedrnn.reference.cells.cell import Array, Cell
+from fusedrnn.reference.layer_norm import LayerNorm, normalise, normalise_back
 
 __all__ = [
     "GRUGrads",
@@ -74,6 +75,10 @@ class Tape:
         Of its old value that each unit keeps.
     candidates : ndarray, shape (T, states, B, H)
         What the cell made of the states, before projection and zoneout.
+    gains : ndarray, shape (2, G, 1, H)
+        With layer normalisation, those of the two products.
+    normed : ndarray, shape (T, 2, 2, G, B, H)
+        With layer normalisation, of the two products what is normalised, and the rates.
     """
 
     cell: Cell
@@ -95,6 +100,8 @@ class Tape:
     recurrent_mask: Array
     shares: Array
     candidates: Array
+    gains: Array
+    normed: Array
 
     def __repr__(self) -> str:
         """Name and sizes."""
@@ -113,6 +120,7 @@ class SequenceGrads(NamedTuple):
     db_hh: Array | None
     dW_peephole: Array | None = None
     dW_hr: Array | None = None
+    dlayer_norm: LayerNorm | None = None
 
 
 class RNNGrads(NamedTuple):
@@ -166,6 +174,7 @@ def forward(
     W_hr: ArrayLike | None = None,
     recurrent_mask: ArrayLike | None = None,
     zoneout: tuple[ArrayLike, ...] | None = None,
+    layer_norm: LayerNorm | None = None,
     lengths: ArrayLike | None = None,
     mask: ArrayLike | None = None,
     reset: ArrayLike | None = None,
@@ -180,6 +189,8 @@ def forward(
         recurrent part = W_hh (recurrent_mask * h) + b_hh     (reset before: of r * recurrent_mask * h)
         h~ = W_hr h~                                          with a projection
         s' = share * s + (1 - share) * s~                     zoneout, for each state
+
+    Layer normalisation acts on the products before their biases are added, and on an LSTM's c on its way to h.
 
     Parameters
     ----------
@@ -200,6 +211,8 @@ def forward(
         Factors of h in the recurrent product (dropout: 0 or 1 / (1 - p)), the same at all steps; None is ones.
     zoneout : tuple of array_like, or None
         For each state the share of its old value that a unit keeps: a number, or (T, B, units), then mostly 0 or 1.
+    layer_norm : LayerNorm or None
+        Gains of the two products, gain and bias of an LSTM's c; of "gru_after" and "lstm".
     lengths : array_like of int, shape (B,), optional
         Valid steps of each row, 0 to T, in any order. None: all T.
     mask : array_like of bool, shape (B, T), optional
@@ -249,6 +262,10 @@ def forward(
     """
     cell = _cell(cell) if isinstance(cell, str) else cell
     cell_name = cell.name
+    if layer_norm is not None:
+        if not cell.norm_groups or W_hr is not None:
+            raise ValueError(f"{cell_name}: layer_norm is available for gru_after and lstm, without other options")
+        cell = cell.normed(layer_norm.eps)
     has_b_ih, has_b_hh = b_ih is not None, b_hh is not None
     W_hr = None if W_hr is None else np.array(W_hr, dtype)
     x, W_ih, W_hh, b_ih, b_hh, lengths = _checked(cell, x, W_ih, W_hh, b_ih, b_hh, lengths, np.dtype(dtype), W_hr)
@@ -259,6 +276,12 @@ def forward(
     G, H, I = W_ih.shape
     shape = (cell.unit_parameters, H)
     p = _array(cell_name, "W_peephole", W_peephole, f"({cell.unit_parameters}, H)", shape, dtype)
+    gains = np.ones((2, G, 1, H), dtype)
+    if layer_norm is not None:
+        for k, gain in enumerate(layer_norm[:2]):
+            gains[k] = _array(cell_name, "layer_norm", gain, f"({G}*H,)", (G * H,), dtype).reshape(G, 1, H)
+        for k, row in enumerate(layer_norm[2:4][: len(p)]):
+            p[k] = _array(cell_name, "layer_norm", row, "(H,)", (H,), dtype)
     R = W_hh.shape[2]
     first, slot = cell.first, _recurrent_slots(cell)
 
@@ -278,6 +301,7 @@ def forward(
     saved = np.zeros((T, cell.saved, B, H), dtype)
     operands = np.zeros((T, B, H), dtype)
     inputs = np.zeros_like(x, dtype=x.dtype if x.ndim == 2 else dtype)
+    normed = np.zeros((T if layer_norm else 0, 2, 2, G, B, H), dtype)
 
     for t in reversed(range(T)) if reverse else range(T):
         rows = np.flatnonzero(valid[t])
@@ -290,8 +314,13 @@ def forward(
         _check_tokens(cell_name, inputs[t], I, t)
 
         a = np.zeros((G + cell.split, len(rows), H), dtype)
-        a[:G] = _input_product(inputs[t, rows], W_ih) + b_ih
-        a[slot[:first]] += _product(h, W_hh[:first]) + b_hh[:first]
+        product_x, product_h = _input_product(inputs[t, rows], W_ih), _product(h, W_hh[:first])
+        if cell.norm_eps is not None:
+            normed[t, 0][:, :, rows] = normalise(product_x, cell.norm_groups, cell.norm_eps)
+            normed[t, 1][:, :, rows] = normalise(product_h, cell.norm_groups, cell.norm_eps)
+            product_x, product_h = (gains[k] * normed[t, k, 0][:, rows] for k in (0, 1))
+        a[:G] = product_x + b_ih
+        a[slot[:first]] += product_h + b_hh[:first]
         if cell.phases == 1:
             s_new, save = cell.forward(a, s, p)
         else:
@@ -317,7 +346,7 @@ def forward(
     state_n = tuple(s[:, :units].copy() for s, units in zip(states[0 if reverse else T], (R, H), strict=False))
     tape = Tape(
         *(cell, reverse, valid, cut, past_end, inputs, W_ih, W_hh, p, has_b_ih, has_b_hh, states, starts, saved),
-        *(operands, W_hr, recurrent_mask, shares, candidates),
+        *(operands, W_hr, recurrent_mask, shares, candidates, gains, normed),
     )
     return y, state_n, tape
 
@@ -384,6 +413,7 @@ def backward(
     dinitial = np.zeros_like(ds)
     dheld = np.zeros((B, R), dtype)
     dp = np.zeros_like(p)
+    dgains = np.zeros_like(tape.gains)
 
     for t in range(T) if tape.reverse else reversed(range(T)):
         rows = np.flatnonzero(tape.valid[t])
@@ -403,13 +433,20 @@ def backward(
         da = np.zeros((G + cell.split, len(rows), H), dtype)
         if cell.phases == 1:
             da[:], ds_old = cell.backward(save, s, s_new, p, ds_new)
-            for k, share in enumerate(cell.unit_gradients(da, s, s_new)):
-                dp[k] += share.sum(axis=0)
+            for k, d in enumerate(cell.unit_gradients(save, s, s_new, p, ds_new, da)):
+                dp[k] += d.sum(axis=0)
         else:
             da[first:], ds_old = cell.backward(save, s, ds_new)
             doperand = mask * _product_back(da[first:], W_hh[first:])
             da[:first], ds_old = cell.backward_gate(save, s, ds_new, doperand, ds_old)
         da_x, da_h = da[:G], da[slot]
+        db_ih += da_x.sum(axis=1)
+        db_hh += da_h.sum(axis=1)
+        if cell.norm_eps is not None:  # from here on the gradients of the products
+            (normed_x, rate_x), (normed_h, rate_h) = tape.normed[t][:, :, :, rows]
+            dgains += np.stack([da_x * normed_x, da_h * normed_h]).sum(axis=2, keepdims=True)
+            da_x = normalise_back(tape.gains[0] * da_x, normed_x, rate_x, cell.norm_groups)
+            da_h = normalise_back(tape.gains[1] * da_h, normed_h, rate_h, cell.norm_groups)
         for k in range(cell.states):
             ds[k, rows] = ds_old[k] + kept[k]
         ds[0, rows, :R] += mask * _product_back(da_h[:first], W_hh[:first])
@@ -420,12 +457,12 @@ def backward(
         dW_hh[:first] += _outer(da_h[:first], mask * s[0, :, :R])
         if cell.phases == 2:
             dW_hh[first:] += _outer(da_h[first:], tape.operands[t, rows])
-        db_ih += da_x.sum(axis=1)
-        db_hh += da_h.sum(axis=1)
 
         dinitial[:, tape.cut[t]] += ds[:, tape.cut[t]]
         ds[:, tape.cut[t]] = 0
 
+    normalised = cell.norm_eps is not None
+    dlayer_norm = LayerNorm(*dgains.reshape(2, -1), *dp) if normalised else None
     return SequenceGrads(
         dx,
         tuple(d[:, :units] for d, units in zip(ds + dinitial, (R, H), strict=False)),
@@ -433,8 +470,9 @@ def backward(
         dW_hh.reshape(G * H, R),
         db_ih.reshape(G * H) if tape.has_b_ih else None,
         db_hh.reshape(G * H) if tape.has_b_hh else None,
-        dp if len(dp) else None,
+        dp if len(dp) and not normalised else None,
         dW_hr,
+        dlayer_norm,
     )
 
 

@@ -17,9 +17,10 @@ follow for any activation; the kernels save values instead where that is enough.
 Here the gates always stand in torch's order; the kernels may put them in another one (`order` in cell.h).
 """
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 
 from numpy.typing import NDArray
 
@@ -48,6 +49,10 @@ class _Traits(ABC):
         Parameters p of one element per hidden unit (peepholes).
     phases : int
         2 if the recurrent product of the last gate is not of h but of something the other gates decide, else 1.
+    norm_groups : tuple of tuple of int
+        Gates that layer normalisation takes together (`layer_norm.py`); none for a cell that has no such form.
+    norm_eps : float or None
+        Of layer normalisation, if the cell is in that form; see `normed`.
     """
 
     name: str
@@ -56,6 +61,14 @@ class _Traits(ABC):
     saved: int
     split: int = 0
     unit_parameters: int = 0
+    norm_groups: tuple[tuple[int, ...], ...] = ()
+    norm_eps: float | None = None
+
+    def normed(self, eps: float) -> Self:
+        """Return the same cell in its form with layer normalisation."""
+        other = copy.copy(self)
+        other.norm_eps = eps
+        return other
 
     @property
     @abstractmethod
@@ -85,8 +98,8 @@ class OnePhaseCell(_Traits):
     def backward(self, save: Arrays, s: Arrays, s_new: Arrays, p: Arrays, ds_new: Arrays) -> tuple[Arrays, Arrays]:
         """Return da (gates + split) and ds, the part of the old states' gradient that needs no matrix product."""
 
-    def unit_gradients(self, da: Arrays, s: Arrays, s_new: Arrays) -> Arrays:
-        """Return the gradient of p, row by row."""
+    def unit_gradients(self, save: Arrays, s: Arrays, s_new: Arrays, p: Arrays, ds_new: Arrays, da: Arrays) -> Arrays:
+        """Return the gradient of p, row by row; da is what `backward` returned."""
         return ()
 
 

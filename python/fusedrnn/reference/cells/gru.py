@@ -23,6 +23,7 @@ class GRUAfter(OnePhaseCell):
 
     name = "gru_after"
     gates, states, saved, split = 3, 1, 4, 1
+    norm_groups = ((0, 1), (2,))
 
     def __init__(self, gate: Activation, state: Activation) -> None:
         self.gate, self.state = gate, state

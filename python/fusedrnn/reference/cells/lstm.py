@@ -8,6 +8,7 @@
     peephole "o_prev":  a_o += p_o * c                                          (p: o)
     coupled:            f = 1 - i; there is no gate f                           (gates i, g, o; p: i, o)
     cell clip:          c' is limited to [-cell_clip, cell_clip] before anything sees it
+    layer norm:         h' = o * tanh(LN(c'))                                   (p: gain, bias; `layer_norm.py`)
 
 S. Hochreiter, J. Schmidhuber, Long short-term memory, Neural Computation 9 (1997); the forget gate f is from
 F. A. Gers, J. Schmidhuber, F. Cummins, Learning to forget, Neural Computation 12 (2000); peepholes from F. A. Gers,
@@ -17,12 +18,13 @@ arXiv:1402.1128 (2014). Other functions may stand in place of sigmoid (`gate`), 
 (`output`).
 """
 
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from fusedrnn.reference.activations import Activation
 from fusedrnn.reference.cells.cell import Array, Arrays, OnePhaseCell
+from fusedrnn.reference.layer_norm import normalise, normalise_back
 
 __all__ = ["LSTM"]
 
@@ -47,6 +49,14 @@ class LSTM(OnePhaseCell):
         self.cell_clip = np.inf if cell_clip is None else cell_clip
         self.gates = self.saved = 3 if coupled else 4
         self.unit_parameters = 0 if peephole is None else 1 if peephole == "o_prev" else self.gates - 1
+        plain = peephole is None and not coupled and cell_clip is None
+        self.norm_groups = ((0, 1, 2, 3),) if plain else ()
+
+    def normed(self, eps: float) -> Self:
+        """Its unit parameters are the gain and the bias of c."""
+        other = super().normed(eps)
+        other.unit_parameters = 2
+        return other
 
     def forward(self, a: Arrays, s: Arrays, p: Arrays) -> tuple[Arrays, Arrays]:
         """s is (h, c)."""
@@ -60,7 +70,7 @@ class LSTM(OnePhaseCell):
         c = np.clip(f * s[1] + i * g, -self.cell_clip, self.cell_clip)
         if self.peephole == "ifo":
             a_o = a_o + p[-1] * c
-        return (self.gate(a_o) * self.output(c), c), (a_i, *a_f, a_g, a_o)
+        return (self.gate(a_o) * self.output(self._seen(c, p)[0]), c), (a_i, *a_f, a_g, a_o)
 
     def backward(self, save: Arrays, s: Arrays, s_new: Arrays, p: Arrays, ds_new: Arrays) -> tuple[Arrays, Arrays]:
         """The gradient of c' has two sources: the step after, and h' through tanh(c'); with a peephole, o as well."""
@@ -68,8 +78,12 @@ class LSTM(OnePhaseCell):
         i, f, g = self._gates(a_i, a_f, a_g)
         o, c = self.gate(a_o), s_new[1]
         dh = ds_new[0]
-        da_o = dh * self.output(c) * self.gate.slope(a_o)
-        dc = ds_new[1] + dh * o * self.output.slope(c)
+        seen, normed, rate = self._seen(c, p)
+        da_o = dh * self.output(seen) * self.gate.slope(a_o)
+        dc = dh * o * self.output.slope(seen)
+        if self.norm_eps is not None:
+            dc = normalise_back((dc * p[0])[None], normed[None], rate[None], ((0,),))[0]
+        dc = ds_new[1] + dc
         if self.peephole == "ifo":
             dc = dc + da_o * p[-1]
         dc = np.where(np.abs(f * s[1] + i * g) > self.cell_clip, np.zeros_like(dc), dc)
@@ -84,9 +98,13 @@ class LSTM(OnePhaseCell):
             dc_old = dc_old + da_o * p[0]
         return (da_i, *da_f, da_g, da_o), (np.zeros_like(dh), dc_old)
 
-    def unit_gradients(self, da: Arrays, s: Arrays, s_new: Arrays) -> Arrays:
-        """dp: what a peephole's gate gets, times what the peephole sees."""
+    def unit_gradients(self, save: Arrays, s: Arrays, s_new: Arrays, p: Arrays, ds_new: Arrays, da: Arrays) -> Arrays:
+        """dp: what a peephole's gate gets, times what the peephole sees; of layer norm the gain's and the bias's."""
         da_i, *da_f, _, da_o = da
+        if self.norm_eps is not None:
+            seen, normed, _ = self._seen(s_new[1], p)
+            dseen = ds_new[0] * self.gate(save[-1]) * self.output.slope(seen)
+            return (dseen * normed, dseen)
         if self.peephole is None:
             return ()
         if self.peephole == "o_prev":
@@ -102,3 +120,10 @@ class LSTM(OnePhaseCell):
     def _gates(self, a_i: Array, a_f: list[Any], a_g: Array) -> tuple[Array, Array, Array]:
         i = self.gate(a_i)
         return i, (1 - i if self.coupled else self.gate(a_f[0])), self.state(a_g)
+
+    def _seen(self, c: Array, p: Arrays) -> tuple[Array, Array, Array]:
+        """What h' sees of c; and c normalised, and the rate, if it is."""
+        if self.norm_eps is None:
+            return c, c, c
+        normed, rate = normalise(c[None], ((0,),), self.norm_eps)
+        return p[0] * normed[0] + p[1], normed[0], rate[0]
