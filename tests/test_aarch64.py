@@ -56,9 +56,11 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for source in sources:
         objects.append(build / f"{source.stem}.o")
         subprocess.run([*common, "-O2", str(source), "-o", str(objects[-1])], check=True)
-    objects.append(build / "kernels.o")
     kernels = str(ROOT / "csrc/kernels/kernels.cpp")
-    subprocess.run([*common, *kernel, "-DFUSEDRNN_ISA=neon", kernels, "-o", str(objects[-1])], check=True)
+    for element in ("float", "double"):
+        objects.append(build / f"kernels_{element}.o")
+        defines = ["-DFUSEDRNN_ISA=neon", f"-DFUSEDRNN_ELEMENT={element}"]
+        subprocess.run([*common, *kernel, *defines, kernels, "-o", str(objects[-1])], check=True)
     program = build / "run_layer"
     subprocess.run([COMPILER, "-static", "-fopenmp", *map(str, objects), "-o", str(program)], check=True)
     return program

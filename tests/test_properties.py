@@ -1,7 +1,5 @@
 """Layers of any options on sequences of any shape equal the same composition written with the reference."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,10 +7,9 @@ from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
 import fusedrnn
-from fusedrnn import reference
+from composition import Checker, compose
 from fusedrnn.reference import Cell
 from problems import assert_same_bits, cell_of, has_kinks
-from tolerances import assert_close
 
 KINDS = {"rnn": fusedrnn.RNN, "gru": fusedrnn.GRU, "lstm": fusedrnn.LSTM}
 
@@ -55,89 +52,6 @@ def examples(count: int) -> settings:
         database=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
     )
-
-
-# ---- the composition, time-major and batched
-
-
-@dataclass
-class Composed:
-    """Results of a whole layer object in float64, and the way back."""
-
-    y: Any  # (T, B, width), or a pair of these
-    state: list[Any]  # one (L*D, B, H) for each of h, c
-    backward: Callable[[Any, Any], tuple[Any, list[Any], dict[str, Any]]]
-
-
-def compose(cell: Cell, layer: Any, x: Any, state: Any, lengths: Any) -> Composed:
-    """What the documentation of layers says, and nothing else: stack, run both ways, merge."""
-    S, D = cell.states, 1 + layer.bidirectional
-    names = ["weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_peephole", "weight_hr"]
-    suffixes = [f"_l{k}{way}" for k in range(layer.num_layers) for way in ("", "_reverse")[:D]]
-    tapes, factors, finals = [], [], []
-    for k in range(layer.num_layers):
-        ys = []
-        for d in range(D):
-            row = k * D + d
-            *weights, W_peephole, W_hr = [layer.params.get(name + suffixes[row]) for name in names]
-            y, final, tape = reference.forward(
-                cell,
-                x,
-                tuple(s[row] for s in state) if state else (None,) * S,
-                *weights,
-                W_peephole=W_peephole,
-                W_hr=W_hr,
-                lengths=lengths,
-                reverse=d == 1,
-            )
-            ys.append(y)
-            tapes.append(tape)
-            finals.append(final)
-        factors.append(ys)
-        x = join(layer.merge if k == layer.num_layers - 1 else layer.merge or "concat", ys)
-    result = [np.stack([final[s] for final in finals]) for s in range(S)]
-
-    def backward(dy: Any, dstate: Any) -> tuple[Any, list[Any], dict[str, Any]]:
-        dparams, dstates = {}, [np.zeros_like(s) for s in result]
-        for k in reversed(range(layer.num_layers)):
-            merge = layer.merge if k == layer.num_layers - 1 else layer.merge or "concat"
-            dys = [dy] if D == 1 else split(merge, dy, factors[k])
-            dx = 0.0
-            for d in range(D):
-                row = k * D + d
-                dlast = tuple(
-                    np.zeros_like(s[row]) if ds is None else ds[row] for s, ds in zip(result, dstate, strict=True)
-                )
-                grads = reference.backward(tapes[row], dys[d], dlast)
-                dx = None if grads.dx is None else dx + grads.dx
-                for s in range(S):
-                    dstates[s][row] = grads.dstate[s]
-                for name, value in zip(names, grads[2:], strict=True):
-                    dparams[name + suffixes[row]] = value
-            dy = dx
-        return dy, dstates, dparams
-
-    return Composed(x, result, backward)
-
-
-def join(merge: str | None, ys: list[Any]) -> Any:
-    if len(ys) == 1:
-        return ys[0]
-    first, second = ys
-    if merge == "concat":
-        return np.concatenate(ys, axis=2)
-    return {"sum": first + second, "mean": (first + second) / 2, "mul": first * second}.get(str(merge), (first, second))
-
-
-def split(merge: str | None, dy: Any, ys: list[Any]) -> list[Any]:
-    if merge is None:
-        return [None, None] if dy is None else list(dy)
-    if dy is None:
-        return [None, None]
-    first, second = ys
-    if merge == "concat":
-        return [dy[..., : first.shape[2]], dy[..., first.shape[2] :]]
-    return {"sum": [dy, dy], "mean": [dy / 2, dy / 2], "mul": [dy * second, dy * first]}[merge]
 
 
 # ---- problems
@@ -197,7 +111,7 @@ def test_layers_equal_their_composition(data):
     state = (
         [normal(layer.num_layers * D, B, layer.hidden_size) for _ in range(S)] if draw(st.booleans(), "state") else None
     )
-    expected = compose(cell, layer, x, state, lengths)
+    expected = compose(cell, layer, x, state, {"lengths": lengths})
 
     # Our own way of calling: padding poisoned, memory in any order, the batch first or not.
     padding = np.arange(T)[:, None] >= (np.full(B, T) if lengths is None else np.array(lengths, int))
@@ -236,23 +150,6 @@ def test_layers_equal_their_composition(data):
     check.group("gradients", [] if tokens else [turn(grads.x)], [] if tokens else [dx])
     check.group("dstate", dstates, dstate_0)
     check.group("parameters", [grads.params[name] for name in layer.params], [dparams[name] for name in layer.params])
-
-
-class Checker:
-    """float64: array by array. float32: many arrays share a scale, as those here have few elements, or one alone."""
-
-    def __init__(self, dtype: Any, K: int, T: int) -> None:
-        self.dtype, self.K, self.T = dtype, K, T
-
-    def group(self, what: str, actual: Any, expected: Any) -> None:
-        __tracebackhide__ = True
-        for a, e in zip(actual, expected, strict=True):
-            assert a.shape == e.shape, what
-            if self.dtype == np.float64:
-                assert_close(a, e, dtype=self.dtype, K=self.K, T=self.T, what=what)
-        if self.dtype == np.float32 and len(actual):
-            flat = [np.concatenate([np.ravel(a) for a in arrays]) for arrays in (actual, expected)]
-            assert_close(*flat, dtype=self.dtype, K=self.K, T=self.T, what=what)
 
 
 @given(st.data())

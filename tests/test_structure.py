@@ -450,24 +450,6 @@ X = np.zeros((4, 2, 3), np.float32)
             "RNN: masks has 'zone'; expected some of 'weight_dropout', 'recurrent_dropout', 'zoneout_h', 'zoneout_c'",
         ),
         (
-            lambda: fusedrnn.LSTM(3, 5, peephole="ifo", zoneout=(0.1, 0.0)),
-            ValueError,
-            "LSTM: zoneout is (0.1, 0.0), which is not available together with other activations, clips, peepholes or "
-            "coupled gates; expected 0",
-        ),
-        (
-            lambda: fusedrnn.LSTM(3, 5, proj_size=2, coupled=True),
-            ValueError,
-            "LSTM: proj_size is 2, which is not available together with other activations, clips, peepholes or coupled "
-            "gates; expected 0",
-        ),
-        (
-            lambda: setattr(fusedrnn.GRU(3, 5, clip=1.0), "recurrent_dropout", 0.5),
-            ValueError,
-            "GRU: recurrent_dropout is 0.5, which is not available together with other activations, clips, peepholes "
-            "or coupled gates; expected 0",
-        ),
-        (
             lambda: fusedrnn.RNN(3, 5).forward(X, masks=[1]),
             TypeError,
             "RNN: masks is a list; expected a mapping of names to arrays of bools",

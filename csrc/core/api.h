@@ -247,8 +247,8 @@ struct KernelTable {
 
 struct Kernels {
   const char* name;
-  KernelTable<float> f32;
-  KernelTable<double> f64;
+  const KernelTable<float>& f32;
+  const KernelTable<double>& f64;
 };
 
 inline constexpr Index kProjectionRows = 192;  // rows projected at once: their gates stay in L2 until their step

@@ -8,9 +8,10 @@
 namespace fusedrnn {
 
 // isas.inc is written by CMakeLists.txt: FUSEDRNN_LEVEL(name) for each level built, the fastest first.
-#define FUSEDRNN_LEVEL(isa)     \
-  namespace isa {               \
-  extern const Kernels kernels; \
+#define FUSEDRNN_LEVEL(isa)                        \
+  namespace isa {                                  \
+  extern const KernelTable<float> kernels_float;   \
+  extern const KernelTable<double> kernels_double; \
   }
 #include "isas.inc"
 #undef FUSEDRNN_LEVEL
@@ -29,8 +30,11 @@ struct Dispatch {
   std::string complaint;
 
   Dispatch() {
-#define FUSEDRNN_LEVEL(isa) \
-  if (runs_here(isa::kernels.name)) available.push_back(&isa::kernels);
+#define FUSEDRNN_LEVEL(isa)                                                       \
+  {                                                                               \
+    static const Kernels level = {#isa, isa::kernels_float, isa::kernels_double}; \
+    if (runs_here(level.name)) available.push_back(&level);                       \
+  }
 #include "isas.inc"
 #undef FUSEDRNN_LEVEL
     current = available.front();

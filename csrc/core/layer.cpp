@@ -248,7 +248,8 @@ Index Weights<T>::padded(int state) const {
 template <class T>
 Form Weights<T>::form(bool masked) const {
   if (structure.R) return kProjected;
-  return masked || structure.zoneout[0] != 0 || structure.zoneout[1] != 0 ? kMasked : kPlain;
+  const bool plain = !masked && structure.zoneout[0] == 0 && structure.zoneout[1] == 0;
+  return plain && has_form(kPlain) ? kPlain : kMasked;
 }
 
 template <class T>

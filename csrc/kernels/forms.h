@@ -12,12 +12,15 @@
 namespace fusedrnn::FUSEDRNN_ISA {
 
 struct Plain {
+  static constexpr Form id = kPlain;
   static constexpr bool masks = false, projects = false;
 };
 struct Masked {
+  static constexpr Form id = kMasked;
   static constexpr bool masks = true, projects = false;
 };
 struct Projected {
+  static constexpr Form id = kProjected;
   static constexpr bool masks = true, projects = true;
 };
 

@@ -309,17 +309,19 @@ class ForwardPass {
           if constexpr (Form::projects) store(f.hidden + (operand_row(t) + b) * padded + unit, s_new[0]);
           if constexpr (Form::masks && Cell::states == 2)
             store(f.candidate + (new_row(t) + b) * padded + unit, s_new[1]);
+          if constexpr (Form::masks)
+            for (int i = Form::projects ? 1 : 0; i < Cell::states; ++i)
+              s_new[i] = zone_out(i, t, b, unit, s[i], s_new[i]);
+          // Before h itself, which it may be: only h has its padded lanes put back.
+          if constexpr (Form::masks && !Form::projects) keep_operand(t, b, unit, s_new[0]);
           for (int i = Form::projects ? 1 : 0; i < Cell::states; ++i) {
-            if constexpr (Form::masks) s_new[i] = zone_out(i, t, b, unit, s[i], s_new[i]);
             T* to = f.states[i] + (new_row(t) + b) * padded + unit;
             store(to, s_new[i]);
             if constexpr (!Cell::zeros_stay)
               if (unit + W > H) zero(to + (H - unit), unit + W - H);
           }
-          if constexpr (!Form::projects) {
-            if constexpr (Form::masks) keep_operand(t, b, unit, s_new[0]);
+          if constexpr (!Form::projects)
             if (y) store_partial(y + unit, s_new[0], H - unit);
-          }
         }
       }
     }

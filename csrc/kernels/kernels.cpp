@@ -1,4 +1,5 @@
-// Compiled once per ISA (CMakeLists.txt); exports one table. Everything here lives in namespace fusedrnn::<isa>.
+// Compiled once per ISA and FUSEDRNN_ELEMENT, float or double (CMakeLists.txt); exports one table, kernels_<element>.
+// Everything here lives in namespace fusedrnn::<isa>.
 #include "../cells/gru.h"
 #include "../cells/lstm.h"
 #include "../cells/rnn.h"
@@ -23,48 +24,38 @@ void add(const T* x, T* y, Index n) {
     store_partial(y + i, load_partial(y + i, n - i) + load_partial(x + i, n - i), n - i);
 }
 
-// FORMS of kernels/forms.h, the first ones. Cells with options have the plain form alone: each form takes seconds to
-// compile and tens of kilobytes, for every instruction set.
-template <class T, class Cell, int FORMS = 1>
+// A cell in the forms of kernels/forms.h that it has. Cells with options are never Plain: Masked costs them a few per
+// cent at most, and each form takes seconds to compile and tens of kilobytes, for every instruction set.
+template <class T, class Cell, class... Forms>
 constexpr CellKernels<T> kernels_of() {
-  CellKernels<T> k = {Cell::gates,
-                      Cell::states,
-                      Cell::phases,
-                      Cell::split,
-                      Cell::saved,
-                      Cell::unit_parameters,
-                      pack<T, Cell>,
-                      {forward<T, Cell, Plain>},
-                      {backward<T, Cell, Plain>}};
-  if constexpr (FORMS >= 2) {
-    k.forward[kMasked] = forward<T, Cell, Masked>;
-    k.backward[kMasked] = backward<T, Cell, Masked>;
-  }
-  if constexpr (FORMS >= 3) {
-    k.forward[kProjected] = forward<T, Cell, Projected>;
-    k.backward[kProjected] = backward<T, Cell, Projected>;
-  }
+  CellKernels<T> k = {Cell::gates,           Cell::states,  Cell::phases, Cell::split, Cell::saved,
+                      Cell::unit_parameters, pack<T, Cell>, {},           {}};
+  ((k.forward[Forms::id] = forward<T, Cell, Forms>, k.backward[Forms::id] = backward<T, Cell, Forms>), ...);
   return k;
 }
 
 template <class T>
 constexpr KernelTable<T> table() {
-  return {kLanes<T>,
-          {kernels_of<T, RNNTanh, 2>(), kernels_of<T, RNNRelu, 2>(), kernels_of<T, GRUAfterCell<UsualFunctions>, 2>(),
-           kernels_of<T, GRUBeforeCell<UsualFunctions>, 2>(), kernels_of<T, GRUSimpleCell<UsualFunctions>, 2>(),
-           kernels_of<T, LSTM, 3>(), kernels_of<T, RNNOptions>(), kernels_of<T, GRUAfterCell<ChosenFunctions>>(),
-           kernels_of<T, GRUBeforeCell<ChosenFunctions>>(), kernels_of<T, GRUSimpleCell<ChosenFunctions>>(),
-           kernels_of<T, LSTMCell<ChosenFunctions, false>>(), kernels_of<T, LSTMCell<ChosenFunctions, true>>()},
-          add<T>,
-          over_array<T, exp<Vec<T>>>,
-          over_array<T, sigmoid<Vec<T>>>,
-          over_array<T, tanh<Vec<T>>>};
+  return {
+      kLanes<T>,
+      {kernels_of<T, RNNTanh, Plain, Masked>(), kernels_of<T, RNNRelu, Plain, Masked>(),
+       kernels_of<T, GRUAfterCell<UsualFunctions>, Plain, Masked>(),
+       kernels_of<T, GRUBeforeCell<UsualFunctions>, Plain, Masked>(),
+       kernels_of<T, GRUSimpleCell<UsualFunctions>, Plain, Masked>(), kernels_of<T, LSTM, Plain, Masked, Projected>(),
+       kernels_of<T, RNNOptions, Masked>(), kernels_of<T, GRUAfterCell<ChosenFunctions>, Masked>(),
+       kernels_of<T, GRUBeforeCell<ChosenFunctions>, Masked>(), kernels_of<T, GRUSimpleCell<ChosenFunctions>, Masked>(),
+       kernels_of<T, LSTMCell<ChosenFunctions, false>, Masked, Projected>(),
+       kernels_of<T, LSTMCell<ChosenFunctions, true>, Masked, Projected>()},
+      add<T>,
+      over_array<T, exp<Vec<T>>>,
+      over_array<T, sigmoid<Vec<T>>>,
+      over_array<T, tanh<Vec<T>>>};
 }
 
-#define FUSEDRNN_NAME_OF(isa) #isa
-#define FUSEDRNN_NAME(isa) FUSEDRNN_NAME_OF(isa)
+#define FUSEDRNN_TABLE_OF(element) kernels_##element
+#define FUSEDRNN_TABLE(element) FUSEDRNN_TABLE_OF(element)
 
-extern const Kernels kernels;
-const Kernels kernels = {FUSEDRNN_NAME(FUSEDRNN_ISA), table<float>(), table<double>()};
+extern const KernelTable<FUSEDRNN_ELEMENT> FUSEDRNN_TABLE(FUSEDRNN_ELEMENT);
+const KernelTable<FUSEDRNN_ELEMENT> FUSEDRNN_TABLE(FUSEDRNN_ELEMENT) = table<FUSEDRNN_ELEMENT>();
 
 }  // namespace fusedrnn::FUSEDRNN_ISA

@@ -198,16 +198,6 @@ def proj_size(owner: str, value: object, hidden_size: int) -> int:
     return n
 
 
-def available_together(owner: str, options: object, given: Mapping[str, Any]) -> None:
-    """What changes a whole step has kernels for the usual form of each cell alone."""
-    for name, value in given.items():
-        if options is not None and value:
-            raise ValueError(
-                f"{owner}: {name} is {value!r}, which is not available together with other activations, clips, "
-                f"peepholes or coupled gates; expected 0"
-            )
-
-
 def mask_names(owner: str, given: object, available: Mapping[str, float]) -> Mapping[str, Any]:
     """The caller's masks; one of an option that is switched off would be ignored in silence."""
     if given is None:

@@ -98,13 +98,6 @@ class RecurrentLayer(Parameterized):
         return values
 
     def _specify(self) -> tuple[ParameterSpec, ...]:
-        rates, kind = self._rates, self.__dict__["_kind"]
-        together = {
-            "proj_size": kind.proj_size,
-            "zoneout": any(rates.zoneout) and self.zoneout,
-            "recurrent_dropout": rates.recurrent_dropout,
-        }
-        _validate.available_together(type(self).__name__, kind.options, together)
         plan = Plan(
             type(self).__name__,
             self.__dict__["_kind"],
@@ -117,7 +110,7 @@ class RecurrentLayer(Parameterized):
             self.merge,
             self.backwards,
             self.learned_state,
-            rates.zoneout,
+            self._rates.zoneout,
         )
         self.__dict__["_plan"] = plan
         return layer_specs(plan) + learned_specs(plan)
@@ -151,8 +144,6 @@ class RecurrentLayer(Parameterized):
     def __setattr__(self, name: str, value: Any) -> None:
         if name in ("dropout", "recurrent_dropout", "weight_dropout"):
             value = _validate.probability(type(self).__name__, name, value)
-        if name == "recurrent_dropout":
-            _validate.available_together(type(self).__name__, self.__dict__["_kind"].options, {name: value})
         super().__setattr__(name, value)
 
     def __call__(
@@ -619,7 +610,7 @@ class LSTM(RecurrentLayer):
     Raises
     ------
     TypeError, ValueError, MemoryError
-        As for `RNN`; ValueError also if options are given together that are not available together.
+        As for `RNN`.
 
     Notes
     -----

@@ -242,7 +242,8 @@ def pack(
     Weights = _core.Weights
     name, each = kind.name, kind.each
     starts = range(0, len(arrays), each)
-    if each == 4 and kind.options is None and zoneout == (0.0, 0.0):  # the usual case, as quickly as can be
+    usual = each == 4 and kind.bias is True and kind.options is None
+    if usual and zoneout == (0.0, 0.0):  # as quickly as can be
         return [Weights(name, arrays[i], arrays[i + 1], arrays[i + 2], arrays[i + 3], training) for i in starts]
     packed = []
     for i in starts:

@@ -1,0 +1,155 @@
+"""Whole layers written with the reference: stacked, in one or two directions, with everything that a layer can drop."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fusedrnn import reference
+from fusedrnn.reference import Cell
+from tolerances import assert_close
+
+#: A layer's names of parameters -> the reference's of their gradients.
+NAMES = {
+    "weight_ih": "dW_ih",
+    "weight_hh": "dW_hh",
+    "bias_ih": "db_ih",
+    "bias_hh": "db_hh",
+    "weight_peephole": "dW_peephole",
+    "weight_hr": "dW_hr",
+}
+
+
+@dataclass
+class Composed:
+    """Results of a whole layer in float64, and the way back."""
+
+    y: Any  # (T, B, width), or a pair of these
+    state: list[Any]  # one (L*D, B, units) for each of h, c
+    backward: Callable[[Any, Any], tuple[Any, list[Any], dict[str, Any]]]  # dy, dstate -> dx, dstate_0, dparams
+
+
+def compose(
+    cell: Cell,
+    layer: Any,
+    x: Any,
+    state: Any,
+    steps: dict[str, Any] | None = None,
+    masks: dict[str, Any] | None = None,
+    params: dict[str, Any] | None = None,
+) -> Composed:
+    """What the documentation of layers says, and nothing else: stack, run both ways, merge.
+
+    Time-major and batched. `steps` are lengths, mask, reset and past_end; `masks` those of training, as in
+    ``tape.masks``, and None is inference; `params` stand for the layer's own.
+    """
+    S, D, L = cell.states, 1 + layer.bidirectional, layer.num_layers
+    params = layer.params if params is None else params
+    ways = ("", "_reverse")[:D]
+    suffixes = [f"_l{k}{way}" for k in range(L) for way in ways]
+    learned = layer.learned_state and state is None
+    if learned:
+        B = x.shape[1]
+        state = [np.stack([np.tile(params[part + "_0" + s], (B, 1)) for s in suffixes]) for part in ("h", "c")[:S]]
+    below = dict(steps or {})
+    last = below | {"past_end": below.pop("past_end", "zero")}
+    tapes, outputs, finals, factors = [], [], [], []
+    for k in range(L):
+        ys = []
+        for d in range(D):
+            row = k * D + d
+            arguments, factor = step_options(layer, masks, row)
+            *weights, W_peephole, W_hr = [params.get(name + suffixes[row]) for name in NAMES]
+            weights[1] = weights[1] * factor
+            y, final, tape = reference.forward(
+                *(cell, x, tuple(s[row] for s in state) if state else (None,) * S, *weights),
+                W_peephole=W_peephole,
+                W_hr=W_hr,
+                reverse=d == 1 or layer.backwards,
+                **arguments,
+                **(last if k == L - 1 else below),
+            )
+            ys.append(y)
+            tapes.append(tape), finals.append(final), factors.append(factor)
+        outputs.append(ys)
+        x = join(layer.merge if k == L - 1 else layer.merge or "concat", ys)
+    result = [np.stack([final[s] for final in finals]) for s in range(S)]
+
+    def backward(dy: Any, dstate: Any) -> tuple[Any, list[Any], dict[str, Any]]:
+        dparams, dstates = {}, [np.zeros_like(s) for s in result]
+        for k in reversed(range(L)):
+            merge = layer.merge if k == L - 1 else layer.merge or "concat"
+            dys = [dy] if D == 1 else split(merge, dy, outputs[k])
+            dx = 0.0
+            for d in range(D):
+                row = k * D + d
+                dlast = tuple(
+                    np.zeros_like(s[row]) if ds is None else ds[row] for s, ds in zip(result, dstate, strict=True)
+                )
+                grads = reference.backward(tapes[row], dys[d], dlast)
+                dx = None if grads.dx is None else dx + grads.dx
+                for s in range(S):
+                    dstates[s][row] = grads.dstate[s]
+                values = {name: getattr(grads, gradient) for name, gradient in NAMES.items()}
+                values["weight_hh"] = values["weight_hh"] * factors[row]
+                dparams |= {name + suffixes[row]: value for name, value in values.items()}
+            dy = dx
+        if layer.learned_state:
+            for part, d in zip("hc", dstates, strict=False):
+                share = d.sum(axis=1) if learned else 0 * d[:, 0] if d.shape[1] else d.sum(axis=1)
+                dparams |= {f"{part}_0{suffix}": value for suffix, value in zip(suffixes, share, strict=True)}
+        return dy, dstates, dparams
+
+    return Composed(x, result, backward)
+
+
+def step_options(layer: Any, masks: dict[str, Any] | None, row: int) -> tuple[dict[str, Any], Any]:
+    """The reference's recurrent_mask and zoneout for one layer and direction, and the factors of its W_hh."""
+    if masks is None:
+        rates = layer.zoneout if isinstance(layer.zoneout, tuple) else (layer.zoneout, layer.zoneout)
+        return {"zoneout": rates}, 1.0
+    options: dict[str, Any] = {}
+    if "recurrent_dropout" in masks:
+        options["recurrent_mask"] = masks["recurrent_dropout"][row] / (1 - layer.recurrent_dropout)
+    kept = [masks.get(name) for name in ("zoneout_h", "zoneout_c")]
+    options["zoneout"] = tuple(0.0 if m is None else m[row].astype(np.float64) for m in kept)
+    dropped = masks.get("weight_dropout")
+    return options, 1.0 if dropped is None else dropped[row] / (1 - layer.weight_dropout)
+
+
+def join(merge: str | None, ys: list[Any]) -> Any:
+    if len(ys) == 1:
+        return ys[0]
+    first, second = ys
+    if merge == "concat":
+        return np.concatenate(ys, axis=2)
+    return {"sum": first + second, "mean": (first + second) / 2, "mul": first * second}.get(str(merge), (first, second))
+
+
+def split(merge: str | None, dy: Any, ys: list[Any]) -> list[Any]:
+    if merge is None:
+        return [None, None] if dy is None else list(dy)
+    if dy is None:
+        return [None, None]
+    first, second = ys
+    if merge == "concat":
+        return [dy[..., : first.shape[2]], dy[..., first.shape[2] :]]
+    return {"sum": [dy, dy], "mean": [dy / 2, dy / 2], "mul": [dy * second, dy * first]}[merge]
+
+
+class Checker:
+    """float64: array by array. float32: many arrays share a scale, as those here have few elements, or one alone."""
+
+    def __init__(self, dtype: Any, K: int, T: int) -> None:
+        self.dtype, self.K, self.T = dtype, K, T
+
+    def group(self, what: str, actual: Any, expected: Any) -> None:
+        __tracebackhide__ = True
+        for a, e in zip(actual, expected, strict=True):
+            assert a.shape == e.shape, what
+            if self.dtype == np.float64:
+                assert_close(a, e, dtype=self.dtype, K=self.K, T=self.T, what=what)
+        if self.dtype == np.float32 and len(actual):
+            flat = [np.concatenate([np.ravel(a) for a in arrays]) for arrays in (actual, expected)]
+            assert_close(*flat, dtype=self.dtype, K=self.K, T=self.T, what=what)
