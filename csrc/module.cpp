@@ -174,24 +174,30 @@ static std::shared_ptr<WeightsBase> make_weights(CellId cell, const py::array& W
 using WeightsPointer = std::shared_ptr<WeightsBase>;
 using SchedulePointer = std::shared_ptr<Schedule>;
 
-// One direction's arguments, as Python hands them over.
+// One layer's and direction's arguments, as Python hands them over.
 struct ForwardArguments {
   WeightsPointer weights;
+  py::array x;
   py::object state;  // a tuple, or None: zeros
   py::array y;
   py::tuple state_n;
+  SchedulePointer schedule;
   bool reverse;
   py::object masks;
 };
 struct BackwardArguments {
   const TapeBase& tape;
   py::object dy;
-  py::tuple dstate_n, dstate, dparams;
+  py::tuple dstate_n;
+  py::object dx;
+  bool accumulate;
+  py::tuple dstate, dparams;
 };
 
 template <class T>
-static ForwardCall<T> prepare(const ForwardArguments& given, const py::array& x, const SchedulePointer& schedule,
-                              bool training) {
+static ForwardCall<T> prepare(const ForwardArguments& given, bool training) {
+  const py::array& x = given.x;
+  const SchedulePointer& schedule = given.schedule;
   const auto weights = std::static_pointer_cast<const Weights<T>>(given.weights);
   const Index steps = schedule->T(), B = schedule->B(), I = weights->I;
   const std::size_t states = static_cast<std::size_t>(weights->kernel().states);
@@ -234,7 +240,8 @@ static ForwardCall<T> prepare(const ForwardArguments& given, const py::array& x,
 }
 
 template <class T>
-static BackwardCall<T> prepare(const BackwardArguments& given, const py::object& dx, bool accumulate) {
+static BackwardCall<T> prepare(const BackwardArguments& given) {
+  const py::object& dx = given.dx;
   const auto* tape = dynamic_cast<const Tape<T>*>(&given.tape);
   require(tape, "backward: tapes of different dtypes");
   const Weights<T>& weights = *tape->weights;
@@ -244,7 +251,7 @@ static BackwardCall<T> prepare(const BackwardArguments& given, const py::object&
   require(given.dstate_n.size() == states && given.dstate.size() == states, "backward: wrong number of states");
   require(given.dparams.size() == 6, "backward: dparams are dW_ih, dW_hh, db_ih, db_hh, dunit_parameters, dW_hr");
   BackwardArrays<T> arrays;
-  arrays.accumulate = accumulate;
+  arrays.accumulate = given.accumulate;
   if (!given.dy.is_none()) arrays.dy = rows_of<T>(py::cast<py::array>(given.dy), steps, B, R, false, "dy");
   if (!dx.is_none()) {
     require(!tape->tokens, "backward: tokens have no gradient");
@@ -271,36 +278,34 @@ static BackwardCall<T> prepare(const BackwardArguments& given, const py::object&
 }
 
 template <class T>
-static py::list forward_typed(const std::vector<ForwardArguments>& directions, const py::array& x,
-                              const SchedulePointer& schedule, bool training) {
+static py::list forward_typed(const std::vector<ForwardArguments>& several, bool training) {
   std::vector<ForwardCall<T>> calls;
-  for (const ForwardArguments& direction : directions) calls.push_back(prepare<T>(direction, x, schedule, training));
+  for (const ForwardArguments& one : several) calls.push_back(prepare<T>(one, training));
   without_gil([&](Interrupt interrupt) { run_forward(calls, interrupt); });
   py::list tapes;
   for (ForwardCall<T>& call : calls) tapes.append(py::cast(call.take_tape()));
   return tapes;
 }
 
-static py::list forward(const std::vector<ForwardArguments>& directions, const py::array& x,
-                        const SchedulePointer& schedule, bool training) {
-  const bool is_double = directions.front().weights->is_double;
-  for (const ForwardArguments& direction : directions)
-    require(direction.weights->is_double == is_double, "forward: weights of different dtypes");
-  return is_double ? forward_typed<double>(directions, x, schedule, training)
-                   : forward_typed<float>(directions, x, schedule, training);
+static py::list forward(const std::vector<ForwardArguments>& several, bool training) {
+  if (several.empty()) return py::list();
+  const bool is_double = several.front().weights->is_double;
+  for (const ForwardArguments& one : several)
+    require(one.weights->is_double == is_double, "forward: weights of different dtypes");
+  return is_double ? forward_typed<double>(several, training) : forward_typed<float>(several, training);
 }
 
 template <class T>
-static void backward_typed(const std::vector<BackwardArguments>& directions, const py::object& dx, bool accumulate) {
+static void backward_typed(const std::vector<BackwardArguments>& several) {
   std::vector<BackwardCall<T>> calls;
-  for (const BackwardArguments& direction : directions)
-    calls.push_back(prepare<T>(direction, dx, accumulate || !calls.empty()));
+  for (const BackwardArguments& one : several) calls.push_back(prepare<T>(one));
   without_gil([&](Interrupt interrupt) { run_backward(calls, interrupt); });
 }
 
-static void backward(const std::vector<BackwardArguments>& directions, const py::object& dx, bool accumulate) {
-  if (dynamic_cast<const Tape<float>*>(&directions.front().tape)) backward_typed<float>(directions, dx, accumulate);
-  else backward_typed<double>(directions, dx, accumulate);
+static void backward(const std::vector<BackwardArguments>& several) {
+  if (several.empty()) return;
+  if (dynamic_cast<const Tape<float>*>(&several.front().tape)) backward_typed<float>(several);
+  else backward_typed<double>(several);
 }
 
 // Per state: before and after each step, zero where none ran; then where one did.
@@ -412,12 +417,6 @@ static PyObject* infer_bound(PyObject*, PyObject* const* arguments, Py_ssize_t c
     return layers.front()->is_double ? infer_typed<double>(layers, x, batch_first)
                                      : infer_typed<float>(layers, x, batch_first);
   });
-}
-
-template <class A>
-static A of(const py::tuple& pair, std::size_t direction) {
-  require(pair.size() == 2, "two directions: every argument is a pair");
-  return py::cast<A>(pair[direction]);
 }
 
 // ---- activations, for accuracy tests ------------------------------------------------------------
@@ -545,39 +544,42 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       [](const WeightsPointer& weights, const py::array& x, const py::object& state, const py::array& y,
          const py::tuple& state_n, const SchedulePointer& schedule, bool reverse, bool training,
          const py::object& masks) -> py::object {
-        return forward({{weights, state, y, state_n, reverse, masks}}, x, schedule, training)[0];
+        return forward({{weights, x, state, y, state_n, schedule, reverse, masks}}, training)[0];
       },
       "weights"_a, "x"_a, "state"_a, "y"_a, "state_n"_a, "schedule"_a, "reverse"_a, "training"_a,
       "masks"_a = py::none());
   m.def(
-      "forward_both",
-      [](const py::tuple& weights, const py::array& x, const py::tuple& states, const py::tuple& ys,
-         const py::tuple& states_n, const SchedulePointer& schedule, bool training, const py::object& masks) {
-        std::vector<ForwardArguments> directions;
-        for (std::size_t d : {0, 1})
-          directions.push_back({of<WeightsPointer>(weights, d), of<py::object>(states, d), of<py::array>(ys, d),
-                                of<py::tuple>(states_n, d), d == 1,
-                                masks.is_none() ? masks : of<py::object>(py::cast<py::tuple>(masks), d)});
-        return forward(directions, x, schedule, training);
+      "forward_all",
+      [](const py::list& calls, bool training) {
+        std::vector<ForwardArguments> several;
+        for (const py::handle& item : calls) {
+          const auto c = py::cast<py::tuple>(item);
+          require(c.size() == 8, "forward_all: a call has eight arguments");
+          several.push_back({py::cast<WeightsPointer>(c[0]), py::cast<py::array>(c[1]), c[2], py::cast<py::array>(c[3]),
+                             py::cast<py::tuple>(c[4]), py::cast<SchedulePointer>(c[5]), py::cast<bool>(c[6]), c[7]});
+        }
+        return forward(several, training);
       },
-      "weights"_a, "x"_a, "states"_a, "ys"_a, "states_n"_a, "schedule"_a, "training"_a, "masks"_a = py::none());
+      "calls"_a, "training"_a);
   m.def(
       "backward",
       [](const TapeBase& tape, const py::object& dy, const py::tuple& dstate_n, const py::object& dx, bool accumulate,
          const py::tuple& dstate,
-         const py::tuple& dparams) { backward({{tape, dy, dstate_n, dstate, dparams}}, dx, accumulate); },
+         const py::tuple& dparams) { backward({{tape, dy, dstate_n, dx, accumulate, dstate, dparams}}); },
       "tape"_a, "dy"_a, "dstate_n"_a, "dx"_a, "accumulate"_a, "dstate"_a, "dparams"_a);
   m.def(
-      "backward_both",
-      [](const py::tuple& tapes, const py::tuple& dys, const py::tuple& dstates_n, const py::object& dx,
-         const py::tuple& dstates, const py::tuple& dparams) {
-        std::vector<BackwardArguments> directions;
-        for (std::size_t d : {0, 1})
-          directions.push_back({of<const TapeBase&>(tapes, d), of<py::object>(dys, d), of<py::tuple>(dstates_n, d),
-                                of<py::tuple>(dstates, d), of<py::tuple>(dparams, d)});
-        backward(directions, dx, false);
+      "backward_all",
+      [](const py::list& calls) {
+        std::vector<BackwardArguments> several;
+        for (const py::handle& item : calls) {
+          const auto c = py::cast<py::tuple>(item);
+          require(c.size() == 7, "backward_all: a call has seven arguments");
+          several.push_back({py::cast<const TapeBase&>(c[0]), c[1], py::cast<py::tuple>(c[2]), c[3],
+                             py::cast<bool>(c[4]), py::cast<py::tuple>(c[5]), py::cast<py::tuple>(c[6])});
+        }
+        backward(several);
       },
-      "tapes"_a, "dys"_a, "dstates_n"_a, "dx"_a, "dstates"_a, "dparams"_a);
+      "calls"_a);
   add_stream(m);
   add_c_api(m);
 }

@@ -523,12 +523,17 @@ def test_two_directions_save_load_copy_compare_and_print():
         (
             lambda: Bidirectional(GRU(3, 4), 1),
             TypeError,
-            "Bidirectional: backward_layer is an int; expected an RNN, GRU or LSTM",
+            "Bidirectional: backward_layer is an int; expected an RNN, GRU, LSTM or Stack",
         ),
         (
-            lambda: Bidirectional(Stack([GRU(3, 4)]), GRU(3, 4)),
+            lambda: Bidirectional(Bidirectional(GRU(3, 4), GRU(3, 4)), GRU(3, 4)),
             TypeError,
-            "Bidirectional: forward_layer is a Stack; expected an RNN, GRU or LSTM",
+            "Bidirectional: forward_layer is a Bidirectional; expected an RNN, GRU, LSTM or Stack",
+        ),
+        (
+            lambda: Bidirectional(GRU(3, 4), Stack([GRU(3, 4), GRU(4, 4, bidirectional=True)])),
+            ValueError,
+            "Bidirectional: backward_layer is bidirectional; expected a one-way layer",
         ),
         (
             lambda: Bidirectional(GRU(3, 4), GRU(3, 4, bidirectional=True)),
@@ -569,7 +574,7 @@ def test_two_directions_save_load_copy_compare_and_print():
         (
             lambda: make_two_ways().forward(np.ones((2, 1, 3), "f4"))[2].backward(np.ones((2, 1, 9))),
             ValueError,
-            "Bidirectional: dy has shape (2, 1, 9); expected that of y = (2, 1, 10)",
+            "Bidirectional: dy has shape (2, 1, 9); expected (T, B, output_size) = (2, 1, 10)",
         ),
         (
             lambda: make_two_ways().forward(np.ones((2, 1, 3), "f4"))[2].backward(),

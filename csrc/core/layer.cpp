@@ -1,6 +1,7 @@
 #include "layer.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <numeric>
 #include <stdexcept>
@@ -190,24 +191,57 @@ TeamShape choose_team(const Workload& load, Index most) {
   return shape;
 }
 
-// Two directions side by side need not meet at all, but every core then reads all weights of its direction: it pays
-// while those fit its cache. Beyond, each direction in turn is split over all cores, which hold its weights together.
-bool side_by_side(const Workload& a, const Workload& b) {
-  return a.weight_bytes <= kCoreCache && b.weight_bytes <= kCoreCache && seconds_of(a) + seconds_of(b) > kRegion &&
-         num_threads() >= 2;
+// Calls side by side need not meet at all, but every core then reads all weights of its call: it pays while those fit its
+// cache. Beyond, each call in turn is split over all cores, which hold its weights together.
+bool fits_core(const Workload& load) { return load.steps > 0 && load.weight_bytes <= kCoreCache; }
+
+// Several calls that do not depend on each other: those to run side by side, the longest first.
+std::vector<std::size_t> side_by_side(const std::vector<Workload>& loads) {
+  std::vector<std::size_t> chosen;
+  double seconds = 0;
+  for (std::size_t i = 0; i < loads.size(); ++i)
+    if (fits_core(loads[i])) chosen.push_back(i), seconds += seconds_of(loads[i]);
+  if (chosen.size() < 2 || seconds <= kRegion || num_threads() < 2) return {};
+  std::stable_sort(chosen.begin(), chosen.end(),
+                   [&](std::size_t a, std::size_t b) { return seconds_of(loads[a]) > seconds_of(loads[b]); });
+  return chosen;
 }
 
-void run_jobs(std::vector<TeamWork> jobs, const std::vector<Workload>& loads, bool together, Interrupt interrupt) {
+using Work = std::function<void(Member&)>;
+
+void run_team(std::vector<TeamWork> works, Interrupt interrupt) {
+  if (!run_teams(std::move(works), interrupt.check, interrupt.argument)) throw Interrupted();
+}
+
+// As many calls as there are threads, or several times as many, take a thread each, one call after the other; those that
+// are left over share the threads among them.
+void run_side_by_side(const std::vector<Work>& works, const std::vector<Workload>& loads,
+                      const std::vector<std::size_t>& chosen, Interrupt interrupt) {
+  const std::size_t threads = size(num_threads()), left = chosen.size() % threads;
+  std::vector<TeamWork> teams;
+  for (std::size_t i = chosen.size() - left; i < chosen.size(); ++i)
+    teams.push_back({choose_team(loads[chosen[i]], static_cast<Index>(threads / left)), works[chosen[i]]});
+  const bool shared = std::any_of(teams.begin(), teams.end(), [](const TeamWork& t) { return t.shape.size > 1; });
+  const std::size_t queued = chosen.size() < threads || shared ? chosen.size() - left : chosen.size();
+  if (queued > 0) {
+    std::atomic<std::size_t> next{0};
+    const Work take = [&](Member& m) {
+      for (std::size_t i; (i = next++) < queued;) works[chosen[i]](m);
+    };
+    run_team(std::vector<TeamWork>(threads, {{}, take}), interrupt);
+  }
+  if (queued < chosen.size()) run_team(std::move(teams), interrupt);
+}
+
+void run_works(const std::vector<Work>& works, const std::vector<Workload>& loads,
+               const std::vector<std::size_t>& together, Interrupt interrupt) {
+  if (!together.empty()) run_side_by_side(works, loads, together, interrupt);
   // Counting the threads there are is a system call, as dear as a short call itself.
   const auto counts = [](const Workload& load) { return load.steps > 0 && seconds_of(load) >= kRegion; };
-  const Index threads = together || std::any_of(loads.begin(), loads.end(), counts) ? num_threads() : 1;
-  for (std::size_t i = 0; i < jobs.size(); ++i) jobs[i].shape = choose_team(loads[i], together ? threads / 2 : threads);
-  if (together) {
-    if (!run_teams(std::move(jobs), interrupt.check, interrupt.argument)) throw Interrupted();
-    return;
-  }
-  for (TeamWork& job : jobs)
-    if (!run_teams({job}, interrupt.check, interrupt.argument)) throw Interrupted();
+  const Index threads = std::any_of(loads.begin(), loads.end(), counts) ? num_threads() : 1;
+  for (std::size_t i = 0; i < works.size(); ++i)
+    if (std::find(together.begin(), together.end(), i) == together.end())
+      run_team({{choose_team(loads[i], threads), works[i]}}, interrupt);
 }
 
 template <class T>
@@ -310,11 +344,6 @@ ForwardCall<T>::ForwardCall(std::shared_ptr<const Weights<T>> weights, std::shar
   const bool keep = training && kernel.saved > 0;
   form_ = weights->form(arrays.masked());
   const bool masked = form_ != kPlain, projected = form_ == kProjected;
-  if (masked && training)
-    for (int s = 0; s < kernel.states; ++s)
-      if (weights->structure.zoneout[s] != 0 && !arrays.kept[s].data && B > 0)
-        throw std::invalid_argument("forward: training with zoneout needs masks");
-
   Forward<T>& f = f_;
   f.weights = &weights->packed;
   f.rows = rows;
@@ -404,7 +433,7 @@ ForwardCall<T>::ForwardCall(std::shared_ptr<const Weights<T>> weights, std::shar
       f.masks.kept[s] = bytes;
       f.masks.kept_row[s] = arrays.kept[s].data ? weights->padded(s) : 0;
       if (!arrays.kept[s].data) std::memset(bytes, 0, size(weights->padded(s)));
-      f.masks.rate[s] = training ? T(0) : T(weights->structure.zoneout[s]);
+      f.masks.rate[s] = arrays.kept[s].data ? T(0) : T(weights->structure.zoneout[s]);
     }
   }
   if (!arrays.tokens && !arrays.x_direct) f.gather = place(temporary_, gather);
@@ -489,13 +518,13 @@ void ForwardCall<T>::finish() const {
 
 template <class T>
 void run_forward(std::vector<ForwardCall<T>>& calls, Interrupt interrupt) {
-  std::vector<TeamWork> jobs;
+  std::vector<Work> works;
   std::vector<Workload> loads;
   for (ForwardCall<T>& call : calls) {
-    jobs.push_back({{}, [&](Member& m) { call.run(m, interrupt); }});
+    works.push_back([&](Member& m) { call.run(m, interrupt); });
     loads.push_back(call.load());
   }
-  run_jobs(std::move(jobs), loads, calls.size() == 2 && side_by_side(loads[0], loads[1]), interrupt);
+  run_works(works, loads, side_by_side(loads), interrupt);
   for (const ForwardCall<T>& call : calls) call.finish();
 }
 
@@ -524,6 +553,8 @@ BackwardCall<T>::BackwardCall(const Tape<T>& tape, const BackwardArrays<T>& arra
   const CellKernels<T>& kernel = weights.kernel();
   const Rows& rows = tape.schedule->rows();
   const Index I = weights.I, H = weights.H, B = rows.B, N = tape.schedule->row_count(), wide = weights.padded();
+  for (int s = 0; s < kernel.states && N > 0; ++s)
+    if (tape.masks.rate[s] != T(0)) throw std::invalid_argument("backward: zoneout had no masks");
 
   Backward<T>& f = f_;
   f.weights = &weights.packed;
@@ -654,17 +685,18 @@ void BackwardCall<T>::add_dx() const {
 
 template <class T>
 void run_backward(std::vector<BackwardCall<T>>& calls, Interrupt interrupt) {
-  std::vector<TeamWork> jobs;
+  std::vector<Work> works;
   std::vector<Workload> loads;
   for (BackwardCall<T>& call : calls) {
-    jobs.push_back({{}, [&](Member& m) { call.run(m); }});
+    works.push_back([&](Member& m) { call.run(m); });
     loads.push_back(call.load());
   }
-  const bool together = calls.size() == 2 && side_by_side(loads[0], loads[1]);
-  const bool shared_dx = together && calls[1].accumulates();
-  if (shared_dx) calls[1].detach_dx();
-  run_jobs(std::move(jobs), loads, together, interrupt);
-  if (shared_dx) calls[1].add_dx();
+  const auto together = side_by_side(loads);
+  std::vector<const BackwardCall<T>*> detached;  // what is added to another call's dx, is added in this order
+  for (BackwardCall<T>& call : calls)
+    if (!together.empty() && call.accumulates()) call.detach_dx(), detached.push_back(&call);
+  run_works(works, loads, together, interrupt);
+  for (const BackwardCall<T>* call : detached) call->add_dx();
   for (const BackwardCall<T>& call : calls) call.finish();
 }
 

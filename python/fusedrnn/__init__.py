@@ -13,15 +13,16 @@ from . import functional
 from ._version import __version__
 from .c_api import get_include
 from .cells import GRUCell, LSTMCell, RNNCell
-from .ensemble import Ensemble, EnsembleTape, FrozenEnsemble
+from .ensemble import Ensemble
 from .frozen import FrozenLayer, Stream
 from .gradients import clip_grad_norm, clip_grad_value
+from .groups import FrozenGroup
 from .isa import available_isas, current_isa, show_config, use_isa
 from .layers import GRU, LSTM, RNN
-from .stack import FrozenStack, Stack, StackStream, StackTape
+from .stack import Stack, StackStream
 from .tape import Grads, Tape
 from .threading_control import get_num_threads, set_num_threads, threads
-from .two_ways import Bidirectional, BidirectionalTape, FrozenBidirectional
+from .two_ways import Bidirectional
 
 if TYPE_CHECKING:
     from . import interop, reference
@@ -31,20 +32,15 @@ __all__ = [
     "LSTM",
     "RNN",
     "Bidirectional",
-    "BidirectionalTape",
     "Ensemble",
-    "EnsembleTape",
-    "FrozenBidirectional",
-    "FrozenEnsemble",
+    "FrozenGroup",
     "FrozenLayer",
-    "FrozenStack",
     "GRUCell",
     "Grads",
     "LSTMCell",
     "RNNCell",
     "Stack",
     "StackStream",
-    "StackTape",
     "Stream",
     "Tape",
     "__version__",

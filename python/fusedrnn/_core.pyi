@@ -113,17 +113,11 @@ def infer(weights: list[Weights], x: Any, batch_first: bool, /) -> tuple[Any, An
     The same as `forward` of each layer, without the way back and forth between Python and here.
     """
 
-def forward_both(
-    weights: tuple[Weights, Weights],
-    x: Array,
-    states: tuple[tuple[Array, ...] | None, tuple[Array, ...] | None],
-    ys: tuple[Array, Array],
-    states_n: tuple[tuple[Array, ...], tuple[Array, ...]],
-    schedule: Schedule,
-    training: bool,
-    masks: tuple[Any, Any] | None = None,
-) -> list[Tape | None]:
-    """`forward` of both directions of a layer, side by side where that is quicker."""
+def forward_all(calls: list[tuple[Any, ...]], training: bool) -> list[Tape | None]:
+    """`forward` of calls that do not depend on each other, side by side where that is quicker.
+
+    Each is (weights, x, state, y, state_n, schedule, reverse, masks).
+    """
 
 def backward(
     tape: Tape,
@@ -135,14 +129,11 @@ def backward(
     # out: dW_ih, dW_hh, db_ih, db_hh, dunit_parameters, dW_hr; C-contiguous, None from the third on
     dparams: tuple[Any, ...],
 ) -> None: ...
-def backward_both(
-    tapes: tuple[Tape, Tape],
-    dys: tuple[Array | None, Array | None],
-    dstates_n: tuple[tuple[Array | None, ...], tuple[Array | None, ...]],
-    dx: Array | None,  # out: the sum of both directions'
-    dstates: tuple[tuple[Array, ...], tuple[Array, ...]],
-    dparams: tuple[tuple[Array | None, ...], tuple[Array | None, ...]],
-) -> None: ...
+def backward_all(calls: list[tuple[Any, ...]]) -> None:
+    """`backward` of calls that do not depend on each other, but for adding to one dx in their order.
+
+    Each is (tape, dy, dstate_n, dx, accumulate, dstate, dparams).
+    """
 
 class Stream:
     """One step at a time over stacked one-way layers; owns its state. Base of `fusedrnn.frozen.Stream`."""

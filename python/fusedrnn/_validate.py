@@ -685,9 +685,16 @@ def pair(owner: str, name: str, value: Any) -> tuple[Any, Any]:
 
 
 def gradient_list(
-    owner: str, name: str, value: Any, lengths: NDArray[np.int64], width: int, formula: str, dtype: np.dtype[Any]
+    owner: str,
+    name: str,
+    value: Any,
+    lengths: NDArray[np.int64],
+    width: int,
+    formula: str,
+    dtype: np.dtype[Any],
+    lead: tuple[int, ...] = (),
 ) -> list[Array]:
-    """Gradients of the outputs of a list input: one (T_i, width) array for each sequence."""
+    """Gradients of the outputs of a list input: one (T_i, width) array for each sequence, after axes of `lead`."""
     if not isinstance(value, (list, tuple)):
         raise TypeError(f"{owner}: {name} is {kind(value)}; expected a list of {len(lengths)} arrays, as x was a list")
     if len(value) != len(lengths):
@@ -695,7 +702,7 @@ def gradient_list(
     arrays = []
     for i, (item, n) in enumerate(zip(value, lengths.tolist(), strict=True)):
         array = floats(owner, f"{name}[{i}]", item, dtype)
-        exact_shape(owner, f"{name}[{i}]", array, (n, width), f"(T_{i}, {formula})")
+        exact_shape(owner, f"{name}[{i}]", array, (*lead, n, width), f"({'E, ' if lead else ''}T_{i}, {formula})")
         arrays.append(array)
     return arrays
 
@@ -705,11 +712,6 @@ def any_gradient(value: Any) -> bool:
     if isinstance(value, (tuple, list)):
         return not value or any(any_gradient(item) for item in value)
     return value is not None
-
-
-def no_inspection(owner: str) -> ValueError:
-    """Zoneout mixes states in a way that tapes of training do not know."""
-    return ValueError(f"{owner}: inspect of a layer with zoneout; expected zoneout=0.0")
 
 
 # ---- groups of layers -----------------------------------------------------------------------------------------------
@@ -759,7 +761,7 @@ def one_for_each(owner: str, name: str, value: Any, count: int) -> Array:
 
 def no_layer(owner: str, name: str, value: Any) -> TypeError:
     """What is no layer where one layer is expected."""
-    return TypeError(f"{owner}: {name} is {kind(value)}; expected an RNN, GRU or LSTM")
+    return TypeError(f"{owner}: {name} is {kind(value)}; expected an RNN, GRU, LSTM or Stack")
 
 
 def two_ways(owner: str, layers: Mapping[str, Any], ways: Sequence[tuple[bool, ...]]) -> None:
@@ -790,12 +792,13 @@ def joinable(owner: str, merge: str | None, widths: tuple[int, int]) -> None:
         )
 
 
-def fitting(owner: str, below: Any, above: Any, width: int, merge: str | None) -> None:
+def fitting(owner: str, below: Any, above: Any, widths: tuple[int, ...]) -> None:
     """Two consecutive layers of a stack."""
-    if merge is None:
+    if len(widths) > 1:
         raise ValueError(
             f"{owner}: {below!r} has merge=None, so puts out a pair; expected that of the last layer alone"
         )
+    (width,) = widths
     if above.input_size != width:
         raise ValueError(
             f"{owner}: {above!r} has input_size {above.input_size}; expected {width}, the width of {below!r}"
@@ -813,6 +816,22 @@ def member_states(owner: str, name: str, value: Any, count: int) -> Sequence[Any
     return value
 
 
+def member_masks(owner: str, value: Any, members: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """A group's masks by member; None is none."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{owner}: masks is {kind(value)}; expected a mapping of names to arrays of bools")
+    own: dict[str, dict[str, Any]] = {}
+    for name, mask in value.items():
+        prefix, dot, rest = str(name).partition(".")
+        if not dot or prefix not in members:
+            names = ", ".join(repr(f"{member}.") for member in members)
+            raise ValueError(f"{owner}: masks has {name!r}; expected a layer's name of a mask after one of {names}")
+        own.setdefault(prefix, {})[rest] = mask
+    return own
+
+
 def fixed_params(owner: str, name: str) -> TypeError:
     """Parameters of a group cannot be removed."""
     return TypeError(f"{owner}: params[{name!r}] cannot be deleted; a group has the parameters of its layers")
@@ -821,13 +840,6 @@ def fixed_params(owner: str, name: str) -> TypeError:
 def out_for_list(owner: str) -> ValueError:
     """Lists of sequences have no one array to be written to."""
     return ValueError(f"{owner}: out given with a list of sequences; expected out=None")
-
-
-def no_overlap(owner: str, out: Any, x: Any) -> None:
-    """What a group writes is not what it reads."""
-    for array in out if isinstance(out, (tuple, list)) else (out,):
-        if isinstance(array, ndarray) and isinstance(x, ndarray) and _overlap(array, x):
-            raise ValueError(f"{owner}: out overlaps x in memory; expected memory of its own")
 
 
 # ---- frozen layers and streams --------------------------------------------------------------------------------------
@@ -846,6 +858,11 @@ def one_way(owner: str, ways: tuple[bool, ...]) -> None:
         raise ValueError(f"{owner}: stream of a bidirectional layer; expected bidirectional=False")
     if ways[0]:
         raise ValueError(f"{owner}: stream of a layer that runs backwards; expected backwards=False")
+
+
+def no_stream(owner: str) -> ValueError:
+    """Streams are for what has one output."""
+    return ValueError(f"{owner}: stream of an ensemble; expected its layers to be frozen and streamed one by one")
 
 
 def step_input(owner: str, x: Any, dtype: np.dtype[Any], input_size: int, batch_size: int) -> Array:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar, NoReturn
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import _core, _validate, unroll
+from .calling import Frozen, Mode
 from .kinds import CellKind
 from .parameters import PICKLE_VERSION, pack, same_arrays
-from .unroll import Plan
+from .unroll import Extent, Outputs, Plan, Run
 
 Array = NDArray[Any]
 
 
-class FrozenLayer:
+class FrozenLayer(Frozen):
     """A layer for inference only, made by ``layer.freeze()``: immutable, picklable, safe to call from many threads.
 
     Attributes
@@ -47,17 +48,12 @@ class FrozenLayer:
     (True, True)
     """
 
-    __slots__ = ("__weakref__", "_description", "_initial", "_plan", "_weights", "params", "precision")
-
-    # Equality is by value, as for layers.
-    __hash__: ClassVar[None]  # type: ignore[assignment]
+    __slots__ = ("_initial", "_plan", "_weights", "params")
 
     params: Mapping[str, Array]
-    precision: str
     _weights: list[_core.Weights]
     _initial: tuple[Array, ...] | None  # with learned_state
     _plan: Plan
-    _description: str
 
     def __init__(self, plan: Plan, description: str, params: dict[str, Array], precision: str) -> None:
         for array in params.values():
@@ -71,38 +67,15 @@ class FrozenLayer:
         put(self, "params", MappingProxyType(params))
         put(self, "precision", precision)
 
-    def __call__(
-        self,
-        x: Any,
-        state: Any = None,
-        *,
-        lengths: Any = None,
-        mask: Any = None,
-        reset: Any = None,
-        past_end: str = "zero",
-        out: Any = None,
-    ) -> tuple[Any, Any]:
-        """Run the layer over whole sequences: the bits of ``layer(x, state, lengths=lengths)``.
+    def _quick(self, x: Any) -> tuple[Any, Any] | None:
+        return _core.infer(self._weights, x, self._plan.batch_first) if self._plan.takes_quickly(x) else None
 
-        Parameters
-        ----------
-        x, state, lengths, mask, reset, past_end
-            As for calling a layer.
-        out : ndarray, pair of ndarray, or None
-            Where to write ``y``: of its shape and dtype, with contiguous last axis, sharing no memory with `x` or
-            `state`. A pair for ``merge=None``. Not for list input.
-
-        Returns
-        -------
-        y, state
-            As for calling a layer; ``y is out`` if that was given.
-
-        Raises
-        ------
-        TypeError, ValueError, IndexError
-            As for calling a layer; ValueError also if `out` does not fit, is read-only, or overlaps an input.
-        """
-        return unroll.infer(self._plan, self._weights, x, state, lengths, mask, reset, past_end, out, self._initial)
+    def _run(
+        self, x: Array, state: Any, extent: Extent, outputs: Outputs, mode: Mode
+    ) -> Run[tuple[tuple[Array, ...], None]]:
+        state_0 = self._plan.initial_state(extent, state, self._initial)
+        state_n, _ = yield from unroll.forward(self._plan, self._weights, x, state_0, extent, outputs)
+        return state_n, None
 
     def stream(self, batch_size: int = 1) -> Stream:
         """Process sequences one step at a time.
@@ -149,16 +122,6 @@ class FrozenLayer:
         return sum(w.nbytes for w in self._weights) + sum(array.nbytes for array in self.params.values())
 
     @property
-    def dtype(self) -> np.dtype[Any]:
-        """dtype of inputs, outputs and states."""
-        return self._plan.dtype
-
-    @property
-    def input_size(self) -> int:
-        """I."""
-        return self._plan.input_size
-
-    @property
     def hidden_size(self) -> int:
         """H."""
         return self._plan.hidden_size
@@ -173,32 +136,12 @@ class FrozenLayer:
         """Whether there are two directions."""
         return self._plan.directions == 2
 
-    @property
-    def batch_first(self) -> bool:
-        """Whether x and y are (B, T, ...)."""
-        return self._plan.batch_first
-
-    def __setattr__(self, name: str, value: Any) -> NoReturn:
-        raise AttributeError(f"frozen {self._plan.owner}: {name} cannot be set; frozen layers do not change")
-
-    def __delattr__(self, name: str) -> NoReturn:
-        raise AttributeError(f"frozen {self._plan.owner}: {name} cannot be deleted; frozen layers do not change")
-
-    def __repr__(self) -> str:
-        return f"<frozen {self._description}, {self.precision}, {self.isa}>"
-
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, FrozenLayer):
             return NotImplemented
         mine = (self._description, self.precision, *self._config())
         theirs = (other._description, other.precision, *other._config())
         return mine == theirs and same_arrays(self.params, other.params)
-
-    def __copy__(self) -> FrozenLayer:
-        return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> FrozenLayer:
-        return self
 
     def _config(self) -> tuple[Any, ...]:
         s = self._plan

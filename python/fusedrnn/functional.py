@@ -87,7 +87,7 @@ class FunctionalTape(KeptArrays):
         tokens: bool,
         held: tuple[_core.Schedule, bool] | None,
     ) -> None:
-        super().__init__(made_by, [Record((tape,), None, None, 1.0)])
+        super().__init__(made_by, [Record((tape,))])
         self._made_by = made_by
         self._sizes = sizes  # T, B, I, H
         self._shapes = shapes  # of W_ih, W_hh, b_ih, b_hh, W_peephole; None for what was not there

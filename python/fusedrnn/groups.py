@@ -1,12 +1,12 @@
-"""What groups of layers have in common: parameters under prefixed names, saving, comparing, showing; gradients.
+"""What groups of layers have in common: parameters under prefixed names, saving, comparing, showing; their form.
 
 A group has members, each under a name: layers, or groups again. It does no arithmetic of its own but what lies between
-its members, which are called as anybody would call them.
+its members, whose runs it puts together to its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -14,9 +14,62 @@ from numpy.typing import NDArray
 
 from . import _validate
 from ._validate import LoadReport, ParameterSpec
+from .calling import Frozen, Mode, SequenceLayer
 from .parameters import PICKLE_VERSION, same_arrays
+from .tape import Kept
+from .unroll import Extent, Form, Outputs, Run
 
 Array = NDArray[Any]
+
+
+class GroupForm(Form):
+    """A group's form: its state is a tuple of its members' states."""
+
+    __slots__ = ("members",)
+
+    def __init__(
+        self, owner: str, members: Sequence[Form], widths: tuple[int, ...], lead: tuple[int, ...] = ()
+    ) -> None:
+        first = members[0]
+        self.owner = owner
+        self.members = tuple(members)
+        self.dtype = first.dtype
+        self.input_size = first.input_size
+        self.batch_first = first.batch_first
+        self.widths = widths
+        self.lead = lead
+        self.ways = tuple(sorted({way for member in members for way in member.ways}))
+
+    def read_state(self, extent: Extent, argument: str, state: Any, optional: bool = False) -> Any:
+        states = _validate.member_states(self.owner, argument, state, len(self.members))
+        pairs = zip(self.members, states, strict=True)
+        return tuple([member.read_state(extent, argument, own, optional) for member, own in pairs])
+
+    def state_to_caller(self, extent: Extent, state: Any) -> Any:
+        pairs = zip(self.members, state, strict=True)
+        return tuple([member.state_to_caller(extent, own) for member, own in pairs])
+
+    def state_arrays(self, argument: str, state: Any) -> Iterator[tuple[str, Any]]:
+        for k, (member, own) in enumerate(zip(self.members, state or (), strict=False)):
+            yield from member.state_arrays(f"{argument}[{k}]", own)
+
+
+class KeptGroup:
+    """What a group's run keeps for the backward pass: what its members' runs keep, by name, and more."""
+
+    __slots__ = ("members",)
+
+    def __init__(self, members: Mapping[str, Kept]) -> None:
+        self.members = members
+
+    @property
+    def nbytes(self) -> int:
+        return sum(member.nbytes for member in self.members.values())
+
+    @property
+    def masks(self) -> dict[str, NDArray[np.bool_]]:
+        """What was dropped, under the group's names."""
+        return prefixed({name: member.masks for name, member in self.members.items()})
 
 
 class GroupParams(MutableMapping[str, Array]):
@@ -60,29 +113,40 @@ class GroupParams(MutableMapping[str, Array]):
         return repr(dict(self))
 
 
-class LayerGroup:
+class LayerGroup(SequenceLayer):
     """Base of `Stack`, `Bidirectional` and `Ensemble`.
 
     Attributes
     ----------
     params : mapping of str to ndarray
         Live and writable, as that of a layer, under the members' names: ``"0.weight_ih_l0"``.
-    rng : numpy.random.Generator
-        Draws what is dropped between members; members have generators of their own.
     """
 
-    _assignable: ClassVar[frozenset[str]] = frozenset({"rng"})
+    _assignable: ClassVar[frozenset[str]] = frozenset()
+    #: Of what `_config` tells; not shown.
+    _defaults: ClassVar[dict[str, object]] = {}
 
     # Equality is by value and values change: no hash, on purpose.
     __hash__: ClassVar[None]  # type: ignore[assignment]
 
     _members: dict[str, Any]
-    rng: np.random.Generator
+    _plan: GroupForm
     input_size: int
     output_size: int
 
     def _configure(self, members: dict[str, Any], **values: Any) -> None:
         self.__dict__.update(values, _members=members)
+        self.__dict__["_plan"] = self._form()
+
+    def _form(self) -> GroupForm:
+        """What calls have to know of this group."""
+        raise NotImplementedError
+
+    def _with_members(self, members: dict[str, Any]) -> Self:
+        """The same group of other members."""
+        other = object.__new__(type(self))
+        other._configure(members, **{k: v for k, v in self.__dict__.items() if k not in ("_members", "_plan")})
+        return other
 
     def _with_params(self, params: dict[str, Array]) -> Self:
         """The same group with other parameters; see `Parameterized._with_params`."""
@@ -92,10 +156,49 @@ class LayerGroup:
             if prefix not in own:
                 raise _validate.no_parameter(type(self).__name__, name)
             own[prefix][rest] = array
-        other = object.__new__(type(self))
-        members = {prefix: member._with_params(own[prefix]) for prefix, member in self._members.items()}
-        other.__dict__.update(self.__dict__, _members=members)
-        return other
+        return self._with_members({name: member._with_params(own[name]) for name, member in self._members.items()})
+
+    def _turned(self) -> Self:
+        return self._with_members({name: member._turned() for name, member in self._members.items()})
+
+    def _directed(self) -> dict[str, Any]:
+        """The members as they run, each in its direction."""
+        return self._members
+
+    def _given_masks(self, masks: Any) -> Mapping[str, Any]:
+        owner = type(self).__name__
+        for prefix, own in _validate.member_masks(owner, masks, self._members).items():
+            self._members[prefix]._given_masks(own)
+        return masks or {}
+
+    def freeze(self, precision: str | None = None) -> FrozenGroup:
+        """Pack all parameters once, for inference; later changes of the members do not show.
+
+        Parameters
+        ----------
+        precision : "float32", "float64" or None
+            The members' own dtype, which None stands for; others are not available yet.
+
+        Returns
+        -------
+        FrozenGroup
+
+        Raises
+        ------
+        ValueError
+            The precision is not available.
+        """
+        group = self._with_members({name: member.freeze(precision) for name, member in self._directed().items()})
+        return FrozenGroup(group, repr(self))
+
+    def _stream(self, frozen: FrozenGroup, batch_size: int) -> Any:
+        """One step at a time over the frozen group."""
+        raise _validate.no_stream(type(self).__name__)
+
+    @property
+    def layers(self) -> tuple[Any, ...]:
+        """The members, as they were given."""
+        return tuple(self._members.values())
 
     @property
     def params(self) -> GroupParams:
@@ -119,7 +222,7 @@ class LayerGroup:
         -------
         dict of str to ndarray
         """
-        return {f"{k}.{n}": array for k, member in self._members.items() for n, array in member.state_dict().items()}
+        return prefixed({name: member.state_dict() for name, member in self._members.items()})
 
     def load_state_dict(self, d: Mapping[str, Any], strict: bool = True) -> LoadReport:
         """Copy values into the parameters of all members.
@@ -160,6 +263,15 @@ class LayerGroup:
         """Constructor arguments besides the members, by name."""
         return {}
 
+    def _shown_options(self) -> str:
+        """Those away from their defaults."""
+        return "".join(
+            [f", {name}={value!r}" for name, value in self._config().items() if value != self._defaults[name]]
+        )
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}([{', '.join(map(repr, self.layers))}]{self._shown_options()})"
+
     def __setattr__(self, name: str, value: Any) -> None:
         owner = type(self).__name__
         if name not in self._assignable:
@@ -177,13 +289,14 @@ class LayerGroup:
         return self._config() == other._config() and self._members == other._members
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"version": PICKLE_VERSION, **self.__dict__}
+        return {"version": PICKLE_VERSION} | {name: value for name, value in self.__dict__.items() if name != "_plan"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         version = state.get("version")
         if version != PICKLE_VERSION:
             raise ValueError(f"{type(self).__name__}: pickle has version {version}; expected {PICKLE_VERSION}")
-        self.__dict__.update({name: value for name, value in state.items() if name != "version"})
+        values = {name: value for name, value in state.items() if name not in ("version", "_members")}
+        self._configure(state["_members"], **values)
 
 
 def parameter_specs(member: Any) -> tuple[ParameterSpec, ...]:
@@ -193,19 +306,13 @@ def parameter_specs(member: Any) -> tuple[ParameterSpec, ...]:
     return specs
 
 
-def width_of(member: Any) -> int:
-    """Width of the output of a layer or a group."""
-    width: int = member.output_size if isinstance(member, LayerGroup) else member.__dict__["_plan"].width
-    return width
+def prefixed(own: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What members have by name, under the group's names."""
+    return {f"{prefix}.{name}": value for prefix, values in own.items() for name, value in values.items()}
 
 
-def prefixed(prefix: str, params: Mapping[str, Array]) -> dict[str, Array]:
-    """A member's parameters, or their gradients, under the group's names."""
-    return {f"{prefix}.{name}": array for name, array in params.items()}
-
-
-class FrozenGroup:
-    """What frozen groups have in common; immutable, picklable, safe to call from many threads.
+class FrozenGroup(Frozen):
+    """A `Stack`, `Bidirectional` or `Ensemble` for inference only, made by ``freeze()``.
 
     Attributes
     ----------
@@ -213,76 +320,79 @@ class FrozenGroup:
         What was packed, read-only, under the group's names.
     precision : str
         "float32" or "float64".
+    isa : str
+        The instruction set that the weights are packed for: the one that was current when the object was made.
+    nbytes : int
+        Bytes of packed weights and parameters.
+
+    Examples
+    --------
+    >>> import fusedrnn, numpy as np
+    >>> net = fusedrnn.Stack([fusedrnn.LSTM(3, 8), fusedrnn.GRU(8, 5)])
+    >>> frozen = net.freeze()
+    >>> x = np.ones((7, 2, 3), np.float32)
+    >>> bool((frozen(x)[0] == net(x)[0]).all())
+    True
+    >>> stream = frozen.stream(batch_size=2)
+    >>> bool((np.stack([stream.step(x_t) for x_t in x]) == net(x)[0]).all())
+    True
     """
 
-    __hash__: ClassVar[None]  # type: ignore[assignment]
-    __slots__ = ("__weakref__", "_description", "_members", "_owner", "precision")
+    __slots__ = ("_group",)
 
-    _description: str
-    _members: tuple[Any, ...]
-    _owner: str
-    precision: str
+    _group: LayerGroup  # whose members are frozen
 
-    def __init__(self, owner: str, description: str, members: tuple[Any, ...], precision: str) -> None:
+    def __init__(self, group: LayerGroup, description: str) -> None:
         put = object.__setattr__
-        put(self, "_owner", owner)
+        put(self, "_group", group)
         put(self, "_description", description)
-        put(self, "_members", members)
-        put(self, "precision", precision)
+        put(self, "precision", group.layers[0].precision)
+
+    @property
+    def _plan(self) -> Form:
+        return self._group._plan
+
+    def _run(self, x: Array, state: Any, extent: Extent, outputs: Outputs, mode: Mode) -> Run[tuple[Any, Kept | None]]:
+        return self._group._run(x, state, extent, outputs, mode)
 
     @property
     def params(self) -> dict[str, Array]:
-        names = self._names()
-        return {f"{k}.{n}": a for k, member in zip(names, self._members, strict=True) for n, a in member.params.items()}
-
-    def _names(self) -> tuple[str, ...]:
-        return tuple(str(k) for k in range(len(self._members)))
+        return prefixed({name: member.params for name, member in self._group._members.items()})
 
     @property
     def isa(self) -> str:
-        """The instruction set that the weights are packed for."""
-        isa: str = self._members[0].isa
+        isa: str = self._group.layers[0].isa
         return isa
 
     @property
     def nbytes(self) -> int:
-        """Bytes of packed weights and parameters."""
-        return sum(member.nbytes for member in self._members)
+        return sum(member.nbytes for member in self._group.layers)
 
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """dtype of inputs, outputs and states."""
-        dtype: np.dtype[Any] = self._members[0].dtype
-        return dtype
+    def stream(self, batch_size: int = 1) -> Any:
+        """Process sequences one step at a time.
 
-    @property
-    def input_size(self) -> int:
-        """I."""
-        return int(self._members[0].input_size)
+        Parameters
+        ----------
+        batch_size : int
+            B, the number of sequences that advance together.
 
-    @property
-    def batch_first(self) -> bool:
-        """Whether x and y are (B, T, ...)."""
-        return bool(self._members[0].batch_first)
+        Returns
+        -------
+        StackStream
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        raise AttributeError(f"frozen {self._owner}: {name} cannot be set; frozen layers do not change")
-
-    def __delattr__(self, name: str) -> None:
-        raise AttributeError(f"frozen {self._owner}: {name} cannot be deleted; frozen layers do not change")
-
-    def __repr__(self) -> str:
-        return f"<frozen {self._description}, {self.precision}, {self.isa}>"
+        Raises
+        ------
+        ValueError
+            A member runs backwards, the group is no `Stack`, or `batch_size` is less than 1.
+        """
+        _validate.one_way(self._plan.owner, self._plan.ways)
+        return self._group._stream(self, batch_size)
 
     def __eq__(self, other: object) -> bool:
-        if type(self) is not type(other):
+        if not isinstance(other, FrozenGroup):
             return NotImplemented
-        assert isinstance(other, FrozenGroup)
         mine, theirs = (self._description, self.precision), (other._description, other.precision)
         return mine == theirs and same_arrays(self.params, other.params)
 
-    def __copy__(self) -> FrozenGroup:
-        return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> FrozenGroup:
-        return self
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FrozenGroup, (self._group, self._description)

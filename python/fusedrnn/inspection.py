@@ -8,10 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _core, _validate, unroll
+from . import _core, unroll
+from .calling import LOOK, SequenceLayer
+from .ensemble import Ensemble, stacked
+from .groups import LayerGroup
 from .reference.cells import Cell, gru_cell, lstm_cell, rnn_cell
 from .tape import _shapes
-from .unroll import Extent, Plan
+from .two_ways import Bidirectional
+from .unroll import Extent, Plan, Steps
 
 Array = NDArray[Any]
 
@@ -59,31 +63,57 @@ class Inspection:
         return f"Inspection(outputs={_shapes(self.outputs)}, c={_shapes(self.c)}, gates={gates})"
 
 
-def inspect(layer: Any, x: Any, state: Any, lengths: Any, mask: Any, reset: Any) -> Inspection:
+def inspect(layer: SequenceLayer, x: Any, state: Any, steps: Steps) -> Any:
     """Run a layer as in inference, keep its tapes, and read them."""
-    plan: Plan = layer.__dict__["_plan"]
-    if any(plan.zoneout):
-        raise _validate.no_inspection(plan.owner)
+    form = layer._plan
+    inputs, extent = unroll.read_sequence(form, x, steps)
+    state_0 = form.read_state(extent, "state", state)
+    run = layer._run(inputs, state_0, extent, unroll.new_outputs(form, extent), LOOK)
+    _, kept = unroll.finish(run, unroll.train_all)
+    return _see(layer, kept, inputs, extent)[0]
+
+
+def _see(layer: Any, kept: Any, x: Array, extent: Extent) -> tuple[Any, Array]:
+    """What is to be seen of a layer or a group, and its output, (T, B, width)."""
+    if not isinstance(layer, LayerGroup):
+        return _see_layer(layer, kept, x, extent)
+    seen, ys = [], [x]
+    for name, member in layer._directed().items():
+        below = x if isinstance(layer, (Bidirectional, Ensemble)) else ys[-1]
+        here, y = _see(member, kept.members[name], below, extent)
+        seen.append(here)
+        ys.append(y)
+    if isinstance(layer, Ensemble):
+        return _stacked(seen), ys[-1]
+    return tuple(seen), _joined(layer.merge, ys[1:]) if isinstance(layer, Bidirectional) else ys[-1]
+
+
+def _stacked(seen: list[Any]) -> Any:
+    """What several nets of one form show, as one: each array with an axis of E before its own ones."""
+    first = seen[0]
+    if isinstance(first, tuple):
+        return tuple(_stacked(list(parts)) for parts in zip(*seen, strict=True))
+    c = None if first.c is None else stacked([one.c for one in seen])
+    gates = {name: stacked([one.gates[name] for one in seen]) for name in first.gates}
+    return Inspection(stacked([one.outputs for one in seen]), c, gates)
+
+
+def _see_layer(layer: Any, kept: Any, x: Array, extent: Extent) -> tuple[Inspection, Array]:
+    plan: Plan = layer._plan
     kind, D = plan.kind, plan.directions
-    weights, learned = layer._pack_split(True)
     params, _ = plan.split_learned(layer._arrays())
-    below, extent, schedule = unroll.read_sequence(plan, x, lengths, mask, reset)
-    state_0 = unroll.initial_state(plan, extent, state, learned)
-    outputs = unroll._new_outputs(plan, extent)
-    # A generator makes it keep tapes; at dropout 0 it draws nothing.
-    _, records = unroll._forward(plan, weights, below, extent, schedule, state_0, outputs, layer.rng, 0.0)
     make, names = CELLS[kind.name.partition("_")[0]]
     cell = make(**{name: getattr(layer, name) for name in names})
     rows: list[dict[str, Array]] = []
-    for k, record in enumerate(records):
+    for k, record in enumerate(kept.records):
         here = []
         for d, tape in enumerate(record.tapes):
             start = (k * D + d) * kind.each
-            here.append(_read(cell, kind.placed(params[start : start + kind.each]), below, tape))
+            here.append(_read(cell, kind.placed(params[start : start + kind.each]), x, tape))
         rows += here
-        below = _joined(plan, [seen["h"] for seen in here])
-    seen = {name: _to_caller(plan, extent, np.stack([row[name] for row in rows])) for name in rows[0]}
-    return Inspection(seen.pop("h"), seen.pop("c", None), seen)
+        x = _joined(plan.inner_merge, [seen["h"] for seen in here])
+    seen = {name: unroll.to_caller(plan, extent, np.stack([row[name] for row in rows])) for name in rows[0]}
+    return Inspection(seen.pop("h"), seen.pop("c", None), seen), x
 
 
 def _read(cell: Cell, params: tuple[Any, ...], x: Array, tape: _core.Tape) -> dict[str, Array]:
@@ -123,22 +153,12 @@ def _gates(cell: Cell, params: tuple[Any, ...], x: Array, s: tuple[Array, ...]) 
         return cell.gate_values(save)
 
 
-def _joined(plan: Plan, hs: list[Array]) -> Array:
+def _joined(merge: str | None, hs: list[Array]) -> Array:
     """What the layer above reads."""
     if len(hs) == 1:
         return hs[0]
-    if plan.inner_merge == "concat":
+    if merge == "concat" or merge is None:
         return np.concatenate(hs, axis=-1)
     y = np.empty_like(hs[0])
-    unroll._join(plan.inner_merge, (y,), (hs[0].copy(), hs[1]), False)
+    unroll.join(merge, (y,), tuple(hs), False)
     return y
-
-
-def _to_caller(plan: Plan, extent: Extent, array: Array) -> Any:
-    """(L*D, T, B, units) in the caller's layout."""
-    if extent.layout == "unbatched":
-        return array[:, :, 0]
-    if extent.layout == "list":
-        assert extent.lengths is not None
-        return [array[:, :n, b] for b, n in enumerate(extent.lengths.tolist())]
-    return array.swapaxes(1, 2) if plan.batch_first else array

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from . import _core, _validate, unroll
+from . import _core, _validate, masks, unroll
 from ._validate import ActivationLike, ParameterSpec
+from .calling import Mode, SequenceLayer
 from .frozen import FrozenLayer
 from .kinds import Bias, CellKind, gru_kind, gru_options, lstm_kind, lstm_options, rnn_kind, rnn_options
-from .masks import Masks, Rates, settle, weight_factors
-from .masks import shapes as mask_shapes
+from .masks import Masks, Rates
 from .parameters import Parameterized, direction_specs, pack
-from .tape import Tape
-from .unroll import Plan
-
-if TYPE_CHECKING:
-    from .inspection import Inspection
+from .unroll import Extent, Outputs, Plan, Record, Run
 
 Array = NDArray[Any]
 
@@ -48,7 +44,51 @@ def learned_specs(plan: Plan) -> tuple[ParameterSpec, ...]:
     return tuple(ParameterSpec(f"{p}_0{suffix}", (n,), formula) for suffix in suffixes for p, n, formula in parts)
 
 
-class RecurrentLayer(Parameterized):
+class KeptLayer:
+    """What a layer's run keeps for the backward pass."""
+
+    __slots__ = ("extent", "factors", "from_initial", "masks", "plan", "records", "specs")
+
+    def __init__(
+        self,
+        plan: Plan,
+        specs: tuple[ParameterSpec, ...],
+        extent: Extent,
+        records: list[Record],
+        from_initial: bool,
+        masks: Masks,
+        factors: Array | None,
+    ) -> None:
+        self.plan = plan
+        self.specs = specs
+        self.extent = extent
+        self.records = records
+        self.from_initial = from_initial  # no state was given
+        self.masks = masks
+        self.factors = factors  # of each weight_hh
+
+    @property
+    def nbytes(self) -> int:
+        return sum(record.nbytes for record in self.records)
+
+    def backward(
+        self, dys: tuple[Array | None, ...], dstate_n: Any, dx: Array | None
+    ) -> Run[tuple[tuple[Array, ...], dict[str, Array]]]:
+        """See `Kept`."""
+        plan = self.plan
+        rows = plan.num_layers * plan.directions
+        shapes = [spec.shape for spec in self.specs[: rows * plan.kind.each]]  # learned initial states follow
+        dstate_0, dparams = yield from unroll.backward(plan, self.extent, self.records, dys, dstate_n, dx, shapes)
+        if self.factors is not None:
+            for dW_hh, factors in zip(dparams[1 :: plan.kind.each], self.factors, strict=True):
+                dW_hh *= factors
+        if plan.learned_state:
+            share = 1 if self.from_initial else 0
+            dparams += [part[i].sum(axis=0) * part.dtype.type(share) for i in range(rows) for part in dstate_0]
+        return dstate_0, {spec.name: array for spec, array in zip(self.specs, dparams, strict=True)}
+
+
+class RecurrentLayer(SequenceLayer, Parameterized):
     """Base of `RNN`, `GRU` and `LSTM`: what is done with a sequence is the same for all of them."""
 
     _assignable: ClassVar[frozenset[str]] = frozenset({"rng", "dropout", "recurrent_dropout", "weight_dropout"})
@@ -63,6 +103,7 @@ class RecurrentLayer(Parameterized):
     zoneout: float | tuple[float, float]
     recurrent_dropout: float
     weight_dropout: float
+    _plan: Plan
 
     def _common(
         self,
@@ -125,13 +166,12 @@ class RecurrentLayer(Parameterized):
 
     def _initialise(self) -> None:
         super()._initialise()
-        for spec in learned_specs(self.__dict__["_plan"]):
+        for spec in learned_specs(self._plan):
             self.params[spec.name][:] = 0
 
     def _turned(self) -> Self:
-        """The same one-way layer, its parameters and rng included, running from the last step to the first."""
         other = object.__new__(type(self))
-        other.__dict__.update(self.__dict__, _plan=self.__dict__["_plan"].turned())
+        other.__dict__.update(self.__dict__, _plan=self._plan.turned())
         return other
 
     @property
@@ -146,183 +186,38 @@ class RecurrentLayer(Parameterized):
             value = _validate.probability(type(self).__name__, name, value)
         super().__setattr__(name, value)
 
-    def __call__(
-        self,
-        x: Any,
-        state: Any = None,
-        *,
-        lengths: Any = None,
-        mask: Any = None,
-        reset: Any = None,
-        past_end: str = "zero",
-    ) -> tuple[Any, Any]:
-        """Run the layer over whole sequences; keeps nothing for a backward pass, and never drops out.
+    def _quick(self, x: Any) -> tuple[Any, Any] | None:
+        if not self._plan.takes_quickly(x):
+            return None
+        return _core.infer(pack(self._plan.kind, self._arrays(), False, self._plan.zoneout), x, self.batch_first)
 
-        Parameters
-        ----------
-        x : array-like, or list of arrays
-            Floats of shape (T, B, I), with ``batch_first`` (B, T, I), or unbatched (T, I); or integer tokens of shape
-            (T, B), (B, T) or (T,), each a one-hot vector; or a list of (T_i, I) arrays or of (T_i,) tokens. Arrays of
-            the layer's dtype are read in place, whatever their strides; others are cast, which costs a copy. Of a list
-            (or tuple) of arrays a padded copy is made.
-        state : array-like, pair of these, or None
-            Initial state: h, for LSTM (h, c), each (L*D, B, H), unbatched (L*D, H), where D is 2 if bidirectional and 1
-            otherwise. None is all zeros, or with ``learned_state`` the learned one.
-        lengths : integers (B,) or None
-            Valid steps of each row, 0 to T, in any order. None is T for all.
-        mask : bool (B, T), also if not ``batch_first``; or None
-            False skips a step: nothing is read, the state passes through, the cost is none. Steps past a row's length
-            are skipped whatever the mask says. (T,) for an unbatched `x`, a list of (T_i,) arrays for a list.
-        reset : bool (T, B), with ``batch_first`` (B, T); or None
-            True cuts the row before that step: what follows starts from the row's initial state again (the reverse
-            direction cuts at the same place), also when that step itself is skipped. At the first step it means
-            nothing. (T,) for an unbatched `x`, a list of (T_i,) arrays for a list.
-        past_end : "zero" or "hold"
-            What outputs are at skipped steps: zero, or those of the step before in running order, as in Keras (zero
-            before the first).
+    def _given_masks(self, masks: Any) -> Mapping[str, Any]:
+        return _validate.mask_names(self._plan.owner, masks, self._rates.by_name())
 
-        Returns
-        -------
-        y : ndarray, list of ndarray, or pair of these
-            Outputs of the last layer, (T, B, D*H) or (T, B, H) depending on ``merge``, in the layout of `x`. For a list
-            a list of (T_i, ...) arrays; for ``merge=None`` a pair (forward, reverse).
-        state : ndarray or pair of ndarray
-            State after each row's last valid step (of the reverse direction, and with ``backwards``: after its first),
-            shaped as the initial one.
-
-        Raises
-        ------
-        TypeError
-            An argument is of the wrong kind or dtype.
-        ValueError
-            A shape or a value is wrong, or a parameter was replaced by one that does not fit.
-        IndexError
-            A token is outside [0, input_size).
-
-        Notes
-        -----
-        The parameters are packed for the CPU anew at each call, as they may have changed; ``freeze()`` packs them once.
-
-        Examples
-        --------
-        >>> import fusedrnn, numpy as np
-        >>> layer = fusedrnn.LSTM(3, 5, num_layers=2)
-        >>> y, (h, c) = layer(np.zeros((7, 2, 3), np.float32), lengths=[7, 4])
-        >>> y.shape, h.shape, c.shape
-        ((7, 2, 5), (2, 2, 5), (2, 2, 5))
-        """
-        plan: Plan = self.__dict__["_plan"]
-        weights, learned = self._pack_split(False)
-        return unroll.infer(plan, weights, x, state, lengths, mask, reset, past_end, None, learned)
-
-    def _pack_split(self, training: bool) -> tuple[list[_core.Weights], tuple[Array, ...] | None]:
-        """Packed weights, and the learned initial state."""
-        plan: Plan = self.__dict__["_plan"]
+    def _run(
+        self, x: Array, state: Any, extent: Extent, outputs: Outputs, mode: Mode
+    ) -> Run[tuple[tuple[Array, ...], KeptLayer | None]]:
+        plan = self._plan
         arrays, learned = plan.split_learned(self._arrays())
-        zoneout = (0.0, 0.0) if training else plan.zoneout
-        return pack(plan.kind, arrays, training, zoneout), learned
-
-    def _pack(self, training: bool) -> list[_core.Weights]:
-        return self._pack_split(training)[0]
-
-    def forward(
-        self,
-        x: Any,
-        state: Any = None,
-        *,
-        lengths: Any = None,
-        mask: Any = None,
-        reset: Any = None,
-        past_end: str = "zero",
-        masks: Mapping[str, Any] | None = None,
-    ) -> tuple[Any, Any, Tape]:
-        """Run the layer as in training: all kinds of dropout act, and what the backward pass needs is kept.
-
-        Parameters
-        ----------
-        x, state, lengths, mask, reset, past_end
-            As for calling the layer.
-        masks : mapping of str to bool arrays, or None
-            Masks to use instead of drawing them from ``rng``, for options that are on: ``"recurrent_dropout"``
-            (L*D, B, H) and ``"weight_dropout"`` (L*D, G*H, H), True where something stays (and is scaled by
-            1 / (1 - p)); ``"zoneout_h"`` and ``"zoneout_c"`` (L*D, T, B, H), True where a unit keeps its old value.
-            With a projection, h and the columns of weight_hh have proj_size units. ``tape.masks`` are those used.
-
-        Returns
-        -------
-        y, state
-            As for calling the layer.
-        tape : Tape
-            ``tape.backward(dy, dstate)`` gives the gradients.
-
-        Raises
-        ------
-        TypeError, ValueError, IndexError
-            As for calling the layer.
-
-        Examples
-        --------
-        >>> import fusedrnn, numpy as np
-        >>> layer = fusedrnn.GRU(3, 5, rng=0)
-        >>> y, h, tape = layer.forward(np.ones((7, 2, 3), np.float32))
-        >>> grads = tape.backward(dy=2 * y)  # of the sum of squares of y
-        >>> for name, w in layer.params.items():
-        ...     w -= 0.01 * grads.params[name]
-        """
-        plan: Plan = self.__dict__["_plan"]
-        rates, (arrays, learned) = self._rates, plan.split_learned(self._arrays())
-        given = _validate.mask_names(plan.owner, masks, rates.by_name())
-        each, rows = plan.kind.each, plan.num_layers * plan.directions
-        factors = None
+        rows, rates = plan.num_layers * plan.directions, self._rates
         used: Masks = {}
-        if rates.weight_dropout:
-            wanted = mask_shapes(rows, 0, 0, plan.units, arrays[1].shape)
-            used = settle(plan.owner, rates, given, wanted, ("weight_dropout",), self.rng)
-            factors = weight_factors(used, rates, plan.dtype)
-            assert factors is not None
+        if mode.drop:
+            shapes = masks.shapes(rows, extent.T, extent.B, plan.units, arrays[1].shape)
+            used = masks.settle(plan.owner, rates, mode.masks, shapes, self.rng)
+        factors = masks.weight_factors(used, rates, plan.dtype)
+        if factors is not None:
+            each = plan.kind.each
             arrays[1::each] = [W_hh * factor for W_hh, factor in zip(arrays[1::each], factors, strict=True)]
-        weights = pack(plan.kind, arrays, True)
-        y, state_n, extent, records, tokens, more = unroll.train(
-            *(plan, weights, x, state, lengths, mask, reset, past_end, self.dropout, self.rng, rates, given, learned)
+        weights = pack(plan.kind, arrays, mode.keep, (0.0, 0.0) if mode.drop else plan.zoneout)
+        dropout = self.dropout if mode.drop else 0.0
+        step_masks = masks.for_kernels(used, rates, rows, plan.dtype)
+        state_0 = plan.initial_state(extent, state, learned)
+        state_n, records = yield from unroll.forward(
+            plan, weights, x, state_0, extent, outputs, mode.keep, dropout, self.rng, step_masks
         )
-        specs = self.__dict__["_specs"]
-        return y, state_n, Tape(plan, specs, extent, records, tokens, state is None, used | more, factors)
-
-    def inspect(
-        self, x: Any, state: Any = None, *, lengths: Any = None, mask: Any = None, reset: Any = None
-    ) -> Inspection:
-        """What goes on inside: the outputs of every layer and direction, c and all gates at every step.
-
-        Parameters
-        ----------
-        x, state, lengths, mask, reset
-            As for calling the layer. Nothing is dropped.
-
-        Returns
-        -------
-        Inspection
-            ``outputs``, ``c`` and ``gates``.
-
-        Raises
-        ------
-        TypeError, ValueError, IndexError
-            As for calling the layer; ValueError also for a layer with zoneout.
-
-        Notes
-        -----
-        For looking, not for speed. Outputs and c are the kernels' own; gates are computed from them by the functions of
-        `fusedrnn.reference`, and may differ from the kernels' in the last bits.
-
-        Examples
-        --------
-        >>> import fusedrnn, numpy as np
-        >>> seen = fusedrnn.LSTM(3, 5, num_layers=2).inspect(np.ones((7, 4, 3), np.float32))
-        >>> seen.outputs.shape, seen.c.shape, {name: gate.shape for name, gate in seen.gates.items()}["f"]
-        ((2, 7, 4, 5), (2, 7, 4, 5), (2, 7, 4, 5))
-        """
-        from .inspection import inspect  # with it comes the reference, which calls do without
-
-        return inspect(self, x, state, lengths, mask, reset)
+        if not mode.keep:
+            return state_n, None
+        return state_n, KeptLayer(plan, self.__dict__["_specs"], extent, records, state is None, used, factors)
 
     def freeze(self, precision: str | None = None) -> FrozenLayer:
         """Pack the parameters once, for inference and streaming; later changes of the layer do not show.
@@ -345,7 +240,7 @@ class RecurrentLayer(Parameterized):
         chosen = _validate.precision(owner, precision, self.dtype)
         arrays = self._arrays()
         params = {spec.name: array.copy() for spec, array in zip(self.__dict__["_specs"], arrays, strict=True)}
-        return FrozenLayer(self.__dict__["_plan"], repr(self), params, chosen)
+        return FrozenLayer(self._plan, repr(self), params, chosen)
 
 
 class RNN(RecurrentLayer):

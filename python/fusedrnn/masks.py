@@ -55,19 +55,15 @@ def settle(
     rates: Rates,
     given: Mapping[str, Any],
     shapes: Mapping[str, tuple[tuple[int, ...], str]],
-    names: tuple[str, ...],
     rng: np.random.Generator,
 ) -> Masks:
-    """The masks called `names` that this call needs: the caller's, or drawn. True is what is kept.
+    """The masks that this call needs: the caller's, or drawn. True is what is kept.
 
     float32 draws whatever the dtype, so that layers of both dtypes drop the same.
     """
     masks: Masks = {}
-    for name in names:
+    for name, (shape, formula) in shapes.items():
         rate = rates.by_name()[name]
-        if name not in shapes:
-            continue
-        shape, formula = shapes[name]
         if name in given:
             masks[name] = _validate.kept(owner, f"masks[{name!r}]", given[name], shape, formula)
         elif rate:

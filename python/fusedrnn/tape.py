@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from . import _core, _validate, unroll
 from ._validate import ParameterSpec
 from .kinds import CellKind
-from .masks import Masks
-from .unroll import Extent, Plan, Record
+from .unroll import Extent, Form, Record, Run
 
 Array = NDArray[Any]
 
@@ -112,6 +111,19 @@ class KeptArrays:
         return f"<{type(self).__name__} of {self._owner}, {held}>"
 
 
+class Kept(Protocol):
+    """What a run keeps for the backward pass."""
+
+    @property
+    def masks(self) -> dict[str, NDArray[np.bool_]]: ...
+    @property
+    def nbytes(self) -> int: ...
+    def backward(
+        self, dys: tuple[Array | None, ...], dstate_n: Any, dx: Array | None
+    ) -> Run[tuple[Any, dict[str, Array]]]:
+        """Gradients of the initial state and of the parameters, by name; that of x goes into `dx`."""
+
+
 class Tape(KeptArrays):
     """What ``layer.forward`` keeps for the backward pass. Made by ``forward``, not by callers.
 
@@ -159,27 +171,14 @@ class Tape(KeptArrays):
     0
     """
 
-    __slots__ = ("_extent", "_from_initial", "_plan", "_specs", "_tokens", "_weight_factors", "masks")
+    __slots__ = ("_extent", "_form", "_tokens", "masks")
 
-    def __init__(
-        self,
-        plan: Plan,
-        specs: tuple[ParameterSpec, ...],
-        extent: Extent,
-        records: list[Record],
-        tokens: bool,
-        from_initial: bool,
-        masks: Masks,
-        weight_factors: Array | None,
-    ) -> None:
-        super().__init__(plan.owner, records)
-        self.masks = masks
-        self._plan = plan
-        self._specs = specs
-        self._weight_factors = weight_factors
+    def __init__(self, form: Form, extent: Extent, kept: Kept, tokens: bool) -> None:
+        super().__init__(form.owner, [kept])
+        self.masks = kept.masks
+        self._form = form
         self._extent = extent
         self._tokens = tokens
-        self._from_initial = from_initial  # no state was given
 
     def backward(self, dy: Any = None, dstate: Any = None, *, need_dx: bool = True) -> Grads:
         """Gradients of a scalar with respect to input, initial state and parameters, by backpropagation through time.
@@ -210,31 +209,17 @@ class Tape(KeptArrays):
         -----
         Werbos, Backpropagation through time, 1990. Gradients of another dtype are cast, which costs a copy.
         """
-        return self._backward(dy, dstate, need_dx, required=True)
-
-    def _backward(self, dy: Any, dstate: Any, need_dx: bool, required: bool = False) -> Grads:
-        """`backward`; unless a gradient is required, it gives zeros for none."""
-        records = self._held()
-        plan, extent = self._plan, self._extent
-        need_dx = _validate.flag(plan.owner, "need_dx", need_dx)
-        dys = unroll.read_dy(plan, extent, dy)
-        dstate_n = unroll.read_state(plan, extent, "dstate", dstate, optional=True)
-        if required and all(d is None for d in dys) and all(d is None for d in dstate_n or ()):
-            raise _validate.nothing_to_do(plan.owner)
-        dx = unroll.new_sequence(plan, extent, plan.input_size) if need_dx and not self._tokens else None
-        rows = plan.num_layers * plan.directions
-        shapes = [spec.shape for spec in self._specs[: rows * plan.kind.each]]  # learned initial states follow
-        dstate_0, dparams = unroll.backward(plan, extent, records, dys, dstate_n, dx, shapes)
-        if self._weight_factors is not None:
-            for dW_hh, factors in zip(dparams[1 :: plan.kind.each], self._weight_factors, strict=True):
-                dW_hh *= factors
-        if plan.learned_state:
-            share = 1 if self._from_initial else 0
-            dparams += [part[i].sum(axis=0) * part.dtype.type(share) for i in range(rows) for part in dstate_0]
+        (kept,) = self._held()
+        form, extent = self._form, self._extent
+        need_dx = _validate.flag(form.owner, "need_dx", need_dx)
+        dys = unroll.read_dy(form, extent, dy)
+        dstate_n = form.read_state(extent, "dstate", dstate, optional=True)
+        if not _validate.any_gradient(dys) and not _validate.any_gradient(dstate_n):
+            raise _validate.nothing_to_do(form.owner)
+        dx = unroll.new_sequence(form, extent, form.input_size) if need_dx and not self._tokens else None
+        dstate_0, dparams = unroll.finish(kept.backward(dys, dstate_n, dx), _core.backward_all)
         return Grads(
-            None if dx is None else unroll.to_caller(plan, extent, dx),
-            unroll.state_to_caller(extent, dstate_0),
-            {spec.name: array for spec, array in zip(self._specs, dparams, strict=True)},
+            None if dx is None else unroll.to_caller(form, extent, dx), form.state_to_caller(extent, dstate_0), dparams
         )
 
 
@@ -255,7 +240,7 @@ class CellTape(KeptArrays):
         tokens: bool,
         unbatched: bool,
     ) -> None:
-        super().__init__(owner, [Record((tape,), None, None, 1.0)])
+        super().__init__(owner, [Record((tape,))])
         self._specs = specs
         self._dtype = dtype
         self._kind = kind

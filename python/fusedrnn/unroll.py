@@ -8,47 +8,137 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _core, _validate, masks
+from . import _core, _validate
 from .kinds import CellKind
-from .masks import Masks, Rates
 
 Array = NDArray[Any]
 Layout = Literal["batch", "unbatched", "list"]
-#: h, or (h, c).
-State = Array | tuple[Array, Array]
+#: Outputs, (T, B, width) each: one array, or two with ``merge=None``.
+Outputs: TypeAlias = tuple[Array, ...]
 
 ndarray = np.ndarray
 empty = _core.empty
 
 
-class Plan:
+# ---- what runs ------------------------------------------------------------------------------------------------------
+
+R = TypeVar("R")
+#: Something under way: it yields the kernels' calls that have to run next (arguments of `_core.forward_all`, or of
+#: `_core.backward_all`), is sent what they return, and in the end returns its result.
+Run: TypeAlias = Generator[list[tuple[Any, ...]], Any, R]
+
+
+def finish(run: Run[R], kernels: Callable[[list[tuple[Any, ...]]], Any]) -> R:
+    """Drive a run to its end."""
+    returned = None
+    while True:
+        try:
+            calls = run.send(returned)
+        except StopIteration as end:
+            result: R = end.value
+            return result
+        returned = kernels(calls)
+
+
+def infer_all(calls: list[tuple[Any, ...]]) -> Any:
+    """Kernels that keep nothing."""
+    return _core.forward_all(calls, False)
+
+
+def train_all(calls: list[tuple[Any, ...]]) -> Any:
+    """Kernels that keep tapes."""
+    return _core.forward_all(calls, True)
+
+
+def side_by_side(runs: Sequence[Run[R]]) -> Run[list[R]]:
+    """Several runs as one: what they have to run next goes to the kernels together, which spread it over threads."""
+    results: list[Any] = [None] * len(runs)
+    returned: dict[int, Any] = dict.fromkeys(range(len(runs)))
+    while True:
+        pending: dict[int, list[tuple[Any, ...]]] = {}
+        for k, value in returned.items():
+            try:
+                pending[k] = runs[k].send(value)
+            except StopIteration as end:
+                results[k] = end.value
+        if not pending:
+            return results
+        together = yield [call for calls in pending.values() for call in calls]
+        rest = iter(together or itertools.repeat(None))
+        returned = {k: [next(rest) for _ in calls] for k, calls in pending.items()}
+
+
+# ---- forms ----------------------------------------------------------------------------------------------------------
+
+
+class Extent(NamedTuple):
+    """Size and layout of one call's sequences, and which of their steps run."""
+
+    T: int
+    B: int
+    layout: Layout
+    lengths: NDArray[np.int64] | None
+    schedule: _core.Schedule
+    hold: bool = False  # past_end="hold": outputs at skipped steps are those of the step before
+
+
+class Form:
+    """What reading arguments and handing out results has to know of anything that is called as a layer is.
+
+    States are, inside, what `read_state` makes of them: of a layer a tuple of its parts, (L*D, B, units) each, or None;
+    of a group a tuple of its members' states.
+    """
+
+    __slots__ = ("batch_first", "dtype", "input_size", "lead", "owner", "ways", "widths")
+
+    owner: str  # name of the class, for messages
+    dtype: np.dtype[Any]
+    input_size: int
+    batch_first: bool
+    widths: tuple[int, ...]  # of the outputs: two of them with merge=None
+    ways: tuple[bool, ...]  # whether each direction runs from the last step
+    lead: tuple[int, ...]  # axes of outputs before all others
+
+    @property
+    def width_formula(self) -> str:
+        """Width of an output, for messages."""
+        return "output_size"
+
+    def read_state(self, extent: Extent, argument: str, state: Any, optional: bool = False) -> Any:
+        """What a caller passes as a state, or as the gradient of one if `optional`: parts may be None then."""
+        raise NotImplementedError
+
+    def state_to_caller(self, extent: Extent, state: Any) -> Any:
+        """A state in the form that callers get."""
+        raise NotImplementedError
+
+    def state_arrays(self, argument: str, state: Any) -> Iterator[tuple[str, Any]]:
+        """All arrays of a state that a caller passes, each with its name."""
+        raise NotImplementedError
+
+
+class Plan(Form):
     """What unrolling has to know of a layer object; made once, never changed."""
 
     __slots__ = (
-        "batch_first",
         "directions",
-        "dtype",
         "hidden_size",
         "inner_merge",
         "inner_width",
-        "input_size",
         "kind",
         "learned_state",
         "merge",
         "num_layers",
         "output_size",
-        "owner",
         "parts",
         "proj_size",
         "units",
-        "ways",
-        "width",
         "zoneout",
     )
 
@@ -67,7 +157,7 @@ class Plan:
         learned_state: bool = False,
         zoneout: tuple[float, float] = (0.0, 0.0),
     ) -> None:
-        self.owner = owner  # name of the class, for messages
+        self.owner = owner
         self.kind = kind
         self.parts = kind.states
         self.dtype = dtype
@@ -75,7 +165,7 @@ class Plan:
         self.hidden_size = hidden_size
         self.num_layers = num_layers
         self.directions = 2 if bidirectional else 1
-        self.ways = (False, True) if bidirectional else (backwards,)  # whether each direction runs from the last step
+        self.ways = (False, True) if bidirectional else (backwards,)
         self.learned_state = learned_state
         self.batch_first = batch_first
         self.merge = merge
@@ -86,13 +176,26 @@ class Plan:
         self.output_size = kind.proj_size or hidden_size  # units of h, and of the output in one direction
         self.units = (self.output_size, hidden_size)[: len(self.parts)]
         self.inner_width = self.directions * self.output_size if self.inner_merge == "concat" else self.output_size
-        self.width = self.output_size if merge is None else self.inner_width
+        self.widths = (self.output_size,) * 2 if merge is None else (self.inner_width,)
+        self.lead = ()
 
     def turned(self) -> Plan:
         """The same one-way layer, running from the last step to the first."""
         other = copy.copy(self)
         other.ways = (True,)
         return other
+
+    def takes_quickly(self, x: Any) -> bool:
+        """Whether `_core.infer` does it all, from y to the final state, where nothing but `x` is given."""
+        return self.ways == (False,) and not self.learned_state and type(x) is ndarray and x.dtype is self.dtype
+
+    def initial_state(
+        self, extent: Extent, state: tuple[Array | None, ...] | None, learned: tuple[Array, ...] | None
+    ) -> tuple[Array | None, ...] | None:
+        """The state given, else the learned one for every row, else None for all zeros."""
+        if state is not None or learned is None:
+            return state
+        return tuple([np.broadcast_to(part[:, None], (len(part), extent.B, part.shape[1])) for part in learned])
 
     def split_learned(self, arrays: list[Array]) -> tuple[list[Array], tuple[Array, ...] | None]:
         """Parameters without the learned initial states, and these, (L*D, H) of each part, or None."""
@@ -105,36 +208,43 @@ class Plan:
     @property
     def width_formula(self) -> str:
         """Width of an output, for messages."""
-        return self.unit_formula if self.width == self.output_size else f"2*{self.unit_formula}"
+        return self.unit_formula if self.widths[0] == self.output_size else f"2*{self.unit_formula}"
 
     @property
     def unit_formula(self) -> str:
         """Width of one direction's output, for messages."""
         return "proj_size" if self.proj_size else "hidden_size"
 
+    def _state_shape(self, extent: Extent, part: str) -> tuple[tuple[int, ...], str]:
+        """Shape of a part of a state in the caller's layout, and how it is derived."""
+        rows = self.num_layers * self.directions
+        formula = "2*num_layers" if self.directions == 2 else "num_layers"
+        units, name = (self.output_size, self.unit_formula) if part == "h" else (self.hidden_size, "hidden_size")
+        if extent.layout == "unbatched":
+            return (rows, units), f"({formula}, {name})"
+        return (rows, extent.B, units), f"({formula}, B, {name})"
 
-class Extent(NamedTuple):
-    """Size and layout of one call's sequences."""
+    def read_state(
+        self, extent: Extent, argument: str, state: Any, optional: bool = False
+    ) -> tuple[Array | None, ...] | None:
+        if state is None:
+            return None
+        shape, formula = self._state_shape(extent, self.parts[-1])
+        h_shape = self._state_shape(extent, "h")
+        parts = _validate.state(self.owner, argument, state, self.parts, shape, formula, self.dtype, optional, h_shape)
+        if extent.layout == "unbatched":
+            return tuple(None if part is None else part[:, None] for part in parts)
+        return parts
 
-    T: int
-    B: int
-    layout: Layout
-    lengths: NDArray[np.int64] | None
-    held: _core.Schedule | None = None  # past_end="hold": what knows where the outputs at skipped steps are from
+    def state_to_caller(self, extent: Extent, state: tuple[Array, ...]) -> Any:
+        if extent.layout == "unbatched":
+            state = tuple([part[:, 0] for part in state])
+        return state[0] if len(state) == 1 else state
 
-
-class Record(NamedTuple):
-    """What backward needs of one layer."""
-
-    tapes: tuple[_core.Tape, ...]  # one for each direction
-    factors: tuple[Array, Array] | None  # both outputs, of merge="mul"
-    dropped: NDArray[np.bool_] | None  # dropout on this layer's output: what became zero,
-    scale: float  # and what the rest was multiplied with
-
-    @property
-    def nbytes(self) -> int:
-        factors = 0 if self.factors is None else sum(array.nbytes for array in self.factors)
-        return sum(tape.nbytes for tape in self.tapes) + factors + (0 if self.dropped is None else self.dropped.nbytes)
+    def state_arrays(self, argument: str, state: Any) -> Iterator[tuple[str, Any]]:
+        parts = state if isinstance(state, (tuple, list)) else (state,)
+        for part, array in zip(self.parts, parts, strict=False):
+            yield f"{argument} {part}", array
 
 
 @functools.lru_cache(maxsize=16)
@@ -144,41 +254,52 @@ def dense_schedule(T: int, B: int) -> _core.Schedule:
 
 
 @functools.lru_cache(maxsize=16)
-def dense_batch(T: int, B: int) -> tuple[Extent, _core.Schedule]:
+def dense_batch(T: int, B: int) -> Extent:
     """The usual case: a batch without lengths."""
-    return Extent(T, B, "batch", None), dense_schedule(T, B)
+    return Extent(T, B, "batch", None, dense_schedule(T, B))
 
 
 # ---- layouts --------------------------------------------------------------------------------------------------------
 
 
-def read_sequence(
-    plan: Plan, x: Any, lengths: Any, mask: Any = None, reset: Any = None, past_end: Any = "zero"
-) -> tuple[Array, Extent, _core.Schedule]:
+class Steps(NamedTuple):
+    """Which steps of a call run, as callers say it."""
+
+    lengths: Any = None
+    mask: Any = None
+    reset: Any = None
+    past_end: Any = "zero"
+
+    @property
+    def all(self) -> bool:
+        """Whether nothing is said."""
+        return self.lengths is self.mask is self.reset is None and self.past_end == "zero"
+
+
+def read_sequence(form: Form, x: Any, steps: Steps) -> tuple[Array, Extent]:
     """`x` as (T, B, I) floats or (T, B) tokens, both checked; a view of the caller's array wherever that will do."""
     layout: Layout = "batch"
     tokens = False
-    if type(x) is ndarray and x.dtype is plan.dtype and x.ndim == 3 and x.shape[2] == plan.input_size:
-        if lengths is None and mask is None and reset is None and past_end == "zero":  # as quickly as can be
-            if plan.batch_first:
+    if type(x) is ndarray and x.dtype is form.dtype and x.ndim == 3 and x.shape[2] == form.input_size:
+        if steps.all:  # as quickly as can be
+            if form.batch_first:
                 x = x.swapaxes(0, 1)
             T, B, _ = x.shape
-            return x, *dense_batch(T, B)
+            return x, dense_batch(T, B)
     elif _validate.is_list(x):
-        return _read_list(plan, x, lengths, mask, reset, past_end)
+        return _read_list(form, x, steps)
     else:
-        x, tokens, unbatched = _validate.sequence(plan.owner, x, plan.dtype, plan.input_size, plan.batch_first)
+        x, tokens, unbatched = _validate.sequence(form.owner, x, form.dtype, form.input_size, form.batch_first)
         if unbatched:
             layout = "unbatched"
             x = x[:, None]
-    if plan.batch_first and layout == "batch":
+    if form.batch_first and layout == "batch":
         x = x.swapaxes(0, 1)
     T, B = x.shape[:2]
-    lengths, mask, schedule = read_steps(plan.owner, T, B, lengths, mask, reset, layout, plan.batch_first)
+    lengths, mask, schedule = read_steps(form.owner, T, B, *steps[:3], layout, form.batch_first)
     if tokens:
-        x = _validate.tokens(plan.owner, x, plan.input_size, lengths, layout, mask)
-    held = schedule if _validate.past_end(plan.owner, past_end) else None
-    return x, Extent(T, B, layout, lengths, held), schedule
+        x = _validate.tokens(form.owner, x, form.input_size, lengths, layout, mask)
+    return x, Extent(T, B, layout, lengths, schedule, _validate.past_end(form.owner, steps.past_end))
 
 
 def read_steps(
@@ -196,321 +317,144 @@ def read_steps(
     return lengths, mask, _core.Schedule(T, B, lengths, mask, reset)
 
 
-def _read_list(
-    plan: Plan, items: Sequence[Any], lengths: Any, mask: Any, reset: Any, past_end: Any
-) -> tuple[Array, Extent, _core.Schedule]:
+def _read_list(form: Form, items: Sequence[Any], steps: Steps) -> tuple[Array, Extent]:
     """A list of sequences, gathered into one padded array; the padding is never read, so it is never written."""
-    arrays, tokens = _validate.sequence_list(plan.owner, items, plan.dtype, plan.input_size)
+    lengths, mask, reset, past_end = steps
+    arrays, tokens = _validate.sequence_list(form.owner, items, form.dtype, form.input_size)
     B = len(arrays)
     if lengths is not None:
-        _validate.lengths(plan.owner, lengths, 0, B, "list")
+        _validate.lengths(form.owner, lengths, 0, B, "list")
     n = np.fromiter((len(array) for array in arrays), np.int64, B)
     T = int(n.max()) if B else 0
     if mask is not None:
-        mask = _validate.flag_list(plan.owner, "mask", mask, n, T)
+        mask = _validate.flag_list(form.owner, "mask", mask, n, T)
     if reset is not None:
-        reset = _validate.flag_list(plan.owner, "reset", reset, n, T)
+        reset = _validate.flag_list(form.owner, "reset", reset, n, T)
     if tokens:
         # int64 holds every smaller integer; larger ones (uint64) must not wrap round before they are checked.
         wide = np.uint64 if any(array.dtype == np.uint64 for array in arrays) else np.int64
         x = np.zeros((T, B), wide)
     else:
-        x = empty((T, B, plan.input_size), plan.dtype)
+        x = empty((T, B, form.input_size), form.dtype)
     for b, array in enumerate(arrays):
         x[: len(array), b] = array
     if tokens:
-        x = _validate.tokens(plan.owner, x, plan.input_size, n, "list", mask)
+        x = _validate.tokens(form.owner, x, form.input_size, n, "list", mask)
     schedule = _core.Schedule(T, B, n, mask, reset)
-    held = schedule if _validate.past_end(plan.owner, past_end) else None
-    return x, Extent(T, B, "list", n, held), schedule
+    return x, Extent(T, B, "list", n, schedule, _validate.past_end(form.owner, past_end))
 
 
-def new_sequence(plan: Plan, extent: Extent, width: int) -> Array:
-    """Uninitialised (T, B, width) whose memory is C-contiguous in the caller's layout."""
-    if extent.layout == "list" or (plan.batch_first and extent.layout == "batch"):
-        return empty((extent.B, extent.T, width), plan.dtype).swapaxes(0, 1)
-    return empty((extent.T, extent.B, width), plan.dtype)
+def new_sequence(form: Form, extent: Extent, width: int, lead: tuple[int, ...] = ()) -> Array:
+    """Uninitialised (T, B, width), after other axes, whose memory is C-contiguous in the caller's layout."""
+    if extent.layout == "list" or (form.batch_first and extent.layout == "batch"):
+        return empty((*lead, extent.B, extent.T, width), form.dtype).swapaxes(-3, -2)
+    return empty((*lead, extent.T, extent.B, width), form.dtype)
 
 
-def to_caller(plan: Plan, extent: Extent, array: Array) -> Any:
-    """A (T, B, width) array in the caller's layout: a view, or for list input a list of views."""
+def new_outputs(form: Form, extent: Extent) -> Outputs:
+    """What a call writes."""
+    return tuple([new_sequence(form, extent, width, form.lead) for width in form.widths])
+
+
+def to_caller(form: Form, extent: Extent, array: Array) -> Any:
+    """A (..., T, B, width) array in the caller's layout: a view, or for list input a list of views."""
     if extent.layout == "batch":
-        return array.swapaxes(0, 1) if plan.batch_first else array
+        return array.swapaxes(-3, -2) if form.batch_first else array
     if extent.layout == "unbatched":
-        return array[:, 0]
+        return array[..., 0, :]
     assert extent.lengths is not None
-    return [array[:n, b] for b, n in enumerate(extent.lengths.tolist())]
+    return [array[..., :n, b, :] for b, n in enumerate(extent.lengths.tolist())]
 
 
-def from_caller(plan: Plan, extent: Extent, array: Array) -> Array:
-    """The (T, B, width) view of an array in the caller's layout."""
+def outputs_to_caller(form: Form, extent: Extent, outputs: Outputs) -> Any:
+    """y, or the pair of ``merge=None``."""
+    if len(outputs) == 1:
+        return to_caller(form, extent, outputs[0])
+    return tuple([to_caller(form, extent, y) for y in outputs])
+
+
+def from_caller(form: Form, extent: Extent, array: Array) -> Array:
+    """The (..., T, B, width) view of an array in the caller's layout."""
     if extent.layout == "unbatched":
-        return array[:, None]
-    return array.swapaxes(0, 1) if plan.batch_first else array
+        return array[..., None, :]
+    return array.swapaxes(-3, -2) if form.batch_first else array
 
 
-def output_shape(plan: Plan, extent: Extent) -> tuple[tuple[int, ...], str]:
+def output_shape(form: Form, extent: Extent, width: int) -> tuple[tuple[int, ...], str]:
     """Shape of an output in the caller's layout, and how it is derived."""
-    T, B, layout = extent[:3]
-    if layout == "unbatched":
-        return (T, plan.width), f"(T, {plan.width_formula})"
-    if plan.batch_first:
-        return (B, T, plan.width), f"(B, T, {plan.width_formula})"
-    return (T, B, plan.width), f"(T, B, {plan.width_formula})"
+    sizes = {"T": (extent.T,), "B, T": (extent.B, extent.T), "T, B": (extent.T, extent.B)}
+    axes = "T" if extent.layout == "unbatched" else "B, T" if form.batch_first else "T, B"
+    lead = "E, " if form.lead else ""
+    return (*form.lead, *sizes[axes], width), f"({lead}{axes}, {form.width_formula})"
 
 
-def state_shape(plan: Plan, extent: Extent, part: str) -> tuple[tuple[int, ...], str]:
-    """Shape of a part of a state in the caller's layout, and how it is derived."""
-    rows = plan.num_layers * plan.directions
-    formula = "2*num_layers" if plan.directions == 2 else "num_layers"
-    units, name = (plan.output_size, plan.unit_formula) if part == "h" else (plan.hidden_size, "hidden_size")
-    if extent.layout == "unbatched":
-        return (rows, units), f"({formula}, {name})"
-    return (rows, extent.B, units), f"({formula}, B, {name})"
+def read_out(form: Form, extent: Extent, out: Any, others: Sequence[tuple[str, Any]]) -> Outputs:
+    """The caller's output array, or pair of arrays for merge=None, as (..., T, B, width)."""
+    if extent.layout == "list":
+        raise _validate.out_for_list(form.owner)
+    named = [("out", out)]
+    if len(form.widths) == 2:
+        named = list(zip(("out[0]", "out[1]"), _validate.pair(form.owner, "out", out), strict=True))
+    outputs = []
+    for k, ((name, given), width) in enumerate(zip(named, form.widths, strict=True)):
+        shape, formula = output_shape(form, extent, width)
+        array = _validate.out(form.owner, name, given, shape, formula, form.dtype, [*others, *named[:k]])
+        outputs.append(from_caller(form, extent, array))
+    return tuple(outputs)
 
 
-def read_state(
-    plan: Plan, extent: Extent, argument: str, state: Any, optional: bool = False
-) -> tuple[Array | None, ...] | None:
-    """The parts of a state, each (L*D, B, H), or None for all zeros."""
-    if state is None:
-        return None
-    shape, formula = state_shape(plan, extent, plan.parts[-1])
-    h_shape = state_shape(plan, extent, "h")
-    parts = _validate.state(plan.owner, argument, state, plan.parts, shape, formula, plan.dtype, optional, h_shape)
-    if extent.layout == "unbatched":
-        return tuple(None if part is None else part[:, None] for part in parts)
-    return parts
-
-
-def initial_state(
-    plan: Plan, extent: Extent, state: Any, learned: tuple[Array, ...] | None
-) -> tuple[Array | None, ...] | None:
-    """The state given, else the learned one for every row, else None for all zeros."""
-    if state is not None or learned is None:
-        return read_state(plan, extent, "state", state)
-    return tuple([np.broadcast_to(part[:, None], (len(part), extent.B, part.shape[1])) for part in learned])
-
-
-def state_to_caller(extent: Extent, parts: tuple[Array, ...]) -> Any:
-    """h, or (h, c), in the caller's layout."""
-    if extent.layout == "unbatched":
-        parts = tuple([part[:, 0] for part in parts])
-    return parts[0] if len(parts) == 1 else parts
-
-
-def read_out(plan: Plan, extent: Extent, out: Any, others: Sequence[tuple[str, Any]]) -> tuple[Array, ...]:
-    """The caller's output array, or pair of arrays for merge=None, as (T, B, width)."""
-    shape, formula = output_shape(plan, extent)
-    if plan.merge is not None:
-        array = _validate.out(plan.owner, "out", out, shape, formula, plan.dtype, others)
-        return (from_caller(plan, extent, array),)
-    first, second = _validate.pair(plan.owner, "out", out)
-    first = _validate.out(plan.owner, "out[0]", first, shape, formula, plan.dtype, others)
-    second = _validate.out(plan.owner, "out[1]", second, shape, formula, plan.dtype, [*others, ("out[0]", first)])
-    return from_caller(plan, extent, first), from_caller(plan, extent, second)
-
-
-def read_dy(plan: Plan, extent: Extent, dy: Any) -> tuple[Array | None, ...]:
-    """Gradients of the outputs as (T, B, width), each None where the caller has none."""
-    if plan.merge is not None:
-        return (_read_one_dy(plan, extent, "dy", dy),)
+def read_dy(form: Form, extent: Extent, dy: Any) -> tuple[Array | None, ...]:
+    """Gradients of the outputs as (..., T, B, width), each None where the caller has none."""
+    if len(form.widths) == 1:
+        return (_read_one_dy(form, extent, "dy", dy, form.widths[0]),)
     if dy is None:
         return None, None
-    first, second = _validate.pair(plan.owner, "dy", dy)
-    return _read_one_dy(plan, extent, "dy[0]", first), _read_one_dy(plan, extent, "dy[1]", second)
+    pair = _validate.pair(form.owner, "dy", dy)
+    return tuple([_read_one_dy(form, extent, f"dy[{k}]", d, form.widths[k]) for k, d in enumerate(pair)])
 
 
-def _read_one_dy(plan: Plan, extent: Extent, name: str, dy: Any) -> Array | None:
+def _read_one_dy(form: Form, extent: Extent, name: str, dy: Any, width: int) -> Array | None:
     if dy is None:
         return None
     if extent.layout == "list":
         assert extent.lengths is not None
         arrays = _validate.gradient_list(
-            plan.owner, name, dy, extent.lengths, plan.width, plan.width_formula, plan.dtype
+            form.owner, name, dy, extent.lengths, width, form.width_formula, form.dtype, form.lead
         )
         # What is past a sequence's end is read only where outputs are held, and there it is nobody's.
-        padded = (empty if extent.held is None else np.zeros)((extent.T, extent.B, plan.width), plan.dtype)
+        padded = (np.zeros if extent.hold else empty)((*form.lead, extent.T, extent.B, width), form.dtype)
         for b, array in enumerate(arrays):
-            padded[: len(array), b] = array
+            padded[..., : array.shape[-2], b, :] = array
         return padded
-    array = _validate.floats(plan.owner, name, dy, plan.dtype, rows=True)
-    shape, formula = output_shape(plan, extent)
-    _validate.exact_shape(plan.owner, name, array, shape, formula)
-    return from_caller(plan, extent, array)
+    array = _validate.floats(form.owner, name, dy, form.dtype, rows=True)
+    shape, formula = output_shape(form, extent, width)
+    _validate.exact_shape(form.owner, name, array, shape, formula)
+    return from_caller(form, extent, array)
 
 
-# ---- forward --------------------------------------------------------------------------------------------------------
+# ---- two directions -------------------------------------------------------------------------------------------------
 
 
-def infer(
-    plan: Plan,
-    weights: list[_core.Weights],
-    x: Any,
-    state: Any,
-    lengths: Any,
-    mask: Any = None,
-    reset: Any = None,
-    past_end: Any = "zero",
-    out: Any = None,
-    learned: tuple[Array, ...] | None = None,
-) -> tuple[Any, Any]:
-    """Outputs and final state; keeps nothing."""
-    if (  # the usual call; whatever else there is between x and y must not come here
-        plan.ways == (False,)
-        and state is lengths is mask is reset is out is learned is None
-        and past_end == "zero"
-        and (results := _core.infer(weights, x, plan.batch_first)) is not None
-    ):
-        return results
-    inputs, extent, schedule = read_sequence(plan, x, lengths, mask, reset, past_end)
-    state_0 = None if state is None and learned is None else initial_state(plan, extent, state, learned)
-    if out is None:
-        outputs = _new_outputs(plan, extent)
-        state_n, _ = _forward(plan, weights, inputs, extent, schedule, state_0, outputs, None, 0.0)
-        return _outputs_to_caller(plan, extent, outputs), state_to_caller(extent, state_n)
-    if extent.layout == "list":
-        raise _validate.out_for_list(plan.owner)
-    parts = state if isinstance(state, (tuple, list)) else (state,)
-    others = [("x", x), *((f"state {p}", s) for p, s in zip(plan.parts, parts, strict=False))]
-    outputs = read_out(plan, extent, out, others)
-    state_n, _ = _forward(plan, weights, inputs, extent, schedule, state_0, outputs, None, 0.0)
-    return (out if plan.merge is not None else tuple(out)), state_to_caller(extent, state_n)
-
-
-def train(
-    plan: Plan,
-    weights: list[_core.Weights],
-    x: Any,
-    state: Any,
-    lengths: Any,
-    mask: Any,
-    reset: Any,
-    past_end: Any,
-    dropout: float,
-    rng: np.random.Generator,
-    rates: Rates,
-    given: Mapping[str, Any],
-    learned: tuple[Array, ...] | None = None,
-) -> tuple[Any, Any, Extent, list[Record], bool, Masks]:
-    """Outputs, final state, and what backward needs; then whether `x` was tokens, and the masks of the steps."""
-    inputs, extent, schedule = read_sequence(plan, x, lengths, mask, reset, past_end)
-    state_0 = initial_state(plan, extent, state, learned)
-    outputs = _new_outputs(plan, extent)
-    shapes = masks.shapes(plan.num_layers * plan.directions, extent.T, extent.B, plan.units, ())
-    names = ("recurrent_dropout", "zoneout_h", "zoneout_c")
-    settled = masks.settle(plan.owner, rates, given, shapes, names, rng)
-    each = masks.for_kernels(settled, rates, plan.num_layers * plan.directions, plan.dtype)
-    state_n, records = _forward(plan, weights, inputs, extent, schedule, state_0, outputs, rng, dropout, each)
-    y = _outputs_to_caller(plan, extent, outputs)
-    return y, state_to_caller(extent, state_n), extent, records, inputs.ndim == 2, settled
-
-
-def _new_outputs(plan: Plan, extent: Extent) -> tuple[Array, ...]:
-    if plan.merge is None:
-        return new_sequence(plan, extent, plan.width), new_sequence(plan, extent, plan.width)
-    return (new_sequence(plan, extent, plan.width),)
-
-
-def _outputs_to_caller(plan: Plan, extent: Extent, outputs: tuple[Array, ...]) -> Any:
-    if len(outputs) == 1:
-        return to_caller(plan, extent, outputs[0])
-    return tuple(to_caller(plan, extent, y) for y in outputs)
-
-
-def _forward(
-    plan: Plan,
-    weights: list[_core.Weights],
-    x: Array,
-    extent: Extent,
-    schedule: _core.Schedule,
-    state_0: tuple[Array | None, ...] | None,
-    outputs: tuple[Array, ...],
-    rng: np.random.Generator | None,
-    dropout: float,
-    step_masks: Iterator[Any] = itertools.repeat(None),  # noqa: B008  an endless one has no state
-) -> tuple[tuple[Array, ...], list[Record]]:
-    """Run all layers. A tape is kept if there is an `rng`, that is, when training."""
-    T, B = extent.T, extent.B
-    L, D, dtype = plan.num_layers, plan.directions, plan.dtype
-    training = rng is not None
-    state_n = tuple([empty((L * D, B, units), dtype) for units in plan.units])
-    records: list[Record] = []
-    for layer in range(1, L + 1):
-        ys = outputs if layer == L else (empty((T, B, plan.inner_width), dtype),)
-        factors = None
-        if D == 1:
-            i = layer - 1
-            s, s_n = _rows(state_0, i), _rows(state_n, i)
-            tapes = [
-                _core.forward(
-                    *(weights[i], x, s, ys[0], s_n, schedule, plan.ways[0], training, next(step_masks))  # type: ignore[arg-type]
-                )
-            ]
-            _hold(plan, extent, ys if layer == L else ())
-        else:
-            merge = plan.merge if layer == L else plan.inner_merge
-            buffers = _direction_buffers(merge, ys, T, B, plan.output_size, training)
-            i, j = 2 * layer - 2, 2 * layer - 1
-            both = weights[i], weights[j]
-            starts, ends = (_rows(state_0, i), _rows(state_0, j)), (_rows(state_n, i), _rows(state_n, j))
-            drops = next(step_masks), next(step_masks)
-            tapes = _core.forward_both(both, x, starts, buffers, ends, schedule, training, drops)  # type: ignore[arg-type]
-            _hold(plan, extent, buffers if layer == L else ())
-            factors = _join(merge, ys, buffers, training)
-        x = ys[0]
-        if rng is not None:
-            dropped = None
-            scale = 1.0 / (1.0 - dropout)
-            if dropout and layer < L:
-                # float32 draws whatever the dtype, so that layers of both dtypes drop the same units.
-                dropped = rng.random(x.shape, np.float32) < dropout
-                _drop(x, dropped, scale)
-            records.append(Record(tuple(tapes), factors, dropped, scale))  # type: ignore[arg-type]
-    return state_n, records
-
-
-def _rows(state: tuple[Array | None, ...] | None, i: int) -> tuple[Array | None, ...] | None:
-    """One layer and direction's parts of a state, (B, H) each."""
-    return None if state is None else tuple([None if part is None else part[i] for part in state])
-
-
-def _hold(plan: Plan, extent: Extent, ys: tuple[Array, ...]) -> None:
-    """With past_end="hold" fill the skipped steps of the last layer's directions; nobody reads those of lower ones."""
-    if extent.held is not None:
-        for y, reverse in zip(ys, plan.ways, strict=False):
-            extent.held.hold(y, reverse)
-
-
-def _sum_held(plan: Plan, extent: Extent, dys: tuple[Array | None, ...]) -> tuple[Array | None, ...]:
-    """Gradients of the last layer's directions, those of held outputs added to the steps they are from."""
-    if extent.held is None:
-        return dys
-    ways = zip(dys, plan.ways, strict=True)
-    return tuple([None if dy is None else extent.held.sum_held(dy, reverse) for dy, reverse in ways])
-
-
-def _direction_buffers(
-    merge: str | None, ys: tuple[Array, ...], T: int, B: int, H: int, training: bool
+def direction_buffers(
+    merge: str | None, outputs: Outputs, extent: Extent, widths: tuple[int, int], training: bool
 ) -> tuple[Array, Array]:
-    """Where both directions write: straight into the layer's output as far as that can be."""
+    """Where both directions write: straight into the outputs as far as that can be."""
     if merge is None:
-        return ys[0], ys[1]
-    y = ys[0]
+        first, second = outputs
+        return first, second
+    y = outputs[0]
     if merge == "concat":
-        return y[..., :H], y[..., H:]
+        return y[..., : widths[0]], y[..., widths[0] :]
     # Backward of a product needs both factors, which must not be the caller's array.
-    first = empty((T, B, H), y.dtype) if training and merge == "mul" else y
-    return first, empty((T, B, H), y.dtype)
+    first = empty((extent.T, extent.B, widths[0]), y.dtype) if training and merge == "mul" else y
+    return first, empty((extent.T, extent.B, widths[1]), y.dtype)
 
 
-def _join(
-    merge: str | None, ys: tuple[Array, ...], buffers: tuple[Array, ...], training: bool
-) -> tuple[Array, Array] | None:
-    """Merge both directions into ys[0]; the factors of a product are handed back when training."""
+def join(merge: str | None, outputs: Outputs, buffers: tuple[Array, ...], training: bool) -> tuple[Array, Array] | None:
+    """Merge both directions into the outputs; the factors of a product are handed back when training."""
     if merge is None or merge == "concat":
         return None
-    y, (first, second) = ys[0], buffers
+    y, (first, second) = outputs[0], buffers
     with np.errstate(all="ignore"):  # relu's infinities are the caller's business, as they are within the kernels
         if merge == "mul":
             np.multiply(first, second, out=y)
@@ -521,11 +465,113 @@ def _join(
     return None
 
 
-def _drop(array: Array, dropped: NDArray[np.bool_], scale: float) -> None:
-    """Dropout, forward and backward: in place; what is dropped becomes zero even if it was infinite."""
-    with np.errstate(all="ignore"):
-        array *= scale
-    np.copyto(array, 0.0, where=dropped)
+def split(
+    merge: str | None, dys: tuple[Array | None, ...], factors: tuple[Array, Array] | None, width: int
+) -> tuple[Array | None, Array | None]:
+    """Gradients of both directions from that of the merged output; `width` is the first one's."""
+    if merge is None:
+        return dys[0], dys[1]
+    d = dys[0]
+    if d is None:
+        return None, None
+    if merge == "concat":
+        return d[..., :width], d[..., width:]
+    if merge == "sum":
+        return d, d
+    with np.errstate(all="ignore"):  # past a row's end there may be anything
+        if merge == "mean":
+            half = d * d.dtype.type(0.5)
+            return half, half
+        assert factors is not None
+        return d * factors[1], d * factors[0]
+
+
+# ---- dropout --------------------------------------------------------------------------------------------------------
+
+
+class Drop:
+    """Dropout between two layers: what became zero, and what the rest was multiplied with."""
+
+    __slots__ = ("dropped", "scale")
+
+    def __init__(self, dropout: float, rng: np.random.Generator, x: Array) -> None:
+        # float32 draws whatever the dtype, so that layers of both dtypes drop the same units.
+        self.dropped = rng.random(x.shape, np.float32) < dropout
+        self.scale = 1.0 / (1.0 - dropout)
+
+    def __call__(self, array: Array) -> None:
+        """Outputs, or their gradients, in place; what is dropped becomes zero even if it was infinite."""
+        with np.errstate(all="ignore"):
+            array *= self.scale
+        np.copyto(array, 0.0, where=self.dropped)
+
+    @property
+    def nbytes(self) -> int:
+        return self.dropped.nbytes
+
+
+# ---- forward --------------------------------------------------------------------------------------------------------
+
+
+class Record(NamedTuple):
+    """What backward needs of one layer."""
+
+    tapes: tuple[_core.Tape, ...]  # one for each direction
+    factors: tuple[Array, Array] | None = None  # both outputs, of merge="mul"
+    drop: Drop | None = None  # of this layer's output
+
+    @property
+    def nbytes(self) -> int:
+        factors = 0 if self.factors is None else sum(array.nbytes for array in self.factors)
+        return sum(tape.nbytes for tape in self.tapes) + factors + (0 if self.drop is None else self.drop.nbytes)
+
+
+def forward(
+    plan: Plan,
+    weights: list[_core.Weights],
+    x: Array,
+    state_0: tuple[Array | None, ...] | None,
+    extent: Extent,
+    outputs: Outputs,
+    keep: bool = False,
+    dropout: float = 0.0,
+    rng: np.random.Generator | None = None,
+    step_masks: Iterator[Any] = itertools.repeat(None),  # noqa: B008  an endless one has no state
+) -> Run[tuple[tuple[Array, ...], list[Record]]]:
+    """Run all layers of one layer object; what backward needs is kept only if asked for."""
+    T, B, schedule = extent.T, extent.B, extent.schedule
+    L, D, dtype = plan.num_layers, plan.directions, plan.dtype
+    state_n = tuple([empty((L * D, B, units), dtype) for units in plan.units])
+    records: list[Record] = []
+    for layer in range(L):
+        last = layer == L - 1
+        ys: tuple[Array, ...] = outputs if last else (empty((T, B, plan.inner_width), dtype),)
+        merge = plan.merge if last else plan.inner_merge
+        buffers = ys if D == 1 else direction_buffers(merge, ys, extent, (plan.output_size,) * 2, keep)
+        rows = range(layer * D, (layer + 1) * D)
+        # By direction: arguments of `_core.forward`.
+        tapes = yield [
+            (weights[i], x, _rows(state_0, i), y, _rows(state_n, i), schedule, reverse, next(step_masks))
+            for i, y, reverse in zip(rows, buffers, plan.ways, strict=True)
+        ]
+        if extent.hold and last:  # nobody reads the skipped steps of lower layers
+            for y, reverse in zip(buffers, plan.ways, strict=True):
+                schedule.hold(y, reverse)
+        factors = None if D == 1 else join(merge, ys, buffers, keep)
+        x = ys[0]
+        if keep:
+            drop = None
+            if dropout and not last:
+                assert rng is not None
+                drop = Drop(dropout, rng, x)
+                drop(x)
+            records.append(Record(tuple(tapes), factors, drop))
+    return state_n, records
+
+
+def _rows(state: tuple[Array | None, ...] | None, i: int) -> tuple[Array | None, ...] | None:
+    """One layer and direction's parts of a state, (B, H) each."""
+    return None if state is None else tuple([None if part is None else part[i] for part in state])
 
 
 # ---- backward -------------------------------------------------------------------------------------------------------
@@ -539,7 +585,7 @@ def backward(
     dstate_n: tuple[Array | None, ...] | None,
     dx: Array | None,
     shapes: Sequence[tuple[int, ...]],
-) -> tuple[tuple[Array, ...], list[Array]]:
+) -> Run[tuple[tuple[Array, ...], list[Array]]]:
     """Gradients of the initial state and of all parameters (of `shapes`, in order); that of x goes into `dx`."""
     L, D, dtype = plan.num_layers, plan.directions, plan.dtype
     dstate_0 = tuple([empty((L * D, extent.B, units), dtype) for units in plan.units])
@@ -548,46 +594,33 @@ def backward(
     no_state = (None,) * len(plan.parts)
     for layer in reversed(range(L)):
         record = records[layer]
-        merge = plan.merge if layer == L - 1 else plan.inner_merge
+        if D == 2:
+            merge = plan.merge if layer == L - 1 else plan.inner_merge
+            dys = split(merge, dys, record.factors, plan.output_size)
+        if extent.hold and layer == L - 1:  # the gradients of held outputs belong to the steps they are from
+            ways = zip(dys, plan.ways, strict=True)
+            dys = tuple([None if dy is None else extent.schedule.sum_held(dy, reverse) for dy, reverse in ways])
         d_inputs = dx if layer == 0 else empty((extent.T, extent.B, plan.inner_width), dtype)
-        # By direction: gradients of the states after and before, and of the parameters.
-        rows = range(layer * D, (layer + 1) * D)
-        after = [tuple([None if part is None else part[i] for part in dstate_n or no_state]) for i in rows]
-        before = [tuple([part[i] for part in dstate_0]) for i in rows]
-        params = [plan.kind.placed(dparams[i * each : (i + 1) * each]) for i in rows]
-        if D == 1:
-            (d,) = _sum_held(plan, extent, dys) if layer == L - 1 else dys
-            _core.backward(record.tapes[0], d, after[0], d_inputs, False, before[0], params[0])
-        else:
-            d_both = _split(merge, dys, record.factors, plan.output_size)
-            if layer == L - 1:
-                d_both = _sum_held(plan, extent, d_both)  # type: ignore[assignment]
-            _core.backward_both(record.tapes, d_both, tuple(after), d_inputs, tuple(before), tuple(params))  # type: ignore[arg-type]
+        # By direction: arguments of `_core.backward`; the second adds to the first one's gradient of x.
+        yield [
+            (
+                *(tape, dy, _rows(dstate_n, i) or no_state, d_inputs, i > layer * D, _rows(dstate_0, i)),
+                plan.kind.placed(dparams[i * each : (i + 1) * each]),
+            )
+            for i, tape, dy in zip(range(layer * D, (layer + 1) * D), record.tapes, dys, strict=True)
+        ]
         if layer > 0:
             assert d_inputs is not None
-            below = records[layer - 1]
-            if below.dropped is not None:
-                _drop(d_inputs, below.dropped, below.scale)
+            if (drop := records[layer - 1].drop) is not None:
+                drop(d_inputs)
             dys = (d_inputs,)
     return dstate_0, dparams
 
 
-def _split(
-    merge: str | None, dys: tuple[Array | None, ...], factors: tuple[Array, Array] | None, H: int
-) -> tuple[Array | None, Array | None]:
-    """Gradients of both directions from that of the merged output."""
-    if merge is None:
-        return dys[0], dys[1]
-    d = dys[0]
-    if d is None:
-        return None, None
-    if merge == "concat":
-        return d[..., :H], d[..., H:]
-    if merge == "sum":
-        return d, d
-    with np.errstate(all="ignore"):  # past a row's end there may be anything
-        if merge == "mean":
-            half = d * d.dtype.type(0.5)
-            return half, half
-        assert factors is not None
-        return d * factors[1], d * factors[0]
+def add_up(parts: Sequence[Array | None]) -> None:
+    """The gradient of what several runs read, in the first one's memory."""
+    total, *others = parts
+    with np.errstate(all="ignore"):
+        for other in others:
+            if total is not None and other is not None:
+                total += other

@@ -1,0 +1,362 @@
+"""How everything is called that behaves like a layer: `RNN`, `GRU` and `LSTM`, groups of layers, and frozen ones.
+
+Here arguments are read and results handed out, once for all of them. What they do in between is their `_run`, which
+speaks of time-major arrays alone, and which a group puts together from those of its members.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple, NoReturn, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import unroll
+from .tape import Kept, Tape
+from .unroll import Extent, Form, Outputs, Run, Steps
+
+Array = NDArray[Any]
+
+
+class Mode(NamedTuple):
+    """What a run is for."""
+
+    keep: bool = False  # what backward, or `inspect`, reads afterwards
+    drop: bool = False  # all kinds of dropout act
+    masks: Mapping[str, Any] = {}  # the caller's, instead of drawn ones
+
+    def of(self, member: str) -> Mode:
+        """The mode of a group's member."""
+        if not self.masks:
+            return self
+        prefix = f"{member}."
+        return self._replace(masks={n.removeprefix(prefix): m for n, m in self.masks.items() if n.startswith(prefix)})
+
+
+INFER, LOOK = Mode(), Mode(keep=True)
+
+
+class Runnable(Protocol):
+    """What a call needs of a layer."""
+
+    @property
+    def _plan(self) -> Form: ...
+
+    def _run(self, x: Array, state: Any, extent: Extent, outputs: Outputs, mode: Mode) -> Run[tuple[Any, Kept | None]]:
+        """Writes the outputs; returns the final state, in the form of `Form.read_state`, and what is kept."""
+
+
+def infer(layer: Runnable, x: Any, state: Any, steps: Steps, out: Any = None) -> tuple[Any, Any]:
+    """Outputs and final state; keeps nothing."""
+    form = layer._plan
+    inputs, extent = unroll.read_sequence(form, x, steps)
+    state_0 = form.read_state(extent, "state", state)
+    if out is None:
+        outputs = unroll.new_outputs(form, extent)
+    else:
+        outputs = unroll.read_out(form, extent, out, [("x", x), *form.state_arrays("state", state)])
+    state_n, _ = unroll.finish(layer._run(inputs, state_0, extent, outputs, INFER), unroll.infer_all)
+    if out is None:
+        y = unroll.outputs_to_caller(form, extent, outputs)
+    else:
+        y = out if len(outputs) == 1 else tuple(out)
+    return y, form.state_to_caller(extent, state_n)
+
+
+class SequenceLayer:
+    """Base of `RNN`, `GRU`, `LSTM`, `Stack`, `Bidirectional` and `Ensemble`: what is done with sequences.
+
+    The state of an RNN or a GRU is h, that of an LSTM the pair (h, c), each (L*D, B, H), unbatched (L*D, H), where D is
+    2 if bidirectional and 1 otherwise. A group's state is a tuple of its members' states; that of an `Ensemble`, whose
+    members have all the same, has an axis of E before its arrays' own ones, as its outputs have.
+    """
+
+    _plan: Form
+
+    def _run(self, x: Array, state: Any, extent: Extent, outputs: Outputs, mode: Mode) -> Run[tuple[Any, Kept | None]]:
+        raise NotImplementedError
+
+    def _turned(self) -> Self:
+        """The same one-way layer, its parameters and rng included, running from the last step to the first."""
+        raise NotImplementedError
+
+    def _quick(self, x: Any) -> tuple[Any, Any] | None:
+        """The usual call, from zero states over plain arrays, where there is a shorter way to its results."""
+        return None
+
+    def __call__(
+        self,
+        x: Any,
+        state: Any = None,
+        *,
+        lengths: Any = None,
+        mask: Any = None,
+        reset: Any = None,
+        past_end: str = "zero",
+    ) -> tuple[Any, Any]:
+        """Run over whole sequences; keeps nothing for a backward pass, and never drops out.
+
+        Parameters
+        ----------
+        x : array-like, or list of arrays
+            Floats of shape (T, B, I), with ``batch_first`` (B, T, I), or unbatched (T, I); or integer tokens of shape
+            (T, B), (B, T) or (T,), each a one-hot vector; or a list of (T_i, I) arrays or of (T_i,) tokens. Arrays of
+            the layer's dtype are read in place, whatever their strides; others are cast, which costs a copy. Of a list
+            (or tuple) of arrays a padded copy is made.
+        state : array-like, tuple of states, or None
+            Initial state: h, for LSTM (h, c), each (L*D, B, H), unbatched (L*D, H), where D is 2 if bidirectional and 1
+            otherwise; for a group a tuple of its members' states. None is all zeros, or with ``learned_state`` the
+            learned one.
+        lengths : integers (B,) or None
+            Valid steps of each row, 0 to T, in any order. None is T for all.
+        mask : bool (B, T), also if not ``batch_first``; or None
+            False skips a step: nothing is read, the state passes through, the cost is none. Steps past a row's length
+            are skipped whatever the mask says. (T,) for an unbatched `x`, a list of (T_i,) arrays for a list.
+        reset : bool (T, B), with ``batch_first`` (B, T); or None
+            True cuts the row before that step: what follows starts from the row's initial state again (the reverse
+            direction cuts at the same place), also when that step itself is skipped. At the first step it means
+            nothing. (T,) for an unbatched `x`, a list of (T_i,) arrays for a list.
+        past_end : "zero" or "hold"
+            What outputs are at skipped steps: zero, or those of the step before in running order, as in Keras (zero
+            before the first).
+
+        Returns
+        -------
+        y : ndarray, list of ndarray, or pair of these
+            Outputs of the last layer, (T, B, D*H) or (T, B, H) depending on ``merge``, in the layout of `x`; of an
+            `Ensemble` after an axis of E. For a list a list of (T_i, ...) arrays; for ``merge=None`` a pair (forward,
+            reverse).
+        state : ndarray or tuple of states
+            State after each row's last valid step (of the reverse direction, and with ``backwards``: after its first),
+            in the form of the initial one.
+
+        Raises
+        ------
+        TypeError
+            An argument is of the wrong kind or dtype.
+        ValueError
+            A shape or a value is wrong, or a parameter was replaced by one that does not fit.
+        IndexError
+            A token is outside [0, input_size).
+
+        Notes
+        -----
+        The parameters are packed for the CPU anew at each call, as they may have changed; ``freeze()`` packs them once.
+
+        Examples
+        --------
+        >>> import fusedrnn, numpy as np
+        >>> layer = fusedrnn.LSTM(3, 5, num_layers=2)
+        >>> y, (h, c) = layer(np.zeros((7, 2, 3), np.float32), lengths=[7, 4])
+        >>> y.shape, h.shape, c.shape
+        ((7, 2, 5), (2, 2, 5), (2, 2, 5))
+        """
+        steps = Steps(lengths, mask, reset, past_end)
+        if state is None and steps.all and (results := self._quick(x)) is not None:
+            return results
+        return infer(self, x, state, steps)
+
+    def forward(
+        self,
+        x: Any,
+        state: Any = None,
+        *,
+        lengths: Any = None,
+        mask: Any = None,
+        reset: Any = None,
+        past_end: str = "zero",
+        masks: Mapping[str, Any] | None = None,
+    ) -> tuple[Any, Any, Tape]:
+        """Run as in training: all kinds of dropout act, and what the backward pass needs is kept.
+
+        Parameters
+        ----------
+        x, state, lengths, mask, reset, past_end
+            As for calling the layer.
+        masks : mapping of str to bool arrays, or None
+            Masks to use instead of drawing them from ``rng``, for options that are on: ``"recurrent_dropout"``
+            (L*D, B, H) and ``"weight_dropout"`` (L*D, G*H, H), True where something stays (and is scaled by
+            1 / (1 - p)); ``"zoneout_h"`` and ``"zoneout_c"`` (L*D, T, B, H), True where a unit keeps its old value.
+            With a projection, h and the columns of weight_hh have proj_size units. Those of a group's members have
+            their prefix: ``"0.zoneout_h"``. ``tape.masks`` are those used.
+
+        Returns
+        -------
+        y, state
+            As for calling the layer.
+        tape : Tape
+            ``tape.backward(dy, dstate)`` gives the gradients.
+
+        Raises
+        ------
+        TypeError, ValueError, IndexError
+            As for calling the layer.
+
+        Examples
+        --------
+        >>> import fusedrnn, numpy as np
+        >>> layer = fusedrnn.GRU(3, 5, rng=0)
+        >>> y, h, tape = layer.forward(np.ones((7, 2, 3), np.float32))
+        >>> grads = tape.backward(dy=2 * y)  # of the sum of squares of y
+        >>> for name, w in layer.params.items():
+        ...     w -= 0.01 * grads.params[name]
+        """
+        form = self._plan
+        given = self._given_masks(masks)
+        inputs, extent = unroll.read_sequence(form, x, Steps(lengths, mask, reset, past_end))
+        state_0 = form.read_state(extent, "state", state)
+        outputs = unroll.new_outputs(form, extent)
+        run = self._run(inputs, state_0, extent, outputs, Mode(True, True, given))
+        state_n, kept = unroll.finish(run, unroll.train_all)
+        assert kept is not None
+        y = unroll.outputs_to_caller(form, extent, outputs)
+        return y, form.state_to_caller(extent, state_n), Tape(form, extent, kept, tokens=inputs.ndim == 2)
+
+    def _given_masks(self, masks: Any) -> Mapping[str, Any]:
+        """The caller's masks, their names checked."""
+        raise NotImplementedError
+
+    def inspect(self, x: Any, state: Any = None, *, lengths: Any = None, mask: Any = None, reset: Any = None) -> Any:
+        """What goes on inside: the outputs of every layer and direction, c and all gates at every step.
+
+        Parameters
+        ----------
+        x, state, lengths, mask, reset
+            As for calling the layer. Nothing is dropped.
+
+        Returns
+        -------
+        Inspection
+            ``outputs``, ``c`` and ``gates``. Of a `Stack` or `Bidirectional` a tuple of what its members show; of an
+            `Ensemble` what one net shows, each array with an axis of E before its own ones.
+
+        Raises
+        ------
+        TypeError, ValueError, IndexError
+            As for calling the layer.
+
+        Notes
+        -----
+        For looking, not for speed. Outputs and c are the kernels' own; gates are computed from them by the functions of
+        `fusedrnn.reference`, and may differ from the kernels' in the last bits.
+
+        Examples
+        --------
+        >>> import fusedrnn, numpy as np
+        >>> seen = fusedrnn.LSTM(3, 5, num_layers=2).inspect(np.ones((7, 4, 3), np.float32))
+        >>> seen.outputs.shape, seen.c.shape, {name: gate.shape for name, gate in seen.gates.items()}["f"]
+        ((2, 7, 4, 5), (2, 7, 4, 5), (2, 7, 4, 5))
+        """
+        from .inspection import inspect  # with it comes the reference, which calls do without
+
+        return inspect(self, x, state, Steps(lengths, mask, reset))
+
+
+class Frozen:
+    """Base of what ``freeze()`` makes: immutable, picklable, safe to call from many threads.
+
+    Attributes
+    ----------
+    params : mapping of str to ndarray
+        What was packed, read-only. Kept for pickling, besides the packed weights.
+    precision : str
+        "float32" or "float64".
+    isa : str
+        The instruction set that the weights are packed for: the one that was current when the object was made.
+    nbytes : int
+        Bytes of packed weights and parameters.
+    """
+
+    __slots__ = ("__weakref__", "_description", "precision")
+
+    # Equality is by value, as for layers.
+    __hash__: ClassVar[None]  # type: ignore[assignment]
+
+    _description: str
+    precision: str
+
+    @property
+    def _plan(self) -> Form:
+        raise NotImplementedError
+
+    def _run(self, x: Array, state: Any, extent: Extent, outputs: Outputs, mode: Mode) -> Run[tuple[Any, Kept | None]]:
+        raise NotImplementedError
+
+    def _turned(self) -> Self:
+        """A frozen layer in a direction of its own was turned before it was frozen."""
+        return self
+
+    def _quick(self, x: Any) -> tuple[Any, Any] | None:
+        """As of `SequenceLayer`."""
+        return None
+
+    def __call__(
+        self,
+        x: Any,
+        state: Any = None,
+        *,
+        lengths: Any = None,
+        mask: Any = None,
+        reset: Any = None,
+        past_end: str = "zero",
+        out: Any = None,
+    ) -> tuple[Any, Any]:
+        """Run over whole sequences: the bits of the layer that was frozen.
+
+        Parameters
+        ----------
+        x, state, lengths, mask, reset, past_end
+            As for calling a layer.
+        out : ndarray, pair of ndarray, or None
+            Where to write ``y``: of its shape and dtype, with contiguous last axis, sharing no memory with `x` or
+            `state`. A pair for ``merge=None``. Not for list input.
+
+        Returns
+        -------
+        y, state
+            As for calling a layer; ``y is out`` if that was given.
+
+        Raises
+        ------
+        TypeError, ValueError, IndexError
+            As for calling a layer; ValueError also if `out` does not fit, is read-only, or overlaps an input.
+        """
+        steps = Steps(lengths, mask, reset, past_end)
+        if state is out is None and steps.all and (results := self._quick(x)) is not None:
+            return results
+        return infer(self, x, state, steps, out)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """dtype of inputs, outputs and states."""
+        return self._plan.dtype
+
+    @property
+    def input_size(self) -> int:
+        """I."""
+        return self._plan.input_size
+
+    @property
+    def batch_first(self) -> bool:
+        """Whether x and y are (B, T, ...)."""
+        return self._plan.batch_first
+
+    def __setattr__(self, name: str, value: Any) -> NoReturn:
+        raise AttributeError(f"frozen {self._plan.owner}: {name} cannot be set; frozen layers do not change")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"frozen {self._plan.owner}: {name} cannot be deleted; frozen layers do not change")
+
+    def __repr__(self) -> str:
+        return f"<frozen {self._description}, {self.precision}, {self.isa}>"
+
+    @property
+    def isa(self) -> str:
+        raise NotImplementedError
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
