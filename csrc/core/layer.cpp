@@ -191,8 +191,8 @@ TeamShape choose_team(const Workload& load, Index most) {
   return shape;
 }
 
-// Calls side by side need not meet at all, but every core then reads all weights of its call: it pays while those fit its
-// cache. Beyond, each call in turn is split over all cores, which hold its weights together.
+// Calls side by side need not meet at all, but every core then reads all weights of its call: it pays while those fit
+// its cache. Beyond, each call in turn is split over all cores, which hold its weights together.
 bool fits_core(const Workload& load) { return load.steps > 0 && load.weight_bytes <= kCoreCache; }
 
 // Several calls that do not depend on each other: those to run side by side, the longest first.
@@ -213,8 +213,8 @@ void run_team(std::vector<TeamWork> works, Interrupt interrupt) {
   if (!run_teams(std::move(works), interrupt.check, interrupt.argument)) throw Interrupted();
 }
 
-// As many calls as there are threads, or several times as many, take a thread each, one call after the other; those that
-// are left over share the threads among them.
+// As many calls as there are threads, or several times as many, take a thread each, one call after the other; those
+// that are left over share the threads among them.
 void run_side_by_side(const std::vector<Work>& works, const std::vector<Workload>& loads,
                       const std::vector<std::size_t>& chosen, Interrupt interrupt) {
   const std::size_t threads = size(num_threads()), left = chosen.size() % threads;

@@ -215,8 +215,8 @@ class BackwardCall {
   Buffer memory_, dx_;
 };
 
-// Run calls that do not depend on each other, but for adding to one dx in their order: side by side where that is quicker.
-// Throws Interrupted.
+// Run calls that do not depend on each other, but for adding to one dx in their order: side by side where that is
+// quicker. Throws Interrupted.
 template <class T>
 void run_forward(std::vector<ForwardCall<T>>& calls, Interrupt interrupt);
 template <class T>

@@ -152,10 +152,11 @@ class SequenceLayer:
         >>> y.shape, h.shape, c.shape
         ((7, 2, 5), (2, 2, 5), (2, 2, 5))
         """
-        steps = Steps(lengths, mask, reset, past_end)
-        if state is None and steps.all and (results := self._quick(x)) is not None:
-            return results
-        return infer(self, x, state, steps)
+        if state is lengths is mask is reset is None and past_end == "zero":  # as quickly as can be
+            results = self._quick(x)
+            if results is not None:
+                return results
+        return infer(self, x, state, Steps(lengths, mask, reset, past_end))
 
     def forward(
         self,
@@ -322,10 +323,11 @@ class Frozen:
         TypeError, ValueError, IndexError
             As for calling a layer; ValueError also if `out` does not fit, is read-only, or overlaps an input.
         """
-        steps = Steps(lengths, mask, reset, past_end)
-        if state is out is None and steps.all and (results := self._quick(x)) is not None:
-            return results
-        return infer(self, x, state, steps, out)
+        if state is lengths is mask is reset is out is None and past_end == "zero":  # as quickly as can be
+            results = self._quick(x)
+            if results is not None:
+                return results
+        return infer(self, x, state, Steps(lengths, mask, reset, past_end), out)
 
     @property
     def dtype(self) -> np.dtype[Any]:

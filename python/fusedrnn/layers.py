@@ -192,7 +192,7 @@ class RecurrentLayer(SequenceLayer, Parameterized):
         return _core.infer(pack(self._plan.kind, self._arrays(), False, self._plan.zoneout), x, self.batch_first)
 
     def _given_masks(self, masks: Any) -> Mapping[str, Any]:
-        return _validate.mask_names(self._plan.owner, masks, self._rates.by_name())
+        return {} if masks is None else _validate.mask_names(self._plan.owner, masks, self._rates.by_name())
 
     def _run(
         self, x: Array, state: Any, extent: Extent, outputs: Outputs, mode: Mode
@@ -201,7 +201,7 @@ class RecurrentLayer(SequenceLayer, Parameterized):
         arrays, learned = plan.split_learned(self._arrays())
         rows, rates = plan.num_layers * plan.directions, self._rates
         used: Masks = {}
-        if mode.drop:
+        if mode.drop and rates.any:
             shapes = masks.shapes(rows, extent.T, extent.B, plan.units, arrays[1].shape)
             used = masks.settle(plan.owner, rates, mode.masks, shapes, self.rng)
         factors = masks.weight_factors(used, rates, plan.dtype)

@@ -5,6 +5,7 @@ The masks are arrays of bools, drawn from the layer's ``rng`` or given by the ca
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -23,6 +24,11 @@ class Rates(NamedTuple):
     recurrent_dropout: float
     weight_dropout: float
     zoneout: tuple[float, float]  # of h and c
+
+    @property
+    def any(self) -> bool:
+        """Whether training needs masks at all."""
+        return bool(self.recurrent_dropout or self.weight_dropout or self.zoneout != (0.0, 0.0))
 
     def by_name(self) -> dict[str, float]:
         """The rate of each mask that training can have."""
@@ -78,10 +84,9 @@ def for_kernels(
     """Of each layer and direction: factors of h in the recurrent product, and where h and c keep their old values."""
     scale = dtype.type(1.0 / (1.0 - rates.recurrent_dropout))
     recurrent, h, c = (masks.get(name) for name in ("recurrent_dropout", "zoneout_h", "zoneout_c"))
+    if recurrent is None and h is None and c is None:
+        yield from itertools.repeat(None)
     for i in range(directions):
-        if recurrent is None and h is None and c is None:
-            yield None
-            continue
         yield (
             None if recurrent is None else recurrent[i] * scale,
             None if h is None else h[i],

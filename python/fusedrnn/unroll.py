@@ -229,6 +229,16 @@ class Plan(Form):
     ) -> tuple[Array | None, ...] | None:
         if state is None:
             return None
+        given = (state,) if type(state) is ndarray else state
+        if type(given) is tuple and len(given) == len(self.units) and extent.layout == "batch":  # as quickly as can be
+            rows = self.num_layers * self.directions, extent.B
+            for array, units in zip(given, self.units, strict=True):
+                if type(array) is not ndarray or array.dtype is not self.dtype:
+                    break
+                if array.shape != (*rows, units) or not array.flags.carray:
+                    break
+            else:
+                return given
         shape, formula = self._state_shape(extent, self.parts[-1])
         h_shape = self._state_shape(extent, "h")
         parts = _validate.state(self.owner, argument, state, self.parts, shape, formula, self.dtype, optional, h_shape)
@@ -270,18 +280,14 @@ class Steps(NamedTuple):
     reset: Any = None
     past_end: Any = "zero"
 
-    @property
-    def all(self) -> bool:
-        """Whether nothing is said."""
-        return self.lengths is self.mask is self.reset is None and self.past_end == "zero"
-
 
 def read_sequence(form: Form, x: Any, steps: Steps) -> tuple[Array, Extent]:
     """`x` as (T, B, I) floats or (T, B) tokens, both checked; a view of the caller's array wherever that will do."""
     layout: Layout = "batch"
     tokens = False
     if type(x) is ndarray and x.dtype is form.dtype and x.ndim == 3 and x.shape[2] == form.input_size:
-        if steps.all:  # as quickly as can be
+        lengths, mask, reset, past_end = steps
+        if lengths is mask is reset is None and past_end == "zero":  # as quickly as can be
             if form.batch_first:
                 x = x.swapaxes(0, 1)
             T, B, _ = x.shape
