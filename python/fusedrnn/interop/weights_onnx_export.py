@@ -17,13 +17,15 @@ if TYPE_CHECKING:
 OPSET = 18
 IR_VERSION = 9
 
-#: Options that the operators have, too.
+#: Options that the operators have, too; and kinds of dropout, which do nothing outside training.
 KNOWN = (
     "num_layers",
     "nonlinearity",
     "bias",
     "batch_first",
     "dropout",
+    "recurrent_dropout",
+    "weight_dropout",
     "bidirectional",
     "merge",
     "dtype",
