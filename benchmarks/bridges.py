@@ -1,10 +1,10 @@
-"""What a training step costs through each bridge, beside the other library's own layer, interleaved in one run.
+"""What a training step costs through each bridge, beside our NumPy API and the other library's own layer, in one run.
 
     python benchmarks/bridges.py [--threads 1] [--rounds 15] [--shape 100 32 128 128] [--cpu-time]
 
 A step is forward and backward: gradients of the input and of all parameters, from a given gradient of the outputs.
-Both sides of a line compute the same, which is checked before anything is timed (of thinc's only the shapes, as its
-initial weights are others). Prints a Markdown table; docs/bridges.md holds one.
+All that stand in one line compute the same from the same arrays, which is checked before anything is timed (of thinc's
+only the shapes, as its initial weights are others). Prints a Markdown table; docs/bridges.md holds one.
 """
 
 import argparse
@@ -50,19 +50,19 @@ Step = Callable[[], Any]
 clock = time.process_time if arguments.cpu_time else time.perf_counter
 
 
-def numpy_step(name: str) -> Step:
-    layer = getattr(fusedrnn, name)(I, H, rng=0)
-
+def numpy_step(layer: Any, x: Any, dy: Any) -> Step:
     def step() -> Any:
-        _, _, tape = layer.forward(x)
-        return tape.backward(dy).x
+        results = layer.forward(x)
+        tape = results[2]
+        grads = tape.backward(dy)
+        tape.release()
+        return np.concatenate(grads.x) if isinstance(grads.x, list) else grads.x
 
     return step
 
 
-def torch_step(module: Any) -> Step:
-    name = module.__name__
-    layer = module(I, H)
+def torch_step(layer: Any) -> Step:
+    name = layer.mode.partition("_")[0]  # RNN_TANH
     params = getattr(fusedrnn, name)(I, H, rng=0).params
     layer.load_state_dict({key: torch.from_numpy(value) for key, value in params.items()})
     x_t, dy_t = torch.from_numpy(x).requires_grad_(), torch.from_numpy(dy)
@@ -70,11 +70,33 @@ def torch_step(module: Any) -> Step:
     def step() -> Any:
         layer.zero_grad()
         x_t.grad = None
-        y, _ = layer(x_t)
+        y = layer(x_t)[0]
         y.backward(dy_t)
         return x_t.grad.numpy()
 
     return step
+
+
+class Nothing(torch.autograd.Function):
+    """A node of torch's graph with the tensors of an LSTM and no work: a step of it is what torch itself takes."""
+
+    @staticmethod
+    def forward(ctx: Any, results: list[Any], grads: list[Any], *tensors: Any) -> tuple[Any, ...]:
+        ctx.grads = grads
+        ctx.set_materialize_grads(False)
+        return tuple(map(torch.from_numpy, results))
+
+    @staticmethod
+    def backward(ctx: Any, *dys: Any) -> tuple[Any, ...]:
+        return None, None, *map(torch.from_numpy, ctx.grads)
+
+
+class IdleLSTM(torch.nn.LSTM):
+    def forward(self, x: Any) -> Any:
+        if not hasattr(self, "arrays"):  # made once: fresh memory would cost more than all the rest
+            grads = [np.ones(t.shape, np.float32) for t in (x, *self._flat_weights)]
+            self.arrays = [np.ones((T, B, H), np.float32), *np.ones((2, 1, B, H), np.float32)], grads
+        return Nothing.apply(*self.arrays, x, *self._flat_weights)
 
 
 def lstm_loop(np_: Any, scan: Any) -> Callable[[Any, Any], Any]:
@@ -154,33 +176,35 @@ def thinc_step(model: Any, sentences: list[Any], width: int) -> Step:
     return step
 
 
-def lines() -> list[tuple[str, str, str, Step, str, Step]]:
-    """(what, ours, our step, theirs, their step)."""
+def lines() -> list[tuple[str, str, str, list[Step]]]:
+    """(what, our bridge, theirs, steps of the bridge, our NumPy API and theirs)."""
+    ours = {name: getattr(fusedrnn, name)(I, H, rng=0) for name in ("LSTM", "GRU", "RNN")}
+    plain = {name: numpy_step(layer, x, dy) for name, layer in ours.items()}
     found = []
-    for name in ("LSTM", "GRU", "RNN"):
-        ours, theirs = torch_step(getattr(torch_bridge, name)), torch_step(getattr(torch.nn, name))
-        found.append((f"torch, {name}", "interop.torch", ours, f"torch.nn.{name}", theirs))
-        found.append((f"torch, {name}", "interop.torch", ours, "our NumPy API", numpy_step(name)))
+    for name in ours:
+        steps = [torch_step(getattr(module, name)(I, H)) for module in (torch_bridge, torch.nn)]
+        found.append((f"torch, {name}", "interop.torch", f"torch.nn.{name}", [steps[0], plain[name], steps[1]]))
     for name, loop, states in (("LSTM", lstm_loop, 2), ("GRU", gru_loop, 1)):
-        layer = getattr(fusedrnn, name)(I, H)
-        ours = jax_step(name, lambda p, x, layer=layer: jax_bridge.apply(layer, p, x)[0])
-        found.append(
-            (f"JAX, {name}", "interop.jax", ours, "lax.scan, jit", jax_step(name, loop(jnp, jax_scan(states))))
-        )
-    layer = fusedrnn.LSTM(I, H)
-    ours = autograd_step("LSTM", lambda p, x: autograd_bridge.apply(layer, p, x)[0])
-    theirs = autograd_step("LSTM", lstm_loop(anp, python_loop(2)))
-    found.append(("autograd, LSTM", "interop.autograd", ours, "loop over NumPy", theirs))
+        bridge = jax_step(name, lambda p, x, layer=ours[name]: jax_bridge.apply(layer, p, x)[0])
+        scan = jax_step(name, loop(jnp, jax_scan(states)))
+        found.append((f"JAX, {name}", "interop.jax", "lax.scan, jit", [bridge, plain[name], scan]))
+    bridge = autograd_step("LSTM", lambda p, x: autograd_bridge.apply(ours["LSTM"], p, x)[0])
+    loop = autograd_step("LSTM", lstm_loop(anp, python_loop(2)))
+    found.append(("autograd, LSTM", "interop.autograd", "loop over NumPy", [bridge, plain["LSTM"], loop]))
     sentences = [rng.standard_normal((n, 96)).astype("float32") for n in rng.integers(5, 45, 32)]
-    ours = thinc_step(thinc_bridge.FusedLSTM(96, 96, bi=True), sentences, 96)
+    bridge = thinc_step(thinc_bridge.FusedLSTM(96, 96, bi=True), sentences, 96)
+    both_ways = fusedrnn.LSTM(96, 48, bidirectional=True, rng=0)
+    alone = numpy_step(both_ways, sentences, [np.ones((len(s), 96), "float32") for s in sentences])
     own = thinc_step(thinc.api.with_padded(thinc.api.LSTM(96, 96, bi=True)), sentences, 96)
     wrapped = thinc_step(thinc.api.PyTorchLSTM(96, 96, bi=True), sentences, 96)
-    found.append(("thinc, tagger", "FusedLSTM", ours, "LSTM.v1", own))
-    found.append(("thinc, tagger", "FusedLSTM", ours, "PyTorchLSTM.v1", wrapped))
+    found.append(("thinc, tagger", "FusedLSTM", "LSTM.v1", [bridge, alone, own]))
+    found.append(("thinc, tagger", "FusedLSTM", "PyTorchLSTM.v1", [bridge, alone, wrapped]))
     return found
 
 
 def timed(step: Step) -> float:
+    """The second of two steps, as in a loop: the first leaves the caches as its own kind does."""
+    step()
     start = clock()
     step()
     return (clock() - start) * 1e3
@@ -191,24 +215,33 @@ def main() -> None:
     print(f"(T, B, I, H) = {(T, B, I, H)}, float32, {arguments.threads} core(s) of {platform.machine()},")
     print(f"{fusedrnn.current_isa()}; fusedrnn {fusedrnn.__version__}, " + ", ".join(map(" ".join, versions.items())))
     unit = "Milliseconds of CPU time" if arguments.cpu_time else "Milliseconds"
-    print(f"{unit}: fastest and median of {arguments.rounds} rounds in which all lines take turns.\n")
+    print(f"{unit}: fastest (median) of {arguments.rounds} rounds in which all take turns.\n")
     table = lines()
-    for what, _, ours, _, theirs in table:
-        mine, other = ours(), theirs()
-        assert mine.shape == other.shape, what
-        if not what.startswith("thinc"):
-            np.testing.assert_allclose(mine, other, atol=1e-4 * np.abs(other).max(), err_msg=what)
-    times: list[tuple[list[float], list[float]]] = [([], []) for _ in table]
+    for what, _, _, steps in table:
+        bridge, *others = (step() for step in steps)
+        for other in others:
+            assert bridge.shape == other.shape, what
+            if not what.startswith("thinc"):
+                np.testing.assert_allclose(bridge, other, atol=1e-4 * np.abs(other).max(), err_msg=what)
+    times: list[list[list[float]]] = [[[], [], []] for _ in table]
+    idle, idle_step, plain = [], torch_step(IdleLSTM(I, H)), table[0][3][1]
+    idle_step()
     for _ in range(arguments.rounds):
-        for line, (mine, other) in zip(table, times, strict=True):
-            mine.append(timed(line[2]))
-            other.append(timed(line[4]))
-    print("| step | through | fastest | median | beside | fastest | median | ratio of the fastest |")
-    print("| --- | --- | ---: | ---: | --- | ---: | ---: | ---: |")
-    for (what, ours_name, _, theirs_name, _), (mine, other) in zip(table, times, strict=True):
-        cells = [what, ours_name, min(mine), statistics.median(mine), theirs_name, min(other), statistics.median(other)]
-        shown = [cell if isinstance(cell, str) else f"{cell:.2f}" for cell in cells]
-        print(f"| {' | '.join(shown)} | {min(other) / min(mine):.2f} |")
+        for (*_, steps), spent in zip(table, times, strict=True):
+            for step, milliseconds in zip(steps, spent, strict=True):
+                milliseconds.append(timed(step))
+        plain()  # the caches are full of a layer's arrays, as after a step that does something
+        start = clock()
+        idle_step()
+        idle.append((clock() - start) * 1e3)
+    print("| step | through | time | NumPy API | more, median | beside | time | bridge is faster by |")
+    print("| --- | --- | ---: | ---: | ---: | --- | ---: | ---: |")
+    for (what, through, beside, _), spent in zip(table, times, strict=True):
+        bridge, alone, other = (f"{min(one):.2f} ({statistics.median(one):.2f})" for one in spent)
+        more = statistics.median(a - b for a, b in zip(spent[0], spent[1], strict=True))
+        ratio = min(spent[2]) / min(spent[0])
+        print(f"| {what} | {through} | {bridge} | {alone} | {more:+.2f} | {beside} | {other} | {ratio:.2f} |")
+    print(f"\ntorch itself, for a node with the tensors of an LSTM: {min(idle):.2f} ({statistics.median(idle):.2f})")
 
 
 if __name__ == "__main__":

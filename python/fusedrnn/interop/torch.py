@@ -34,7 +34,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 import fusedrnn
 
-from .. import _validate
+from .. import _core, _validate
 
 __all__ = ["GRU", "LSTM", "RNN", "from_module"]
 
@@ -114,16 +114,16 @@ class _Recurrent:
             params = [getattr(self, name) for name in names]
         x = _checked(type(self).__name__, x, params[0].dtype)
         dropout = self.dropout if self.training else 0.0
-        layer = self._configured(batch_first, dropout, DTYPES[params[0].dtype])
-        layer = layer._with_params(dict(zip(names, self._views(params), strict=True)))
+        layer = self._layer_with(names, params, self._configured(batch_first, dropout, DTYPES[params[0].dtype]))
         if dropout:  # from torch's generator, so that its seed is what decides
+            layer = layer._with_params(layer.params)  # not the one that other threads may be using
             layer.rng = int(torch.randint(2**63 - 1, ()))
         state = () if hx is None else hx if isinstance(hx, (tuple, list)) else (hx,)
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *state, *params)):
             y, *state_n = _Sequence.apply(layer, lengths, len(state), x, *state, *params)
             return y, (state_n[0] if len(state_n) == 1 else tuple(state_n))
         given = _state(map(_array, state))
-        with fusedrnn.threads(torch.get_num_threads()):
+        with _torchs_threads():
             if dropout:
                 y, out, _ = layer.forward(_array(x), given, lengths=lengths)
             else:
@@ -148,18 +148,18 @@ class _Recurrent:
             option,
         )
 
-    def _views(self: Any, params: list[Any]) -> list[Array]:
-        """The parameters as arrays. To make one takes torch microseconds, so they are kept while they are valid."""
+    def _layer_with(self: Any, names: list[str], params: list[Any], configured: Any) -> Any:
+        """The layer on the parameters as arrays. To make these takes torch microseconds: kept while they are valid."""
         where = [(tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) for tensor in params]
-        kept: tuple[Any, list[Array]] = self.__dict__.get("_kept_views", (None, []))
-        if kept[0] != where:
-            kept = where, list(map(_array, params))
-            self.__dict__["_kept_views"] = kept
-        return kept[1]
+        kept = self.__dict__.get("_kept_layer")
+        if kept is None or kept[0] is not configured or kept[1] != where:
+            layer = configured._with_params(dict(zip(names, map(_array, params), strict=True)))
+            self.__dict__["_kept_layer"] = kept = configured, where, layer
+        return kept[2]
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()  # type: ignore[assignment]
-        state.pop("_kept_views", None)
+        state.pop("_kept_layer", None)
         return state
 
 
@@ -253,30 +253,44 @@ class _Sequence(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, layer: Any, lengths: Any, states: int, x: Any, *tensors: Any) -> tuple[Any, ...]:
         ctx.set_materialize_grads(False)
-        with fusedrnn.threads(torch.get_num_threads()):
-            y, state_n, tape = layer.forward(_array(x), _state(map(_array, tensors[:states])), lengths=lengths)
+        state = _state(map(_array, tensors[:states])) if states else None
+        with _torchs_threads():
+            y, state_n, tape = layer.forward(_array(x), state, lengths=lengths)
         ctx.tape = tape
         ctx.states = states
-        parts = state_n if isinstance(state_n, tuple) else (state_n,)
-        return tuple(map(torch.from_numpy, (y, *parts)))
+        from_numpy = torch.from_numpy
+        if isinstance(state_n, tuple):
+            return from_numpy(y), from_numpy(state_n[0]), from_numpy(state_n[1])
+        return from_numpy(y), from_numpy(state_n)
 
     @staticmethod
     @_opaque
     def backward(ctx: Any, dy: Any, *dstate: Any) -> tuple[Any, ...]:
         if torch.is_grad_enabled():  # create_graph=True
             raise _validate.twice(ctx.tape._owner)
-        if dy is None and all(d is None for d in dstate):
-            return (None,) * len(ctx.needs_input_grad)
-        needed = ctx.needs_input_grad[3:]
+        needed = ctx.needs_input_grad
         given = [None if d is None else d.numpy() for d in (dy, *dstate)]
-        with fusedrnn.threads(torch.get_num_threads()):
-            grads = ctx.tape.backward(given[0], _state(given[1:]), need_dx=needed[0])
+        if all(d is None for d in given):
+            return (None,) * len(needed)
+        with _torchs_threads():
+            grads = ctx.tape.backward(given[0], _state(given[1:]), need_dx=needed[3])
         if not _graph_is_kept():
             ctx.tape.release()
         parts = () if not ctx.states else grads.state if isinstance(grads.state, tuple) else (grads.state,)
-        found = (grads.x, *parts, *grads.params.values())
-        gradients = [torch.from_numpy(d) if need else None for need, d in zip(needed, found, strict=True)]
-        return (None, None, None, *gradients)
+        found = (None, None, None, grads.x, *parts, *grads.params.values())
+        from_numpy = torch.from_numpy
+        return tuple([from_numpy(d) if need else None for need, d in zip(needed, found, strict=True)])
+
+
+class _torchs_threads:  # noqa: N801  reads as fusedrnn.threads, which takes longer to check what cannot be wrong here
+    """As many threads within a ``with`` block as torch would use."""
+
+    def __enter__(self) -> None:
+        self._before = _core.get_local_num_threads()
+        _core.set_local_num_threads(torch.get_num_threads())
+
+    def __exit__(self, *_: object) -> None:
+        _core.set_local_num_threads(self._before)
 
 
 def _graph_is_kept() -> bool:
