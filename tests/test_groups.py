@@ -711,3 +711,283 @@ def test_ensembles_that_cannot_be(make, error, message):
     with pytest.raises(error) as caught:
         make()
     assert str(caught.value) == message
+
+
+# ---- what all groups have in common
+
+
+def groups(dtype: Any = "float32") -> dict[str, Any]:
+    """One of each kind, and groups in groups; all read 3 features."""
+
+    def stack(seed: int, inputs: int = 3) -> Any:
+        layers = [LSTM(inputs, 6, 2, dtype=dtype, rng=seed), GRU(6, 4, learned_state=True, dtype=dtype, rng=seed)]
+        return Stack(layers, dropout=0.3, rng=seed)
+
+    def pair(seed: int) -> Any:
+        return Bidirectional(stack(seed), RNN(3, 5, dtype=dtype, rng=seed + 1))
+
+    return {
+        "stack": stack(1),
+        "pair": pair(1),
+        "pair of stacks": Bidirectional(stack(1), stack(2), "mul"),
+        "stack of pairs": Stack([pair(1), Bidirectional(GRU(9, 4, dtype=dtype), stack(3, 9), None)], 0.2, rng=1),
+        "ensemble": Ensemble([LSTM(3, 5, bidirectional=True, dtype=dtype, rng=seed) for seed in range(3)]),
+        "ensemble of stacks": Ensemble([Stack([pair(seed), RNN(9, 2, dtype=dtype, rng=seed)]) for seed in range(3)]),
+    }
+
+
+GROUPS = pytest.mark.parametrize("which", list(groups()))
+
+
+def test_a_pair_of_stacks_is_two_stacks(rng):
+    net = groups()["pair of stacks"]
+    first, second = copy.deepcopy(net.layers)
+    turned = Stack([LSTM(3, 6, 2, backwards=True), GRU(6, 4, learned_state=True, backwards=True)], dropout=0.3, rng=2)
+    turned.load_state_dict(second.state_dict())
+    turned.rng = np.random.default_rng(4)
+    second.rng = np.random.default_rng(4)
+    net = Bidirectional(first, second, "mul")
+    x = rng.standard_normal((7, 4, 3)).astype("f4")
+    for given in options(rng, 7, 4, False):
+        first.rng, second.rng, turned.rng = (np.random.default_rng(seed) for seed in (3, 4, 4))
+        y, state, tape = net.forward(x, **given)
+        first.rng = np.random.default_rng(3)
+        a, state_a, tape_a = first.forward(x, **given)
+        b, state_b, tape_b = turned.forward(x, **given)
+        assert_same_bits((y, state), (a * b, (state_a, state_b)), "forward")
+        assert_same_bits(net(x, **given)[0], first(x, **given)[0] * turned(x, **given)[0], "inference")
+        dy, dstate = gradient_like(rng, y), gradient_like(rng, state)
+        grads = tape.backward(dy, dstate)
+        grads_a, grads_b = tape_a.backward(dy * b, dstate[0]), tape_b.backward(dy * a, dstate[1])
+        assert_same_bits(grads.x, grads_a.x + grads_b.x, "dx")
+        assert_same_bits(grads.state, (grads_a.state, grads_b.state), "dstate")
+        for way, own in (("forward", grads_a), ("backward", grads_b)):
+            for name, d in own.params.items():
+                assert_same_bits(grads.params[f"{way}.{name}"], d, name)
+
+
+def without_dropout(net: Any) -> None:
+    if hasattr(net, "dropout"):
+        net.dropout = 0.0
+    for layer in getattr(net, "layers", ()):
+        without_dropout(layer)
+
+
+@DTYPES
+@GROUPS
+def test_gradients_of_groups_are_slopes(which, dtype, rng):
+    net = groups(dtype)[which]
+    x = rng.standard_normal((6, 3, 3)).astype(dtype)
+    y, state = net(x, lengths=[6, 2, 0])
+    frozen = net.freeze()
+    assert_same_bits(frozen(x, lengths=[6, 2, 0]), (y, state), "frozen")
+    assert_same_bits(pickle.loads(pickle.dumps(frozen))(x, lengths=[6, 2, 0]), (y, state), "thawed")
+    without_dropout(net)
+    y, _, tape = net.forward(x, lengths=[6, 2, 0])
+    dy = gradient_like(rng, y)
+    grads = tape.backward(dy)
+    assert grads.params.keys() == net.params.keys()
+    if dtype == "float32":
+        return
+
+    def loss() -> float:
+        out = net(x, lengths=[6, 2, 0])[0]
+        pairs = zip(out, dy, strict=True) if isinstance(out, tuple) else [(out, dy)]
+        return sum(float((a * b).sum()) for a, b in pairs)
+
+    for array, d in [(x, grads.x), *((net.params[name], grads.params[name]) for name in net.params)]:
+        direction, before = rng.standard_normal(array.shape), array.copy()
+        array[:] = before + 1e-5 * direction
+        above = loss()
+        array[:] = before - 1e-5 * direction
+        slope = (above - loss()) / 2e-5
+        array[:] = before
+        assert slope == pytest.approx(float((d * direction).sum()), rel=1e-5, abs=1e-8)
+
+
+@GROUPS
+def test_threads_change_no_bit_of_groups(which, rng):
+    """Members run side by side on 1 to 7 threads, more than most machines have, and are what they are alone."""
+
+    def wider(layer: Any) -> Any:
+        """The same structure at sizes that threads are worth their while for."""
+        if isinstance(layer, Bidirectional):
+            return Bidirectional(*map(wider, layer.layers), layer.merge)
+        if isinstance(layer, (Stack, Ensemble)):
+            return type(layer)([wider(member) for member in layer.layers])
+        sizes = 20 if layer.input_size == 3 else 12 * layer.input_size, 12 * layer.hidden_size, layer.num_layers
+        return type(layer)(*sizes, bidirectional=layer.bidirectional, rng=layer.hidden_size)
+
+    net = wider(groups()[which])
+    x = rng.standard_normal((20, 24, 20)).astype("f4")
+    lengths = rng.integers(0, 21, 24)
+    results: list[Any] = []
+    for n in (1, 2, 3, 5, 7):
+        with fusedrnn.threads(n):
+            y, state, tape = net.forward(x, lengths=lengths, past_end="hold")
+            dy = gradient_like(np.random.default_rng(5), y)
+            grads = tape.backward(dy, state)
+            ran = [y, state, grads.x, grads.state, grads.params, *net(x), *net.freeze()(x, state)]
+        results.append(ran)
+        assert_same_bits(ran, results[0], f"{n} threads")
+    if isinstance(net, Ensemble):
+        for e, member in enumerate(net.layers):
+            assert_same_bits(take(results[0][0], e), member(x, lengths=lengths, past_end="hold")[0], f"net {e}")
+
+
+def test_ensembles_of_nets_that_exceed_a_cores_cache(rng):
+    """They run one after the other; one that fits beside one that does not is possible in a pair alone."""
+    nets_ = [LSTM(8, 330, rng=seed) for seed in range(3)]
+    pair = Bidirectional(LSTM(8, 330, rng=0), GRU(8, 20, rng=1))
+    x = rng.standard_normal((5, 6, 8)).astype("f4")
+    for n in (1, 2, 3):
+        with fusedrnn.threads(n):
+            y, _, tape = Ensemble(nets_).forward(x)
+            grads = tape.backward(np.ones_like(y))
+            own = [net.forward(x) for net in nets_]
+            alone = [tape.backward(np.ones_like(y)) for y, _, tape in own]
+            assert_same_bits(list(y), [y for y, _, _ in own], "y")
+            assert_same_bits(grads.x, alone[0].x + alone[1].x + alone[2].x, "dx")
+            y, _, tape = pair.forward(x)
+            results = [y, tape.backward(np.ones_like(y)).x]
+            if n == 1:
+                first = results
+            assert_same_bits(results, first, "pair")
+
+
+@GROUPS
+def test_a_frozen_group_writes_where_it_is_told(which, rng):
+    net = groups()[which]
+    x = rng.standard_normal((7, 4, 3)).astype("f4")
+    y, _ = net(x)
+    out = tuple(map(np.empty_like, y)) if isinstance(y, tuple) else np.empty_like(y)
+    written, _ = net.freeze()(x, out=out)
+    assert_same_bits(out, y, "out")
+    assert all(a is b for a, b in zip(written, out, strict=True)) if isinstance(y, tuple) else written is out
+    with pytest.raises(ValueError, match="out"):
+        net.freeze()(x, out=tuple(a[:-1] for a in out) if isinstance(y, tuple) else out[:-1])
+
+
+def with_masks(seed: int, dropped: float = 0.4) -> Any:
+    return Stack(
+        [
+            Bidirectional(
+                LSTM(3, 4, 2, recurrent_dropout=dropped, zoneout=(0.1, 0.2), rng=seed),
+                GRU(3, 5, weight_dropout=dropped, rng=seed),
+            ),
+            RNN(9, 3, zoneout=0.3, rng=seed),
+        ]
+    )
+
+
+@pytest.mark.parametrize("ensemble", [False, True])
+def test_masks_of_groups_are_their_members(ensemble, rng):
+    net: Any = Ensemble([with_masks(seed) for seed in (1, 2)]) if ensemble else with_masks(1)
+    x = rng.standard_normal((7, 4, 3)).astype("f4")
+    y, state, tape = net.forward(x)
+    names = ["0.forward.recurrent_dropout", "0.forward.zoneout_h", "0.forward.zoneout_c", "0.backward.weight_dropout"]
+    names += ["1.zoneout_h"]
+    assert list(tape.masks) == ([f"{e}.{name}" for e in (0, 1) for name in names] if ensemble else names)
+    other, _, _ = net.forward(x)
+    assert np.abs(other - y).max() > 0.01
+    again, state_again, tape_again = net.forward(x, masks=tape.masks)
+    assert_same_bits((again, state_again), (y, state), "the same masks")
+    dy = gradient_like(rng, y)
+    grads, grads_again = tape.backward(dy), tape_again.backward(dy)
+    assert_same_bits((grads.x, grads.params), (grads_again.x, grads_again.params), "gradients")
+    some = {name: mask for name, mask in tape.masks.items() if "zoneout" in name}
+    drawn = net.forward(x, masks=some)[2].masks
+    for name, mask in some.items():
+        assert_same_bits(drawn[name], mask, name)
+
+
+@pytest.mark.parametrize(
+    ("masks", "error", "message"),
+    [
+        (5, TypeError, "Stack: masks is an int; expected a mapping of names to arrays of bools"),
+        (
+            {"zoneout_h": 0},
+            ValueError,
+            "Stack: masks has 'zoneout_h'; expected a layer's name of a mask after one of '0.', '1.'",
+        ),
+        (
+            {"2.zoneout_h": 0},
+            ValueError,
+            "Stack: masks has '2.zoneout_h'; expected a layer's name of a mask after one of '0.', '1.'",
+        ),
+        ({"1.zoneout_c": 0}, ValueError, "RNN: masks has 'zoneout_c', but this layer has zoneout=0"),
+        (
+            {"0.backward.zoneout": 0},
+            ValueError,
+            "GRU: masks has 'zoneout'; expected some of 'weight_dropout', 'recurrent_dropout', 'zoneout_h', "
+            "'zoneout_c'",
+        ),
+        (
+            {"1.zoneout_h": np.zeros((1, 7, 4, 2), bool)},
+            ValueError,
+            "RNN: masks['zoneout_h'] has shape (1, 7, 4, 2); expected (num_layers*directions, T, B, hidden_size) = "
+            "(1, 7, 4, 3)",
+        ),
+    ],
+)
+def test_masks_that_cannot_be(masks, error, message):
+    with pytest.raises(error) as caught:
+        with_masks(1).forward(np.zeros((7, 4, 3), "f4"), masks=masks)
+    assert str(caught.value) == message
+
+
+@GROUPS
+def test_inspect_of_a_group_shows_its_members(which, rng):
+    net = groups()[which]
+    x = rng.standard_normal((7, 4, 3)).astype("f4")
+    lengths = [7, 0, 5, 2]
+    seen = net.inspect(x, lengths=lengths)
+
+    def expected(layer: Any, x: Any, turned: bool) -> Any:
+        if isinstance(layer, Ensemble):
+            return [expected(member, x, turned) for member in layer.layers]
+        if isinstance(layer, Bidirectional):
+            first, second = layer.layers
+            return expected(first, x, False), expected(second, x, True)
+        if isinstance(layer, Stack):
+            shown = []
+            for member in layer.layers:
+                shown.append(expected(member, x, turned))
+                x = (member._turned() if turned else member)(x, lengths=lengths)[0]
+            return tuple(shown)
+        return (layer._turned() if turned else layer).inspect(x, lengths=lengths)
+
+    def compare(actual: Any, wanted: Any, pick: Any) -> None:
+        if isinstance(wanted, tuple):
+            assert len(actual) == len(wanted)
+            for a, w in zip(actual, wanted, strict=True):
+                compare(a, w, pick)
+            return
+        assert_same_bits(pick(actual.outputs), wanted.outputs, "outputs")
+        assert_same_bits(None if actual.c is None else pick(actual.c), wanted.c, "c")
+        assert actual.gates.keys() == wanted.gates.keys()
+        for name, gate in wanted.gates.items():
+            np.testing.assert_allclose(pick(actual.gates[name]), gate, rtol=1e-5, atol=1e-6)
+
+    wanted = expected(net, x, False)
+    if isinstance(net, Ensemble):
+        for e, own in enumerate(wanted):
+            compare(seen, own, lambda array, e=e: array[e])
+    else:
+        compare(seen, wanted, lambda array: array)
+
+
+def test_streams_are_of_one_way_stacks_alone():
+    for which, message in (
+        ("pair", "Bidirectional: stream of a bidirectional layer"),
+        ("stack of pairs", "Stack: stream of a bidirectional layer"),
+        ("ensemble", "Ensemble: stream of a bidirectional layer"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            groups()[which].freeze().stream()
+    with pytest.raises(ValueError, match="Stack: stream of a layer that runs backwards"):
+        Stack([GRU(3, 4, backwards=True)]).freeze().stream()
+    with pytest.raises(ValueError, match="Ensemble: stream of an ensemble; expected its layers to be frozen"):
+        Ensemble([GRU(3, 4)]).freeze().stream()
+    with pytest.raises(ValueError, match="batch_size"):
+        groups()["stack"].freeze().stream(0)

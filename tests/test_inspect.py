@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fusedrnn import GRU, LSTM, RNN, reference
+from fusedrnn import GRU, LSTM, RNN, _core, reference
 from fusedrnn.reference.cells import gru_cell, lstm_cell, rnn_cell
 from problems import assert_same_bits
 from tolerances import assert_close, dot_length
@@ -158,3 +158,47 @@ def test_dropout_does_not_act_and_draws_nothing(rng):
     assert layer.rng.bit_generator.state == before
     with pytest.raises(ValueError, match="GRU: x has"):
         layer.inspect(x[..., :2])
+
+
+@DTYPES
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize(("kind", "zoneout"), [(RNN, 0.3), (GRU, 0.3), (LSTM, (0.2, 0.4)), (LSTM, (0.0, 0.4))])
+def test_zoneout_is_seen_as_inference_has_it(kind, zoneout, bidirectional, dtype, rng):
+    layer = kind(3, 5, 2, zoneout=zoneout, bidirectional=bidirectional, recurrent_dropout=0.5, dtype=dtype, rng=0)
+    x, lengths = rng.standard_normal((7, 4, 3)).astype(dtype), [7, 0, 5, 2]
+    y, _ = layer(x, lengths=lengths)
+    seen = layer.inspect(x, lengths=lengths)
+    top = seen.outputs[-2:] if bidirectional else seen.outputs[-1:]
+    assert_same_bits(np.concatenate(list(top), -1), y, "y")
+    h = seen.outputs[0, :, 0]  # the first layer's forward direction, the row that is 7 steps long
+    before = np.concatenate([np.zeros_like(h[:1]), h[:-1]])
+    gates = {name: gate[0, :, 0] for name, gate in seen.gates.items()}
+    eps = np.finfo(dtype).eps
+    if kind is LSTM:
+        z_h, z_c = (dtype_of(z, dtype) for z in zoneout)
+        c = seen.c[0, :, 0]
+        c_before = np.concatenate([np.zeros_like(c[:1]), c[:-1]])
+        made = gates["f"] * c_before + gates["i"] * gates["g"]
+        np.testing.assert_allclose(c, (1 - z_c) * made + z_c * c_before, rtol=0, atol=40 * eps)
+        made = gates["o"] * np.tanh(made)
+        np.testing.assert_allclose(h, (1 - z_h) * made + z_h * before, rtol=0, atol=40 * eps)
+    elif kind is GRU:
+        z = dtype_of(zoneout, dtype)
+        made = (1 - gates["z"]) * gates["n"] + gates["z"] * before
+        np.testing.assert_allclose(h, (1 - z) * made + z * before, rtol=0, atol=40 * eps)
+
+
+def dtype_of(value: float, dtype: Any) -> Any:
+    return np.dtype(dtype).type(value)
+
+
+def test_what_is_looked_at_has_no_gradients():
+    """The tapes of a layer with zoneout as inference has it are for looking: backward would need masks."""
+    weights = GRU(3, 5)._arrays()
+    packed = _core.Weights("gru_after", *weights, True, zoneout=(0.5, 0.0))
+    x, y, h = np.zeros((2, 1, 3), "f4"), np.zeros((2, 1, 5), "f4"), np.zeros((1, 5), "f4")
+    tape = _core.forward(packed, x, None, y, (h,), _core.Schedule(2, 1), False, True)
+    assert tape is not None
+    dparams = (*(np.empty_like(w) for w in weights), None, None)
+    with pytest.raises(ValueError, match="zoneout had no masks"):
+        _core.backward(tape, y, (None,), None, False, (h,), dparams)

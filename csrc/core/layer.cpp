@@ -191,20 +191,11 @@ TeamShape choose_team(const Workload& load, Index most) {
   return shape;
 }
 
-// Calls side by side need not meet at all, but every core then reads all weights of its call: it pays while those fit
-// its cache. Beyond, each call in turn is split over all cores, which hold its weights together.
-bool fits_core(const Workload& load) { return load.steps > 0 && load.weight_bytes <= kCoreCache; }
-
-// Several calls that do not depend on each other: those to run side by side, the longest first.
-std::vector<std::size_t> side_by_side(const std::vector<Workload>& loads) {
-  std::vector<std::size_t> chosen;
-  double seconds = 0;
-  for (std::size_t i = 0; i < loads.size(); ++i)
-    if (fits_core(loads[i])) chosen.push_back(i), seconds += seconds_of(loads[i]);
-  if (chosen.size() < 2 || seconds <= kRegion || num_threads() < 2) return {};
-  std::stable_sort(chosen.begin(), chosen.end(),
-                   [&](std::size_t a, std::size_t b) { return seconds_of(loads[a]) > seconds_of(loads[b]); });
-  return chosen;
+// What a call takes on its share of `most` threads.
+double seconds_of(const Workload& load, Index most) {
+  const Index threads = choose_team(load, most).size;
+  return seconds_of(load) / static_cast<double>(threads) +
+         (threads > 1 ? kMeeting * static_cast<double>(load.steps) : 0);
 }
 
 using Work = std::function<void(Member&)>;
@@ -213,35 +204,71 @@ void run_team(std::vector<TeamWork> works, Interrupt interrupt) {
   if (!run_teams(std::move(works), interrupt.check, interrupt.argument)) throw Interrupted();
 }
 
-// As many calls as there are threads, or several times as many, take a thread each, one call after the other; those
-// that are left over share the threads among them.
-void run_side_by_side(const std::vector<Work>& works, const std::vector<Workload>& loads,
-                      const std::vector<std::size_t>& chosen, Interrupt interrupt) {
-  const std::size_t threads = size(num_threads()), left = chosen.size() % threads;
-  std::vector<TeamWork> teams;
-  for (std::size_t i = chosen.size() - left; i < chosen.size(); ++i)
-    teams.push_back({choose_team(loads[chosen[i]], static_cast<Index>(threads / left)), works[chosen[i]]});
-  const bool shared = std::any_of(teams.begin(), teams.end(), [](const TeamWork& t) { return t.shape.size > 1; });
-  const std::size_t queued = chosen.size() < threads || shared ? chosen.size() - left : chosen.size();
-  if (queued > 0) {
+// Several calls that do not depend on each other. Side by side they need not meet at all, but every core then reads all
+// weights of its call: it pays while those fit its cache, and while no call is so long that the others' threads wait
+// for it. Beyond, each call in turn is split over all cores, which hold its weights together.
+class SideBySide {
+ public:
+  explicit SideBySide(const std::vector<Workload>& loads) : loads_(loads) {
+    double seconds = 0;
+    for (std::size_t i = 0; i < loads.size(); ++i)
+      if (loads[i].steps > 0 && loads[i].weight_bytes <= kCoreCache)
+        calls_.push_back(i), seconds += seconds_of(loads[i]);
+    if (calls_.size() < 2 || seconds <= kRegion || (threads_ = size(num_threads())) < 2) {
+      calls_.clear();
+      return;
+    }
+    std::stable_sort(calls_.begin(), calls_.end(),
+                     [&](std::size_t a, std::size_t b) { return seconds_of(loads[a]) > seconds_of(loads[b]); });
+    // As many calls as there are threads, or several times as many, are taken by a thread each, the longest first;
+    // those that are left over share the threads among them.
+    const std::size_t left = calls_.size() % threads_;
+    share_ = left ? static_cast<Index>(threads_ / left) : 1;
+    queued_ = calls_.size() - left;
+    if (queued_ > 0 && (left == 0 || choose_team(loads[calls_[queued_]], share_).size == 1)) queued_ = calls_.size();
+    double apart = 0;
+    for (const std::size_t i : calls_) apart += seconds_of(loads[i], static_cast<Index>(threads_));
+    if (together() > apart) calls_.clear();
+  }
+
+  bool empty() const { return calls_.empty(); }
+  bool has(std::size_t call) const { return std::find(calls_.begin(), calls_.end(), call) != calls_.end(); }
+
+  void run(const std::vector<Work>& works, Interrupt interrupt) const {
     std::atomic<std::size_t> next{0};
     const Work take = [&](Member& m) {
-      for (std::size_t i; (i = next++) < queued;) works[chosen[i]](m);
+      for (std::size_t i; (i = next++) < queued_;) works[calls_[i]](m);
     };
-    run_team(std::vector<TeamWork>(threads, {{}, take}), interrupt);
+    if (queued_ > 0) run_team(std::vector<TeamWork>(threads_, {{}, take}), interrupt);
+    std::vector<TeamWork> teams;
+    for (std::size_t i = queued_; i < calls_.size(); ++i)
+      teams.push_back({choose_team(loads_[calls_[i]], share_), works[calls_[i]]});
+    if (!teams.empty()) run_team(std::move(teams), interrupt);
   }
-  if (queued < chosen.size()) run_team(std::move(teams), interrupt);
-}
 
-void run_works(const std::vector<Work>& works, const std::vector<Workload>& loads,
-               const std::vector<std::size_t>& together, Interrupt interrupt) {
-  if (!together.empty()) run_side_by_side(works, loads, together, interrupt);
+ private:
+  double together() const {
+    std::vector<double> busy(threads_);  // until when
+    for (std::size_t i = 0; i < queued_; ++i)
+      *std::min_element(busy.begin(), busy.end()) += seconds_of(loads_[calls_[i]]);
+    return *std::max_element(busy.begin(), busy.end()) +
+           (queued_ < calls_.size() ? seconds_of(loads_[calls_[queued_]], share_) : 0);
+  }
+
+  const std::vector<Workload>& loads_;
+  std::vector<std::size_t> calls_;  // the longest first
+  std::size_t threads_ = 1, queued_ = 0;
+  Index share_ = 1;
+};
+
+void run_works(const std::vector<Work>& works, const std::vector<Workload>& loads, const SideBySide& together,
+               Interrupt interrupt) {
+  if (!together.empty()) together.run(works, interrupt);
   // Counting the threads there are is a system call, as dear as a short call itself.
   const auto counts = [](const Workload& load) { return load.steps > 0 && seconds_of(load) >= kRegion; };
   const Index threads = std::any_of(loads.begin(), loads.end(), counts) ? num_threads() : 1;
   for (std::size_t i = 0; i < works.size(); ++i)
-    if (std::find(together.begin(), together.end(), i) == together.end())
-      run_team({{choose_team(loads[i], threads), works[i]}}, interrupt);
+    if (!together.has(i)) run_team({{choose_team(loads[i], threads), works[i]}}, interrupt);
 }
 
 template <class T>
@@ -524,7 +551,7 @@ void run_forward(std::vector<ForwardCall<T>>& calls, Interrupt interrupt) {
     works.push_back([&](Member& m) { call.run(m, interrupt); });
     loads.push_back(call.load());
   }
-  run_works(works, loads, side_by_side(loads), interrupt);
+  run_works(works, loads, SideBySide(loads), interrupt);
   for (const ForwardCall<T>& call : calls) call.finish();
 }
 
@@ -691,7 +718,7 @@ void run_backward(std::vector<BackwardCall<T>>& calls, Interrupt interrupt) {
     works.push_back([&](Member& m) { call.run(m); });
     loads.push_back(call.load());
   }
-  const auto together = side_by_side(loads);
+  const SideBySide together(loads);
   std::vector<const BackwardCall<T>*> detached;  // what is added to another call's dx, is added in this order
   for (BackwardCall<T>& call : calls)
     if (!together.empty() && call.accumulates()) call.detach_dx(), detached.push_back(&call);
