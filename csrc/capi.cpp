@@ -9,6 +9,7 @@
 #include <new>
 
 #include "arrays.h"
+#include "core/dispatch.h"
 #include "fusedrnn.h"
 
 struct fusedrnn_weights {
@@ -180,6 +181,18 @@ T* block(Footprint& footprint, const char* name, const void* data, std::initiali
   return aligned<T>(name, data);
 }
 
+// Masks of zoneout, (T, B, n) bytes in C order; what lies past a row's length is not looked at.
+Strided flags(Footprint& footprint, const char* name, const unsigned char* data, const fusedrnn_forward& a, Index n) {
+  footprint.add(name, false, data, bytes_of({a.T, a.B, n}, 1));
+  for (Index t = 0; t < a.T; ++t)
+    for (Index b = 0; b < a.B; ++b) {
+      const unsigned char* const row = data + (t * a.B + b) * n;
+      for (Index k = 0; (!a.lengths || t < a.lengths[b]) && k < n; ++k)
+        if (row[k] > 1) invalid("%s[%td][%td][%td] is %d; expected 0 or 1", name, t, b, k, row[k]);
+    }
+  return {reinterpret_cast<char*>(const_cast<unsigned char*>(data)), a.B * n, n, 1};
+}
+
 // Where what is not wanted goes.
 class Spare {
  public:
@@ -212,10 +225,30 @@ struct Caller {
 
 template <class T>
 std::shared_ptr<const WeightsBase> pack(const fusedrnn_layer& layer) {
-  const RawWeights<T> raw{needed<T>("W_ih", layer.W_ih), needed<T>("W_hh", layer.W_hh), aligned<T>("b_ih", layer.b_ih),
-                          aligned<T>("b_hh", layer.b_hh)};
-  return std::make_shared<Weights<T>>(cell_named(layer.cell), CellOptions{}, layer.input_size, layer.hidden_size, raw,
-                                      layer.training != 0);
+  RawWeights<T> raw{needed<T>("W_ih", layer.W_ih), needed<T>("W_hh", layer.W_hh), aligned<T>("b_ih", layer.b_ih),
+                    aligned<T>("b_hh", layer.b_hh)};
+  const CellId cell = cell_named(layer.cell);
+  const int states = table_of<T>(current_kernels()).cells[cell].states;
+  Structure structure;
+  if (layer.proj_size) {
+    if (states < 2) invalid("proj_size is %td, but %s is no LSTM; expected 0", layer.proj_size, layer.cell);
+    if (layer.proj_size < 1 || layer.proj_size >= layer.hidden_size)
+      invalid("proj_size is %td; expected less than hidden_size = %td, or 0 for none", layer.proj_size,
+              layer.hidden_size);
+    structure.R = layer.proj_size;
+    raw.W_hr = needed<T>("W_hr", layer.W_hr);
+  } else if (layer.W_hr) {
+    invalid("W_hr is given, but proj_size is 0");
+  }
+  const double rates[] = {layer.zoneout_h, layer.zoneout_c};
+  for (int s = 0; s < kMaxStates; ++s) {
+    const char* const name = s ? "zoneout_c" : "zoneout_h";
+    if (!(rates[s] >= 0 && rates[s] < 1)) invalid("%s is %g; expected 0 <= %s < 1", name, rates[s], name);
+    if (rates[s] != 0 && s >= states) invalid("%s is %g, but this cell's only state is h", name, rates[s]);
+    structure.zoneout[s] = rates[s];
+  }
+  return std::make_shared<Weights<T>>(cell, CellOptions{}, layer.input_size, layer.hidden_size, raw,
+                                      layer.training != 0, structure);
 }
 
 int weights_new(const fusedrnn_layer* given, fusedrnn_weights** weights) {
@@ -267,6 +300,7 @@ int weights_info(const fusedrnn_weights* weights, fusedrnn_info* info) {
     all.states = base.is_double ? kernel_of<double>(base).states : kernel_of<float>(base).states;
     all.input_size = base.I, all.hidden_size = base.H;
     all.nbytes = base.nbytes;
+    all.output_size = base.R;
     std::memcpy(info, &all, std::min(info->size, sizeof all));
   });
 }
@@ -282,11 +316,14 @@ void check_states(int states, const void* c_in, const void* c_out, const char* n
 template <class T>
 void forward_typed(const std::shared_ptr<const WeightsBase>& base, const fusedrnn_forward& a, fusedrnn_tape** tape) {
   const auto weights = std::static_pointer_cast<const Weights<T>>(base);
-  const Index I = weights->I, H = weights->H;
+  const Index I = weights->I, R = weights->R;
   const int states = weights->kernel().states;
   if (a.T < 0 || a.B < 0) invalid("T is %td, B is %td; expected >= 0", a.T, a.B);
   if (tape && !weights->training) invalid("a tape is wanted, but the weights were not packed for training");
   check_states(states, a.c_0, a.c_n, "c");
+  check_states(states, a.zoneout_c, nullptr, "zoneout_c");
+  if (!tape && (a.recurrent_mask || a.zoneout_h || a.zoneout_c))
+    invalid("masks are given, but no tape is wanted: they act in training alone");
   for (Index b = 0; a.lengths && b < a.B; ++b)
     if (a.lengths[b] < 0 || a.lengths[b] > a.T)
       invalid("lengths[%td] is %lld; expected 0 to T = %td", b, static_cast<long long>(a.lengths[b]), a.T);
@@ -308,14 +345,28 @@ void forward_typed(const std::shared_ptr<const WeightsBase>& base, const fusedrn
   } else {
     arrays.x = rows_of<T>(footprint, "x", false, a.x, a.x_time, a.x_batch, a.T, a.B, I);
   }
-  arrays.y = rows_of<T>(footprint, "y", true, a.y, a.y_time, a.y_batch, a.T, a.B, H);
+  if (a.recurrent_mask) {
+    arrays.recurrent_mask = aligned<T>("recurrent_mask", a.recurrent_mask);
+    arrays.recurrent_mask_stride = R;
+    footprint.add("recurrent_mask", false, a.recurrent_mask, bytes_of({a.B, R}, sizeof(T)));
+  }
+  const unsigned char* const kept[] = {a.zoneout_h, a.zoneout_c};
+  for (int s = 0; s < states; ++s) {
+    const char* const name = s ? "zoneout_c" : "zoneout_h";
+    if (kept[s]) arrays.kept[s] = flags(footprint, name, kept[s], a, weights->units(s));
+    else if (tape && weights->structure.zoneout[s] != 0 && schedule->B() > 0)
+      invalid("%s is NULL, but the weights have a rate of %g; expected the mask of this call", name,
+              weights->structure.zoneout[s]);
+  }
+  arrays.y = rows_of<T>(footprint, "y", true, a.y, a.y_time, a.y_batch, a.T, a.B, R);
   const void* const initial[] = {a.h_0, a.c_0};
   void* const last[] = {a.h_n, a.c_n};
   Spare spare;
   for (int s = 0; s < states; ++s) {
     arrays.state[s] = aligned<T>(s ? "c_0" : "h_0", initial[s]);
-    arrays.state_n[s] = spare.instead_of(block<T>(footprint, s ? "c_n" : "h_n", last[s], {a.B, H}), {a.B, H});
-    arrays.state_stride[s] = arrays.state_n_stride[s] = H;
+    const Index n = weights->units(s);
+    arrays.state_n[s] = spare.instead_of(block<T>(footprint, s ? "c_n" : "h_n", last[s], {a.B, n}), {a.B, n});
+    arrays.state_stride[s] = arrays.state_n_stride[s] = n;
   }
   auto handle = tape ? std::make_unique<fusedrnn_tape>() : nullptr;
   std::vector<ForwardCall<T>> calls;
@@ -341,27 +392,31 @@ int forward(const fusedrnn_weights* weights, const fusedrnn_forward* arguments, 
 template <class T>
 void backward_typed(const Tape<T>& tape, const fusedrnn_backward& a) {
   const Weights<T>& weights = *tape.weights;
-  const Index T_ = tape.schedule->T(), B = tape.schedule->B(), I = weights.I, H = weights.H;
+  const Index T_ = tape.schedule->T(), B = tape.schedule->B(), I = weights.I, H = weights.H, R = weights.R;
   const int states = weights.kernel().states;
   const Index rows = weights.kernel().gates * H;
   check_states(states, a.dc_n, a.dc_0, "dc");
   if (tape.tokens && a.dx) invalid("dx is given, but tokens have no gradient");
+  if (!weights.structure.R && a.dW_hr) invalid("dW_hr is given, but there is no projection");
 
   Footprint footprint;
   BackwardArrays<T> arrays;
   arrays.accumulate = a.accumulate_dx != 0;
-  arrays.dy = rows_of<T>(footprint, "dy", false, a.dy, a.dy_time, a.dy_batch, T_, B, H);
+  arrays.dy = rows_of<T>(footprint, "dy", false, a.dy, a.dy_time, a.dy_batch, T_, B, R);
   arrays.dx = rows_of<T>(footprint, "dx", true, a.dx, a.dx_time, a.dx_batch, T_, B, I);
   const void* const last[] = {a.dh_n, a.dc_n};
   void* const initial[] = {a.dh_0, a.dc_0};
   Spare spare_states, spare_weights;
   for (int s = 0; s < states; ++s) {
     arrays.dstate_n[s] = aligned<T>(s ? "dc_n" : "dh_n", last[s]);
-    arrays.dstate[s] = spare_states.instead_of(block<T>(footprint, s ? "dc_0" : "dh_0", initial[s], {B, H}), {B, H});
-    arrays.dstate_n_stride[s] = arrays.dstate_stride[s] = H;
+    const Index n = weights.units(s);
+    arrays.dstate[s] = spare_states.instead_of(block<T>(footprint, s ? "dc_0" : "dh_0", initial[s], {B, n}), {B, n});
+    arrays.dstate_n_stride[s] = arrays.dstate_stride[s] = n;
   }
   arrays.dW_ih = spare_weights.instead_of(block<T>(footprint, "dW_ih", a.dW_ih, {rows, I}), {rows, I});
-  arrays.dW_hh = spare_weights.instead_of(block<T>(footprint, "dW_hh", a.dW_hh, {rows, H}), {rows, H});
+  arrays.dW_hh = spare_weights.instead_of(block<T>(footprint, "dW_hh", a.dW_hh, {rows, R}), {rows, R});
+  if (weights.structure.R)
+    arrays.dW_hr = spare_weights.instead_of(block<T>(footprint, "dW_hr", a.dW_hr, {R, H}), {R, H});
   arrays.db_ih = block<T>(footprint, "db_ih", a.db_ih, {rows});
   arrays.db_hh = block<T>(footprint, "db_hh", a.db_hh, {rows});
   std::vector<BackwardCall<T>> calls;
@@ -390,9 +445,10 @@ std::unique_ptr<StepRunner<T>> make_runner(const fusedrnn_weights* const* weight
   for (Index l = 0; l < layers; ++l) {
     const WeightsBase& base = base_of(weights[l]);
     if (base.is_double != (sizeof(T) == 8)) invalid("layers of different dtypes");
-    if (l > 0 && (base.cell != stack.back()->cell || base.H != stack.back()->H || base.I != base.H))
-      invalid("layer %td is %s(%td, %td), which does not fit %s(%td, %td) below", l, name_of(base.cell), base.I, base.H,
-              name_of(stack.back()->cell), stack.back()->I, stack.back()->H);
+    if (l > 0 &&
+        (base.cell != stack.back()->cell || base.H != stack.back()->H || base.R != stack.back()->R || base.I != base.R))
+      invalid("layer %td is %s(%td, %td), which does not fit %s(%td, %td) below", l, name_of(base.cell), base.I, base.R,
+              name_of(stack.back()->cell), stack.back()->I, stack.back()->R);
     stack.push_back(std::static_pointer_cast<const Weights<T>>(weights[l]->base));
   }
   return std::make_unique<StepRunner<T>>(std::move(stack), B);
@@ -425,7 +481,7 @@ void in_turn(fusedrnn_stream* stream, Call call) {
 
 template <class T>
 void step(StepRunner<T>& runner, const void* x, const std::int64_t* tokens, void* y) {
-  const Index B = runner.B(), I = runner.weights(0).I, H = runner.weights(0).H;
+  const Index B = runner.B(), I = runner.weights(0).I, R = runner.weights(0).R;
   if (tokens) {
     for (Index b = 0; b < B; ++b)
       if (tokens[b] < 0 || tokens[b] >= I)
@@ -438,7 +494,7 @@ void step(StepRunner<T>& runner, const void* x, const std::int64_t* tokens, void
   const auto from = reinterpret_cast<std::uintptr_t>(input), to = reinterpret_cast<std::uintptr_t>(y);
   const std::size_t read =
       static_cast<std::size_t>(B) * (tokens ? sizeof *tokens : static_cast<std::size_t>(I) * sizeof(T));
-  if (from < to + static_cast<std::size_t>(B * H) * sizeof(T) && to < from + read)
+  if (from < to + static_cast<std::size_t>(B * R) * sizeof(T) && to < from + read)
     invalid("y overlaps %s", tokens ? "tokens" : "x");
   runner.step(static_cast<const T*>(x), tokens, static_cast<T*>(y));
 }

@@ -1,6 +1,6 @@
 """Random problems for one layer in one direction, for `fusedrnn.functional` and `fusedrnn.reference` alike."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any, Self
 
@@ -10,7 +10,7 @@ from fusedrnn.reference.cells import Cell, gru_cell, lstm_cell, rnn_cell
 from tolerances import assert_close, bound, dot_length
 
 #: What a layer hands out, as `tolerances.dot_length` calls it.
-QUANTITIES = {"h_n": "state_n", "c_n": "state_n", "dh_0": "dstate", "dc_0": "dstate"}
+QUANTITIES = {"h_n": "state_n", "c_n": "state_n", "dh_0": "dstate", "dc_0": "dstate", "dW_hr": "dW_hh"}
 
 Results = dict[str, Any]
 
@@ -59,6 +59,7 @@ class Problem:
     past_end: str = "zero"
     W_peephole: Any = None
     options: dict[str, Any] | None = None
+    structure: dict[str, Any] = field(default_factory=dict)  # W_hr, recurrent_mask, zoneout_h, zoneout_c: if they are
 
     @property
     def family(self) -> tuple[str, dict[str, Any]]:
@@ -72,7 +73,8 @@ class Problem:
     @property
     def sizes(self) -> dict[str, int]:
         T, B = self.x.shape[:2]
-        return {"T": T, "B": B, "I": self.weights[0].shape[1], "H": self.weights[1].shape[1]}
+        gates = cell_of(self.cell, self.options).gates
+        return {"T": T, "B": B, "I": self.weights[0].shape[1], "H": len(self.weights[0]) // gates}
 
     def but(self, **changes: Any) -> Self:
         return replace(self, **changes)
@@ -81,7 +83,7 @@ class Problem:
         """y, h_n (and c_n), and the tape."""
         name, options = self.family
         names = ("lengths", "reverse", "mask", "reset", "past_end")
-        options = options | {name: getattr(self, name) for name in names}
+        options = options | {name: getattr(self, name) for name in names} | self.structure
         if self.W_peephole is not None:
             options["W_peephole"] = self.W_peephole
         y, *state_n, tape = getattr(module, f"{name}_forward")(self.x, *self.state, *self.weights, **options)
@@ -124,6 +126,29 @@ def make_problem(
         problem = _draw(rng, cell, options, dtype, T, B, I, H, lengths, reverse, tokens, bias)
         if near_kinks or cell != "rnn_relu" or _distance_from_kink(problem) > 3 * bound(dtype, I + H, T):
             return problem
+
+
+def with_structure(problem: Problem, rng: np.random.Generator, *names: str) -> Problem:
+    """The same problem with a projection to a third of the units and masks of its steps, as named."""
+    (T, B, H), dtype = (problem.sizes[k] for k in "TBH"), problem.dtype  # type: ignore[misc]
+    R = max(1, H // 3) if "W_hr" in names else H
+    structure: dict[str, Any] = {}
+    if "W_hr" in names:
+        structure["W_hr"] = (rng.standard_normal((R, H)) * H**-0.5).astype(dtype)
+    if "recurrent_mask" in names:
+        structure["recurrent_mask"] = (rng.integers(0, 2, (B, R)) * 1.5).astype(dtype)
+    for name, n in (("zoneout_h", R), ("zoneout_c", H)):
+        if name in names and (name == "zoneout_h" or len(problem.state) == 2):
+            structure[name] = rng.random((T, B, n)) < 0.3
+    W_ih, W_hh, *biases = problem.weights
+
+    def cut(state: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (np.ascontiguousarray(state[0][:, :R]), *state[1:])
+
+    weights = (W_ih, np.ascontiguousarray(W_hh[:, :R]), *biases)
+    dy = np.ascontiguousarray(problem.dy[..., :R])
+    state, dstate = cut(problem.state), cut(problem.dstate)
+    return problem.but(structure=structure, weights=weights, dy=dy, state=state, dstate=dstate)
 
 
 def _draw(

@@ -22,7 +22,7 @@ import pytest
 import fusedrnn
 from fusedrnn import _core, functional
 from fusedrnn.reference import CELLS
-from problems import VARIANTS, Problem, assert_same_bits, make_problem
+from problems import VARIANTS, Problem, assert_same_bits, make_problem, with_structure
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples" / "c_api"
@@ -33,7 +33,7 @@ Pointer, Size = ct.c_void_p, ct.c_ssize_t
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
 
-#: The cells that need no options, which the C door has not.
+#: The cells that need no options of theirs, which the C door has not.
 EACH_CELL = pytest.mark.parametrize("cell", list(CELLS))
 
 
@@ -109,6 +109,25 @@ class Backward(Arguments):
     ]
 
 
+# What was appended later: projections, and masks of what training drops.
+
+
+class StructuredLayer(Layer):
+    _fields_ = [("proj_size", Size), ("W_hr", Pointer), ("zoneout_h", ct.c_double), ("zoneout_c", ct.c_double)]
+
+
+class StructuredInfo(Info):
+    _fields_ = [("output_size", Size)]
+
+
+class StructuredForward(Forward):
+    _fields_ = [("recurrent_mask", Pointer), ("zoneout_h", Pointer), ("zoneout_c", Pointer)]
+
+
+class StructuredBackward(Backward):
+    _fields_ = [("dW_hr", Pointer)]
+
+
 class Table(ct.Structure):
     """ABI 1, as it was first released."""
 
@@ -160,30 +179,39 @@ def made(function: Any, *arguments: Any) -> Pointer:
     return handle
 
 
-def pack(cell: str, weights: Any, training: bool = False) -> Pointer:
+def pack(cell: str, weights: Any, training: bool = False, **structure: Any) -> Pointer:
     W_ih, W_hh, b_ih, b_hh = weights
-    layer = Layer(
-        cell=cell.encode(),
-        dtype=W_ih.itemsize,
-        training=training,
-        input_size=W_ih.shape[1],
-        hidden_size=W_hh.shape[1],
-        W_ih=W_ih,
-        W_hh=W_hh,
-        b_ih=b_ih,
-        b_hh=b_hh,
-    )
+    W_hr = structure.get("W_hr")
+    values = {
+        "cell": cell.encode(),
+        "dtype": W_ih.itemsize,
+        "training": training,
+        "input_size": W_ih.shape[1],
+        "hidden_size": W_hh.shape[1] if W_hr is None else W_hr.shape[1],
+        "W_ih": W_ih,
+        "W_hh": W_hh,
+        "b_ih": b_ih,
+        "b_hh": b_hh,
+    }
+    if W_hr is not None:
+        structure["proj_size"] = len(W_hr)
+    # A program that knows of no structure has the smaller struct.
+    layer = StructuredLayer(**values, **structure) if structure else Layer(**values)
     return made(API.weights_new, ct.byref(layer))
 
 
 def run(problem: Problem, need_dx: bool) -> dict[str, Any]:
     """Everything the functional API returns, from C."""
-    T, B, I, H = (problem.sizes[k] for k in "TBIH")
+    T, B, I = (problem.sizes[k] for k in "TBI")
     tokens = problem.x.ndim == 2
-    weights = pack(problem.cell, problem.weights, training=True)
+    masks = dict(problem.structure)
+    W_hr = masks.pop("W_hr", None)
+    weights = pack(problem.cell, problem.weights, training=True, **({} if W_hr is None else {"W_hr": W_hr}))
     names = "hc"[: len(problem.state)]
-    results = {"y": np.empty((T, B, H), problem.dtype)} | {f"{s}_n": np.empty((B, H), problem.dtype) for s in names}
-    forward = Forward(
+    results = {"y": np.empty_like(problem.dy)} | {
+        f"{n}_n": np.empty_like(s) for n, s in zip(names, problem.state, strict=True)
+    }
+    forward = (StructuredForward if problem.structure else Forward)(
         T=T,
         B=B,
         lengths=None if problem.lengths is None else np.asarray(problem.lengths, np.int64),
@@ -191,17 +219,21 @@ def run(problem: Problem, need_dx: bool) -> dict[str, Any]:
         **{"tokens" if tokens else "x": np.ascontiguousarray(problem.x)},
         **{f"{s}_0": state for s, state in zip(names, problem.state, strict=True)},
         **results,
+        **masks,
     )
     tape = made(API.forward, weights, ct.byref(forward))
     API.weights_free(weights)  # the tape has its own reference
     assert API.tape_nbytes(tape) > 0
     W_ih, W_hh, b_ih, b_hh = problem.weights
     grads: dict[str, Any] = {"dx": np.empty((T, B, I), problem.dtype) if need_dx else None}
-    grads |= {f"d{s}_0": np.empty((B, H), problem.dtype) for s in names}
+    grads |= {f"d{n}_0": np.empty_like(s) for n, s in zip(names, problem.state, strict=True)}
     for name, w in (("dW_ih", W_ih), ("dW_hh", W_hh), ("db_ih", b_ih), ("db_hh", b_hh)):
         grads[name] = None if w is None else np.empty_like(w)
+    if W_hr is not None:
+        grads["dW_hr"] = np.empty_like(W_hr)
     ends = {f"d{s}_n": d for s, d in zip(names, problem.dstate, strict=True)}
-    done(API.backward(tape, ct.byref(Backward(dy=problem.dy, **ends, **grads))))
+    Struct = StructuredBackward if problem.structure else Backward
+    done(API.backward(tape, ct.byref(Struct(dy=problem.dy, **ends, **grads))))
     API.tape_free(tape)
     return results | grads
 
@@ -229,8 +261,104 @@ def test_forward_and_backward_give_python_s_bits(isa, rng, cell, dtype, kind):
     need_dx = "tokens" not in options
     results, tape = problem.forward(functional)
     expected = results | problem.backward(functional, tape, need_dx)
-    expected.pop("dW_peephole", None)
+    for name in ("dW_peephole", "dW_hr"):
+        expected.pop(name, None)
     assert_same_bits(run(problem, need_dx), expected, cell)
+
+
+@DTYPES
+@pytest.mark.parametrize(
+    ("cell", "names"),
+    [
+        ("rnn_tanh", ("recurrent_mask", "zoneout_h")),
+        ("gru_before", ("recurrent_mask", "zoneout_h")),
+        ("lstm", ("W_hr",)),
+        ("lstm", ("zoneout_c",)),
+        ("lstm", ("W_hr", "recurrent_mask", "zoneout_h", "zoneout_c")),
+    ],
+    ids=lambda v: v if isinstance(v, str) else "-".join(v),
+)
+def test_structure_gives_python_s_bits(isa, rng, cell, dtype, names):
+    problem = make_problem(rng, cell, dtype, T=7, B=5, I=6, H=37, lengths=True, reverse=True)
+    problem = with_structure(problem, rng, *names)
+    results, tape = problem.forward(functional)
+    expected = results | problem.backward(functional, tape)
+    expected = {name: value for name, value in expected.items() if value is not None}
+    assert_same_bits(run(problem, True), expected, cell)
+
+
+@DTYPES
+def test_inference_and_streams_of_projections_with_zoneout(isa, dtype, rng):
+    layer = fusedrnn.LSTM(6, 19, 2, proj_size=7, zoneout=(0.2, 0.3), dtype=dtype, rng=rng)
+    frozen = layer.freeze()
+    capsules = frozen.c_weights()
+    handles = [capsule_pointer(capsule, b"fusedrnn_weights") for capsule in capsules]
+    names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+    weights = [layer.params[name] for name in names]
+    own = pack("lstm", weights, W_hr=layer.weight_hr_l0, zoneout_h=0.2, zoneout_c=0.3)
+    x, y = rng.standard_normal((5, 3, 6)).astype(dtype), np.empty((5, 3, 7), dtype)
+    h, c = np.empty((3, 7), dtype), np.empty((3, 19), dtype)
+    results = []
+    for handle in (handles[0], own):
+        done(API.forward(handle, ct.byref(Forward(T=5, B=3, x=x, y=y, h_n=h, c_n=c)), None))
+        results.append((y.copy(), h.copy(), c.copy()))
+    assert_same_bits(*results, "Python's weights and C's")
+    info = StructuredInfo()
+    done(API.weights_info(own, ct.byref(info)))
+    assert (info.hidden_size, info.output_size) == (19, 7)
+    API.weights_free(own)
+
+    stream = made(API.stream_new, (Pointer * 2)(*handles), 2, 3)
+    expected, _ = frozen(x)
+    for t in range(5):
+        done(API.stream_step(stream, x[t].ctypes.data, h.ctypes.data))
+        assert_same_bits(h, expected[t], "step")
+    all_h, all_c = np.empty((2, 3, 7), dtype), np.empty((2, 3, 19), dtype)
+    done(API.stream_get_state(stream, all_h.ctypes.data, all_c.ctypes.data))
+    assert_same_bits((all_h, all_c), frozen(x)[1], "state")
+    API.stream_free(stream)
+
+
+def test_wrong_structure_is_refused(rng):
+    p = with_structure(make_problem(rng, "lstm", "float32", T=3, B=2, I=4, H=9), rng, "W_hr", "zoneout_c")
+    W_ih, W_hh, *_ = p.weights
+    good: dict[str, Any] = {"cell": b"lstm", "dtype": 4, "input_size": 4, "hidden_size": 9, "W_ih": W_ih, "W_hh": W_hh}
+    good |= {"training": 1, "proj_size": 3, "W_hr": p.structure["W_hr"]}
+    handle = Pointer()
+
+    def attempt(**changes: Any) -> int:
+        return API.weights_new(ct.byref(StructuredLayer(**(good | changes))), ct.byref(handle))
+
+    refused(attempt(proj_size=9), "proj_size is 9; expected less than hidden_size = 9")
+    refused(attempt(proj_size=-1), "proj_size is -1")
+    refused(attempt(cell=b"gru_after"), "proj_size is 3, but gru_after is no LSTM")
+    refused(attempt(W_hr=None), "W_hr is NULL")
+    refused(attempt(proj_size=0), "W_hr is given, but proj_size is 0")
+    refused(attempt(zoneout_c=1.0), "zoneout_c is 1; expected 0 <= zoneout_c < 1")
+    refused(attempt(zoneout_h=float("nan")), "zoneout_h is nan")
+    refused(attempt(cell=b"rnn_tanh", proj_size=0, W_hr=None, zoneout_c=0.5), "only state is h")
+
+    done(attempt(zoneout_c=0.5))
+    weights, tape = Pointer(handle.value), Pointer()
+    masks: dict[str, Any] = {"zoneout_c": p.structure["zoneout_c"]}
+
+    def forward(**given: Any) -> int:
+        return API.forward(weights, ct.byref(StructuredForward(T=3, B=2, x=p.x, **given)), ct.byref(tape))
+
+    refused(forward(), "zoneout_c is NULL, but the weights have a rate of 0.5")
+    refused(forward(zoneout_c=np.full((3, 2, 9), 2, np.uint8)), "zoneout_c[0][0][0] is 2; expected 0 or 1")
+    refused(forward(recurrent_mask=p.x.ctypes.data + 1, **masks), "recurrent_mask is not aligned")
+    given = ct.byref(StructuredForward(T=3, B=2, x=p.x, **masks))
+    refused(API.forward(weights, given, None), "no tape is wanted")
+    done(forward(**masks))
+    API.tape_free(tape)
+    API.weights_free(weights)
+    plain = pack("lstm", make_problem(rng, "lstm", "float32", T=1, B=1, I=4, H=9).weights, training=True)
+    tape = made(API.forward, plain, ct.byref(Forward(T=3, B=2, x=p.x)))
+    backward = StructuredBackward(dW_hr=p.structure["W_hr"])
+    refused(API.backward(tape, ct.byref(backward)), "dW_hr is given, but there is no projection")
+    API.tape_free(tape)
+    API.weights_free(plain)
 
 
 @DTYPES
@@ -486,17 +614,19 @@ def test_structs_may_grow(rng):
     p = make_problem(rng, "rnn_tanh", "float32", T=2, B=1, I=3, H=4)
     weights = pack(p.cell, p.weights)
 
-    class Newer(Forward):
+    class Newer(StructuredForward):
         _fields_ = [("an_option", Pointer)]
 
     newer = Newer(T=2, B=1, x=p.x)
-    assert newer.size == ct.sizeof(Forward) + 8
+    assert newer.size == ct.sizeof(StructuredForward) + 8
     done(API.forward(weights, ct.byref(newer), None))
     newer.an_option = 1
     refused(API.forward(weights, ct.byref(newer), None), "an option is set that this version")
     older = Forward(T=2, B=1, x=p.x)
     older.size -= 8
-    refused(API.forward(weights, ct.byref(older), None), f"expected sizeof of the struct, {ct.sizeof(Forward)}")
+    refused(
+        API.forward(weights, ct.byref(older), None), f"expected sizeof of the struct, {ct.sizeof(StructuredForward)}"
+    )
     older.size = 2**40  # never set
     refused(API.forward(weights, ct.byref(older), None), "size is")
     API.weights_free(weights)
@@ -704,9 +834,11 @@ def test_the_header_is_clean_c_and_cpp(tmp_path, standard, python):
 @NEEDS_C
 def test_struct_layout_is_what_old_programs_have(tmp_path):
     structs = {"layer": Layer, "info": Info, "forward": Forward, "backward": Backward, "api": Table}
+    later = {"layer": StructuredLayer, "info": StructuredInfo, "forward": StructuredForward}
+    later["backward"] = StructuredBackward
     checks = [
         f'_Static_assert(offsetof(fusedrnn_{name}, {field[0]}) == {getattr(struct, field[0]).offset}, "{field[0]}");'
-        for name, struct in structs.items()
+        for name, struct in (*structs.items(), *later.items())
         for field in struct._fields_
     ]
     source = tmp_path / "layout.c"

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 import fusedrnn
-from fusedrnn import reference
+from fusedrnn import functional, reference
 from fusedrnn.reference import CELLS
-from problems import assert_same_bits
+from problems import assert_results, assert_same_bits, make_problem, with_structure
 from tolerances import assert_close, dot_length
 
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -219,6 +219,52 @@ def test_inference_takes_expectations(cell, options, isa, dtype, lengths, rng):
         assert_close(mine[0], other, dtype=dtype, K=50, T=7, what="state_n")
 
 
+# ---- plain arrays
+
+STRUCTURES = [
+    ("rnn_tanh", ("recurrent_mask", "zoneout_h")),
+    ("gru_after", ("recurrent_mask",)),
+    ("gru_before", ("recurrent_mask", "zoneout_h")),
+    ("gru_simple", ("zoneout_h",)),
+    ("lstm", ("W_hr",)),
+    ("lstm", ("zoneout_c",)),
+    ("lstm_ifo", ("W_hr", "recurrent_mask", "zoneout_h", "zoneout_c")),
+]
+
+
+@DTYPES
+@pytest.mark.parametrize(("cell", "names"), STRUCTURES, ids=lambda v: v if isinstance(v, str) else "-".join(v))
+@pytest.mark.parametrize("rows", ["full", "ragged", "holes"])
+def test_functions_equal_the_reference(cell, names, isa, dtype, rows, rng):
+    problem = make_problem(rng, cell, dtype, T=6, B=5, I=7, H=37, lengths=rows != "full", reverse=rows != "full")
+    problem = with_structure(problem, rng, *names)
+    if rows == "holes":
+        steps = {"mask": rng.random((5, 6)) < 0.7, "reset": rng.random((6, 5)) < 0.3}
+        problem = problem.but(**steps, past_end="hold", dy=np.nan_to_num(problem.dy))
+    assert_results(problem.run(functional), problem.run(reference), problem)
+
+
+def test_functions_equal_layers(rng):
+    layer = make_layer("lstm", 6, 20, "float32", proj_size=7, recurrent_dropout=0.4, zoneout=(0.2, 0.3))
+    call = make_call(rng, layer, 5, 3, False)
+    results, tape = run_layer(layer, call)
+    names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+    masks = {name: mask[0] for name, mask in tape.masks.items()}
+    y, h_n, c_n, kept = functional.lstm_forward(
+        *(call.x, *(s[0] for s in call.state), *(layer.params[name] for name in names)),
+        W_hr=layer.weight_hr_l0,
+        recurrent_mask=masks["recurrent_dropout"] * np.float32(1 / 0.6),
+        zoneout_h=masks["zoneout_h"],
+        zoneout_c=masks["zoneout_c"],
+    )
+    grads = functional.lstm_backward(kept, call.dy, *(d[0] for d in call.dstate))
+    assert_same_bits([y, h_n, c_n], [results["y"], results["h_n"][0], results["c_n"][0]], "results")
+    expected = [results["dx"], results["dh_0"][0], results["dc_0"][0], *(results[name] for name in names)]
+    assert_same_bits(list(grads)[:7], expected, "gradients")
+    assert_same_bits(grads.dW_hr, results["weight_hr_l0"], "dW_hr")
+    assert grads.dW_peephole is None
+
+
 # ---- the reference itself
 
 
@@ -409,6 +455,13 @@ def test_empty(cell, options, T, B, rng):
 X = np.zeros((4, 2, 3), np.float32)
 
 
+def lstm_forward(**options: Any) -> Any:
+    weights = [
+        options.pop(name, default) for name, default in (("W_ih", np.zeros((20, 3))), ("W_hh", np.zeros((20, 5))))
+    ]
+    return functional.lstm_forward(X, None, None, *weights, **options)
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
@@ -448,6 +501,31 @@ X = np.zeros((4, 2, 3), np.float32)
             lambda: fusedrnn.RNN(3, 5).forward(X, masks={"zone": 1}),
             ValueError,
             "RNN: masks has 'zone'; expected some of 'weight_dropout', 'recurrent_dropout', 'zoneout_h', 'zoneout_c'",
+        ),
+        (
+            lambda: lstm_forward(W_hr=np.zeros((5, 5))),
+            ValueError,
+            "lstm_forward: W_hr has shape (5, 5); expected (proj_size, hidden_size), 1 <= proj_size < hidden_size",
+        ),
+        (
+            lambda: lstm_forward(W_hr=np.zeros((2, 5))),
+            ValueError,
+            "lstm_forward: W_hh has shape (20, 5); expected (4*hidden_size, proj_size) = (20, 2)",
+        ),
+        (
+            lambda: lstm_forward(W_hh=np.zeros((20, 2)), W_hr=np.zeros((2, 5)), zoneout_h=np.zeros((4, 2, 5), bool)),
+            ValueError,
+            "lstm_forward: zoneout_h has shape (4, 2, 5); expected (T, B, proj_size) = (4, 2, 2)",
+        ),
+        (
+            lambda: lstm_forward(zoneout_c=0.25),
+            TypeError,
+            "lstm_forward: zoneout_c has dtype float64; expected bool",
+        ),
+        (
+            lambda: lstm_forward(recurrent_mask=np.ones((2, 3))),
+            ValueError,
+            "lstm_forward: recurrent_mask has shape (2, 3); expected (B, hidden_size) = (2, 5)",
         ),
         (
             lambda: fusedrnn.RNN(3, 5).forward(X, masks=[1]),

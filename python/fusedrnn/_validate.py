@@ -1000,14 +1000,22 @@ def twice(owner: str) -> NotImplementedError:
 
 
 def functional_weights(
-    owner: str, gates: int, peepholes: int, W_ih: Any, W_hh: Any, b_ih: Any, b_hh: Any, W_peephole: Any = None
-) -> tuple[Array, Array, Array | None, Array | None, Array | None, np.dtype[Any]]:
+    owner: str,
+    gates: int,
+    peepholes: int,
+    W_ih: Any,
+    W_hh: Any,
+    b_ih: Any,
+    b_hh: Any,
+    W_peephole: Any = None,
+    W_hr: Any = None,
+) -> tuple[Array, Array, Array | None, Array | None, Array | None, Array | None, np.dtype[Any]]:
     """Weights of one layer in one direction; their shapes give the sizes, W_ih's dtype gives the dtype."""
     rows = "hidden_size" if gates == 1 else f"{gates}*hidden_size"
     arrays: list[Array | None] = []
     dtype: np.dtype[Any] | None = None
-    named = (("W_ih", W_ih), ("W_hh", W_hh), ("b_ih", b_ih), ("b_hh", b_hh), ("W_peephole", W_peephole))
-    for name, value in named:
+    names = ("W_ih", "W_hh", "b_ih", "b_hh", "W_peephole", "W_hr")
+    for name, value in zip(names, (W_ih, W_hh, b_ih, b_hh, W_peephole, W_hr), strict=True):
         if value is None and name not in ("W_ih", "W_hh"):
             arrays.append(None)
             continue
@@ -1021,13 +1029,21 @@ def functional_weights(
         if not (array.flags.c_contiguous and array.flags.aligned and array.dtype.isnative):
             array = np.array(array, dtype=dtype, order="C")
         arrays.append(array)
-    ih, hh = arrays[:2]
+    ih, hh, hr = arrays[0], arrays[1], arrays[5]
     assert dtype is not None
     assert ih is not None
     assert hh is not None
-    if hh.ndim != 2 or hh.shape[1] < 1 or hh.shape[0] != gates * hh.shape[1]:
+    if hr is not None:
+        if hr.ndim != 2 or not 1 <= hr.shape[0] < hr.shape[1]:
+            raise ValueError(
+                f"{owner}: W_hr has shape {hr.shape}; expected (proj_size, hidden_size), 1 <= proj_size < hidden_size"
+            )
+        H = hr.shape[1]
+        exact_shape(owner, "W_hh", hh, (gates * H, hr.shape[0]), f"({rows}, proj_size)")
+    elif hh.ndim != 2 or hh.shape[1] < 1 or hh.shape[0] != gates * hh.shape[1]:
         raise ValueError(f"{owner}: W_hh has shape {hh.shape}; expected ({rows}, hidden_size), hidden_size >= 1")
-    H = hh.shape[1]
+    else:
+        H = hh.shape[1]
     if ih.ndim != 2 or ih.shape[0] != gates * H or ih.shape[1] < 1:
         raise ValueError(
             f"{owner}: W_ih has shape {ih.shape}; expected ({rows}, input_size) = ({gates * H}, input_size), "
@@ -1042,7 +1058,7 @@ def functional_weights(
         exact_shape(owner, "W_peephole", arrays[4], (peepholes, H), f"({peepholes}, hidden_size)")
     elif arrays[4] is not None:
         raise ValueError(f"{owner}: W_peephole is {kind(W_peephole)}, but peephole=None; expected None")
-    return ih, hh, arrays[2], arrays[3], arrays[4], dtype
+    return ih, hh, arrays[2], arrays[3], arrays[4], hr, dtype
 
 
 def functional_sequence(owner: str, x: Any, dtype: np.dtype[Any], input_size: int) -> tuple[Array, bool]:

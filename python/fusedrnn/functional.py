@@ -60,7 +60,7 @@ class GRUGrads(NamedTuple):
 
 
 class LSTMGrads(NamedTuple):
-    """Gradients of `lstm_forward`; as `RNNGrads`. dW_peephole is None without peepholes."""
+    """Gradients of `lstm_forward`; as `RNNGrads`. dW_peephole and dW_hr are None without peepholes and projection."""
 
     dx: Array | None
     dh_0: Array
@@ -70,6 +70,7 @@ class LSTMGrads(NamedTuple):
     db_ih: Array | None
     db_hh: Array | None
     dW_peephole: Array | None = None
+    dW_hr: Array | None = None
 
 
 class FunctionalTape(KeptArrays):
@@ -81,7 +82,7 @@ class FunctionalTape(KeptArrays):
         self,
         made_by: str,
         tape: _core.Tape,
-        sizes: tuple[int, int, int, int],
+        sizes: tuple[int, int, int, tuple[int, ...]],
         shapes: tuple[tuple[int, ...] | None, ...],
         dtype: np.dtype[Any],
         tokens: bool,
@@ -89,8 +90,8 @@ class FunctionalTape(KeptArrays):
     ) -> None:
         super().__init__(made_by, [Record((tape,))])
         self._made_by = made_by
-        self._sizes = sizes  # T, B, I, H
-        self._shapes = shapes  # of W_ih, W_hh, b_ih, b_hh, W_peephole; None for what was not there
+        self._sizes = sizes  # T, B, I, and the units of each state
+        self._shapes = shapes  # of W_ih, W_hh, b_ih, b_hh, W_peephole, W_hr; None for what was not there
         self._dtype = dtype
         self._tokens = tokens
         self._held_steps = held  # with past_end="hold": what knows where outputs are from, and the direction
@@ -107,6 +108,8 @@ def rnn_forward(
     nonlinearity: str = "tanh",
     activation: ActivationLike | None = None,
     clip: float | None = None,
+    recurrent_mask: ArrayLike | None = None,
+    zoneout_h: ArrayLike | None = None,
     lengths: ArrayLike | None = None,
     mask: ArrayLike | None = None,
     reset: ArrayLike | None = None,
@@ -126,6 +129,11 @@ def rnn_forward(
         Any function instead of `nonlinearity`; see `RNN`.
     clip : float or None
         Pre-activations are limited to [-clip, clip], and have no gradient outside.
+    recurrent_mask : array-like (B, H), or None for ones
+        Factors of h in the recurrent product, the same at all steps: variational dropout has 0 or 1 / (1 - p) here. To
+        drop weights, multiply W_hh (and its gradient) with such factors.
+    zoneout_h : bool (T, B, H), or None
+        Where a unit of h keeps its old value at a step.
     lengths : integers (B,), or None for T
         Valid steps of each row. What is past them is not read, and the state passes through.
     mask : bool (B, T), or None
@@ -164,8 +172,8 @@ def rnn_forward(
     """
     owner = "rnn_forward"
     kind = rnn_kind(**rnn_options(owner, nonlinearity, activation, clip))
-    steps = (lengths, mask, reset, past_end)
-    y, (h_n,), tape = _forward(owner, kind, x, {"h_0": h_0}, (W_ih, W_hh, b_ih, b_hh), steps, reverse)
+    steps, masks = (lengths, mask, reset, past_end), (recurrent_mask, zoneout_h)
+    y, (h_n,), tape = _forward(owner, kind, x, {"h_0": h_0}, (W_ih, W_hh, b_ih, b_hh), masks, steps, reverse)
     return y, h_n, tape
 
 
@@ -182,6 +190,8 @@ def gru_forward(
     activation: ActivationLike | None = None,
     recurrent_activation: ActivationLike = "sigmoid",
     clip: float | None = None,
+    recurrent_mask: ArrayLike | None = None,
+    zoneout_h: ArrayLike | None = None,
     lengths: ArrayLike | None = None,
     mask: ArrayLike | None = None,
     reset: ArrayLike | None = None,
@@ -192,8 +202,8 @@ def gru_forward(
 
     Parameters
     ----------
-    x, h_0, clip, lengths, mask, reset, past_end, reverse
-        As for `rnn_forward`.
+    x, h_0, clip, recurrent_mask, zoneout_h, lengths, mask, reset, past_end, reverse
+        As for `rnn_forward`. With ``reset_after=False`` the recurrent product of n is of r * recurrent_mask * h.
     W_ih, W_hh : array-like, (3*H, I) and (3*H, H)
     b_ih, b_hh : array-like (3*H,), or None for none
     reset_after : bool
@@ -229,8 +239,8 @@ def gru_forward(
     """
     owner = "gru_forward"
     kind = gru_kind(**gru_options(owner, reset_after, reset_gate, activation, recurrent_activation, clip))
-    steps = (lengths, mask, reset, past_end)
-    y, (h_n,), tape = _forward(owner, kind, x, {"h_0": h_0}, (W_ih, W_hh, b_ih, b_hh), steps, reverse)
+    steps, masks = (lengths, mask, reset, past_end), (recurrent_mask, zoneout_h)
+    y, (h_n,), tape = _forward(owner, kind, x, {"h_0": h_0}, (W_ih, W_hh, b_ih, b_hh), masks, steps, reverse)
     return y, h_n, tape
 
 
@@ -251,6 +261,10 @@ def lstm_forward(
     output_activation: ActivationLike | None = None,
     clip: float | None = None,
     cell_clip: float | None = None,
+    W_hr: ArrayLike | None = None,
+    recurrent_mask: ArrayLike | None = None,
+    zoneout_h: ArrayLike | None = None,
+    zoneout_c: ArrayLike | None = None,
     lengths: ArrayLike | None = None,
     mask: ArrayLike | None = None,
     reset: ArrayLike | None = None,
@@ -261,7 +275,7 @@ def lstm_forward(
 
     Parameters
     ----------
-    x, clip, lengths, mask, reset, past_end, reverse
+    x, clip, recurrent_mask, zoneout_h, lengths, mask, reset, past_end, reverse
         As for `rnn_forward`.
     h_0, c_0 : array-like (B, H), or None for zeros
     W_ih, W_hh : array-like, (4*H, I) and (4*H, H)
@@ -276,6 +290,10 @@ def lstm_forward(
         In place of g's tanh, of sigmoid, and of the tanh of c_t, which is `activation` unless given; see `RNN`.
     cell_clip : float or None
         c_t is limited to [-cell_clip, cell_clip].
+    W_hr : array-like (P, H) with P < H, or None
+        h_t = W_hr (o * tanh(c_t)). Then h_0, y, h_n, recurrent_mask and zoneout_h have P units, and W_hh is (4*H, P).
+    zoneout_c : bool (T, B, H), or None
+        Where a unit of c keeps its old value at a step; h_t is of the new one all the same.
 
     Returns
     -------
@@ -305,9 +323,9 @@ def lstm_forward(
     owner = "lstm_forward"
     functions = (activation, recurrent_activation, output_activation)
     kind = lstm_kind(**lstm_options(owner, peephole, coupled, *functions, clip, cell_clip))
-    weights = (W_ih, W_hh, b_ih, b_hh, W_peephole)
-    steps = (lengths, mask, reset, past_end)
-    y, (h_n, c_n), tape = _forward(owner, kind, x, {"h_0": h_0, "c_0": c_0}, weights, steps, reverse)
+    weights = (W_ih, W_hh, b_ih, b_hh, W_peephole, W_hr)
+    steps, masks = (lengths, mask, reset, past_end), (recurrent_mask, zoneout_h, zoneout_c)
+    y, (h_n, c_n), tape = _forward(owner, kind, x, {"h_0": h_0, "c_0": c_0}, weights, masks, steps, reverse)
     return y, h_n, c_n, tape
 
 
@@ -407,12 +425,14 @@ def _forward(
     x: Any,
     state_0: dict[str, Any],
     weights: tuple[Any, ...],
+    masks: tuple[Any, ...],
     steps: tuple[Any, Any, Any, Any],
     reverse: Any,
 ) -> tuple[Array, tuple[Array, ...], FunctionalTape]:
     W_ih, W_hh, *others, dtype = _validate.functional_weights(owner, kind.gates, kind.peepholes, *weights)
-    b_ih, b_hh, W_peephole = others
-    I, H = W_ih.shape[1], W_hh.shape[1]
+    b_ih, b_hh, W_peephole, W_hr = others
+    I, H = W_ih.shape[1], W_ih.shape[0] // kind.gates
+    units = (W_hh.shape[1], H)[: len(state_0)]
     x, tokens = _validate.functional_sequence(owner, x, dtype, I)
     T, B = x.shape[:2]
     lengths, mask, reset, past_end = steps
@@ -421,53 +441,76 @@ def _forward(
     if tokens:
         x = _validate.tokens(owner, x, I, lengths, "batch", mask)
     state = tuple(
-        np.zeros((B, H), dtype) if value is None else _gradient_or_state(owner, name, value, (B, H), dtype)
-        for name, value in state_0.items()
+        np.zeros((B, n), dtype) if value is None else _rows(owner, name, value, B, n, H, dtype)
+        for (name, value), n in zip(state_0.items(), units, strict=True)
     )
+    used = _masks(owner, masks, T, B, units, H, dtype)
     reverse = _validate.flag(owner, "reverse", reverse)
-    y = _core.empty((T, B, H), dtype)
-    state_n = tuple(_core.empty((B, H), dtype) for _ in state)
-    packed = _core.Weights(kind.name, W_ih, W_hh, b_ih, b_hh, True, W_peephole, kind.options)
-    kept = _core.forward(packed, x, state, y, state_n, schedule, reverse, True)
+    y = _core.empty((T, B, units[0]), dtype)
+    state_n = tuple(_core.empty((B, n), dtype) for n in units)
+    packed = _core.Weights(kind.name, W_ih, W_hh, b_ih, b_hh, True, W_peephole, kind.options, W_hr)
+    kept = _core.forward(packed, x, state, y, state_n, schedule, reverse, True, used)
     assert kept is not None
     if hold:
         schedule.hold(y, reverse)
     held = (schedule, reverse) if hold else None
     shapes = tuple(None if w is None else w.shape for w in (W_ih, W_hh, *others))
-    return y, state_n, FunctionalTape(owner, kept, (T, B, I, H), shapes, dtype, tokens, held)
+    return y, state_n, FunctionalTape(owner, kept, (T, B, I, units), shapes, dtype, tokens, held)
+
+
+def _masks(
+    owner: str, masks: tuple[Any, ...], T: int, B: int, units: tuple[int, ...], H: int, dtype: np.dtype[Any]
+) -> tuple[Array | None, Array | None, Array | None] | None:
+    """Factors of h in the recurrent product, and where h and c keep their old values; as the kernels take them."""
+    if all(mask is None for mask in masks):
+        return None
+    recurrent, *zoneouts = masks
+    kept: list[Array | None] = [None, None]
+    for k, (name, value) in enumerate(zip(("zoneout_h", "zoneout_c"), zoneouts, strict=False)):
+        if value is not None:
+            formula = f"(T, B, {_unit_name(units[k], H)})"
+            kept[k] = _validate.kept(owner, name, value, (T, B, units[k]), formula)
+    factors = None if recurrent is None else _rows(owner, "recurrent_mask", recurrent, B, units[0], H, dtype)
+    return factors, kept[0], kept[1]
 
 
 def _backward(
     owner: str, made_by: str, tape: FunctionalTape, dy: Any, dstate_n: dict[str, Any], need_dx: Any
-) -> tuple[Array | None, tuple[Array, ...], tuple[Array, Array, Array | None, Array | None, Array | None]]:
+) -> tuple[Array | None, tuple[Array, ...], tuple[Array, Array, *tuple[Array | None, ...]]]:
     _validate.functional_tape(owner, tape, made_by)
     kept = tape._held()[0].tapes[0]
-    T, B, I, H = tape._sizes
+    T, B, I, units = tape._sizes
+    H = units[-1]
     dtype = tape._dtype
     need_dx = _validate.flag(owner, "need_dx", need_dx)
     if dy is not None:
         dy = _validate.floats(owner, "dy", dy, dtype, rows=True)
-        _validate.exact_shape(owner, "dy", dy, (T, B, H), "(T, B, hidden_size)")
+        _validate.exact_shape(owner, "dy", dy, (T, B, units[0]), f"(T, B, {_unit_name(units[0], H)})")
         if tape._held_steps is not None:
             schedule, reverse = tape._held_steps
             dy = schedule.sum_held(dy, reverse)
     parts = tuple(
-        None if value is None else _gradient_or_state(owner, name, value, (B, H), dtype)
-        for name, value in dstate_n.items()
+        None if value is None else _rows(owner, name, value, B, n, H, dtype)
+        for (name, value), n in zip(dstate_n.items(), units, strict=True)
     )
     if dy is None and all(part is None for part in parts):
         raise _validate.nothing_to_do_functional(owner, list(dstate_n))
     dx = _core.empty((T, B, I), dtype) if need_dx and not tape._tokens else None
-    dstate_0 = tuple(_core.empty((B, H), dtype) for _ in parts)
+    dstate_0 = tuple(_core.empty((B, n), dtype) for n in units)
     dparams = [None if shape is None else _core.empty(shape, dtype) for shape in tape._shapes]
-    dW_ih, dW_hh, db_ih, db_hh, dW_peephole = dparams
+    dW_ih, dW_hh, db_ih, db_hh, dW_peephole, dW_hr = dparams
     assert dW_ih is not None
     assert dW_hh is not None
-    _core.backward(kept, dy, parts, dx, False, dstate_0, (dW_ih, dW_hh, db_ih, db_hh, dW_peephole, None))
-    return dx, dstate_0, (dW_ih, dW_hh, db_ih, db_hh, dW_peephole)
+    _core.backward(kept, dy, parts, dx, False, dstate_0, (dW_ih, dW_hh, db_ih, db_hh, dW_peephole, dW_hr))
+    return dx, dstate_0, (dW_ih, dW_hh, db_ih, db_hh, dW_peephole, dW_hr)
 
 
-def _gradient_or_state(owner: str, name: str, value: Any, shape: tuple[int, int], dtype: np.dtype[Any]) -> Array:
+def _rows(owner: str, name: str, value: Any, B: int, units: int, H: int, dtype: np.dtype[Any]) -> Array:
+    """A state, its gradient or a mask, (B, units)."""
     array = _validate.floats(owner, name, value, dtype, rows=True)
-    _validate.exact_shape(owner, name, array, shape, "(B, hidden_size)")
+    _validate.exact_shape(owner, name, array, (B, units), f"(B, {_unit_name(units, H)})")
     return array
+
+
+def _unit_name(units: int, H: int) -> str:
+    return "hidden_size" if units == H else "proj_size"

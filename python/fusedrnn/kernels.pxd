@@ -32,6 +32,10 @@ cdef extern from "fusedrnn.h" nogil:
         const void *W_hh
         const void *b_ih
         const void *b_hh
+        ptrdiff_t proj_size
+        const void *W_hr
+        double zoneout_h
+        double zoneout_c
 
     ctypedef struct fusedrnn_info:
         size_t size
@@ -44,6 +48,7 @@ cdef extern from "fusedrnn.h" nogil:
         ptrdiff_t input_size
         ptrdiff_t hidden_size
         size_t nbytes
+        ptrdiff_t output_size
 
     ctypedef struct fusedrnn_forward:
         size_t size
@@ -64,6 +69,9 @@ cdef extern from "fusedrnn.h" nogil:
         int reverse
         int (*interrupted)(void *argument) noexcept nogil
         void *interrupted_argument
+        const void *recurrent_mask
+        const unsigned char *zoneout_h
+        const unsigned char *zoneout_c
 
     ctypedef struct fusedrnn_backward:
         size_t size
@@ -84,6 +92,7 @@ cdef extern from "fusedrnn.h" nogil:
         void *db_hh
         int (*interrupted)(void *argument) noexcept nogil
         void *interrupted_argument
+        void *dW_hr
 
     ctypedef struct fusedrnn_api:
         size_t size

@@ -1,4 +1,4 @@
-"""Layers of every option handed to onnxruntime, torch and Keras: the same outputs, or a refusal that names the option."""
+"""Layers of every option handed to onnxruntime, torch and Keras: the same outputs, or a refusal naming the option."""
 
 import os
 from typing import Any

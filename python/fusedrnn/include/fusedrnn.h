@@ -8,7 +8,8 @@
  * reports failure by its return code. docs/c-api.md tells the whole story; examples/c_api/ has programs.
  *
  * Arrays are the caller's. They hold the layer's dtype, aligned to one element, with contiguous last axis; shapes are
- * written (T, B, I): T time, B batch, I input_size, H hidden_size, G gates (LSTM 4: i f g o; GRU 3: r z n; RNN 1).
+ * written (T, B, I): T time, B batch, I input_size, H hidden_size, G gates (LSTM 4: i f g o; GRU 3: r z n; RNN 1). Of a
+ * projected layer, h and whatever is shaped as h (y, dy, states, masks) has P = proj_size units where H is written.
  * What is computed, and its bits, are those of the Python layers.
  *
  * How it grows without breaking what is compiled already: structs begin with their size as the caller knew it, and get
@@ -59,8 +60,11 @@ typedef struct fusedrnn_layer {
   int dtype;
   int training; /* nonzero: pack what backward needs, too */
   ptrdiff_t input_size, hidden_size;
-  const void *W_ih, *W_hh; /* (G*H, I), (G*H, H), C-contiguous */
-  const void *b_ih, *b_hh; /* (G*H,); NULL: zeros */
+  const void *W_ih, *W_hh;     /* (G*H, I), (G*H, H), C-contiguous */
+  const void *b_ih, *b_hh;     /* (G*H,); NULL: zeros */
+  ptrdiff_t proj_size;         /* LSTM: units P < H of h, of y and of what W_hh, then (G*H, P), is for; 0: H */
+  const void* W_hr;            /* (P, H), C-contiguous, with proj_size */
+  double zoneout_h, zoneout_c; /* rates, 0 <= rate < 1: without a tape units keep this share of their old values */
 } fusedrnn_layer;
 
 /* What weights are. Filled by weights_info, as much of it as `size` covers. */
@@ -73,6 +77,7 @@ typedef struct fusedrnn_info {
   int gates, states; /* G; 2 for LSTM (h, c), else 1 */
   ptrdiff_t input_size, hidden_size;
   size_t nbytes;
+  ptrdiff_t output_size; /* units of h: proj_size, or hidden_size */
 } fusedrnn_info;
 
 /* One layer over whole sequences. Outputs must not overlap each other, x or tokens; h_n may be h_0, and c_n c_0.
@@ -92,6 +97,10 @@ typedef struct fusedrnn_forward {
   int reverse;                        /* nonzero: from each row's last valid step to its first */
   int (*interrupted)(void* argument); /* asked now and then, on the calling thread; nonzero ends the call. Or NULL */
   void* interrupted_argument;
+  const void* recurrent_mask; /* (B, H), C-contiguous: factors of h in the recurrent product; NULL: ones. With a tape */
+  /* (T, B, H), C-contiguous, 1 where a unit keeps its old value, else 0; NULL: nowhere. With a tape, and then needed
+   * where the weights have such a rate. */
+  const unsigned char *zoneout_h, *zoneout_c;
 } fusedrnn_forward;
 
 /* Gradients of what forward computed. Inputs that are NULL are zeros, outputs that are NULL are not wanted. Outputs
@@ -109,6 +118,7 @@ typedef struct fusedrnn_backward {
   void *db_ih, *db_hh; /* (G*H,) */
   int (*interrupted)(void* argument);
   void* interrupted_argument;
+  void* dW_hr; /* (P, H), C-contiguous; overwritten */
 } fusedrnn_backward;
 
 /* The function table. */
@@ -136,8 +146,8 @@ typedef struct fusedrnn_api {
   size_t (*tape_nbytes)(const fusedrnn_tape* tape);
   void (*tape_free)(fusedrnn_tape* tape);
 
-  /* `layers` of them from the input up, of one cell, dtype and hidden_size; the state starts at zero. A step runs on
-   * the calling thread, allocates nothing, takes no lock and asks nothing of the system. */
+  /* `layers` of them from the input up, of one cell, dtype, hidden_size and proj_size; the state starts at zero. A step
+   * runs on the calling thread, allocates nothing, takes no lock and asks nothing of the system. */
   int (*stream_new)(const fusedrnn_weights* const* weights, ptrdiff_t layers, ptrdiff_t B, fusedrnn_stream** stream);
   int (*stream_step)(fusedrnn_stream* stream, const void* x, void* y); /* (B, I) -> (B, H), C-contiguous */
   int (*stream_step_tokens)(fusedrnn_stream* stream, const int64_t* tokens, void* y); /* (B,) */

@@ -156,6 +156,7 @@ class LSTMGrads(NamedTuple):
     db_ih: Array | None
     db_hh: Array | None
     dW_peephole: Array | None = None
+    dW_hr: Array | None = None
 
 
 # ---- any cell
@@ -629,6 +630,8 @@ def rnn_forward(
     nonlinearity: str = "tanh",
     activation: Any = None,
     clip: float | None = None,
+    recurrent_mask: ArrayLike | None = None,
+    zoneout_h: ArrayLike | None = None,
     lengths: ArrayLike | None = None,
     mask: ArrayLike | None = None,
     reset: ArrayLike | None = None,
@@ -640,7 +643,7 @@ def rnn_forward(
 
     Parameters
     ----------
-    x, W_ih, W_hh, b_ih, b_hh, lengths, mask, reset, past_end, reverse, dtype
+    x, W_ih, W_hh, b_ih, b_hh, recurrent_mask, lengths, mask, reset, past_end, reverse, dtype
         See `forward`; G = 1.
     h_0 : array_like, shape (B, H), or None
         Initial state; None is zeros.
@@ -650,6 +653,8 @@ def rnn_forward(
         Any function instead: a name of `ACTIVATIONS`, or (name, alpha), or (name, alpha, beta).
     clip : float, optional
         Pre-activations are limited to [-clip, clip].
+    zoneout_h : array_like, shape (T, B, H), optional
+        The share of its old value that each unit of h keeps, mostly 0 or 1.
 
     Returns
     -------
@@ -674,6 +679,7 @@ def rnn_forward(
     if nonlinearity not in ("tanh", "relu"):
         raise ValueError(f"rnn: nonlinearity is {nonlinearity!r}; expected 'tanh' or 'relu'")
     steps: dict[str, Any] = {"lengths": lengths, "mask": mask, "reset": reset, "past_end": past_end, "reverse": reverse}
+    steps |= {"recurrent_mask": recurrent_mask, "zoneout": _shares(zoneout_h)}
     cell = rnn_cell(nonlinearity, activation, clip)
     y, (h_n,), tape = forward(cell, x, (h_0,), W_ih, W_hh, b_ih, b_hh, dtype=dtype, **steps)
     return y, h_n, tape
@@ -727,6 +733,8 @@ def gru_forward(
     activation: Any = None,
     recurrent_activation: Any = "sigmoid",
     clip: float | None = None,
+    recurrent_mask: ArrayLike | None = None,
+    zoneout_h: ArrayLike | None = None,
     lengths: ArrayLike | None = None,
     mask: ArrayLike | None = None,
     reset: ArrayLike | None = None,
@@ -738,7 +746,7 @@ def gru_forward(
 
     Parameters
     ----------
-    x, W_ih, W_hh, b_ih, b_hh, lengths, mask, reset, past_end, reverse, dtype
+    x, W_ih, W_hh, b_ih, b_hh, recurrent_mask, lengths, mask, reset, past_end, reverse, dtype
         See `forward`; G = 3, gates in the order r, z, n, or without the reset gate G = 2, z, n.
     h_0 : array_like, shape (B, H), or None
         Initial state; None is zeros.
@@ -748,7 +756,7 @@ def gru_forward(
         False: there is none, n = tanh(W_in x + b_in + W_hn h + b_hn).
     activation, recurrent_activation : str or tuple, optional
         In place of tanh and sigmoid; as for `rnn_forward`.
-    clip : float, optional
+    clip, zoneout_h : optional
         As for `rnn_forward`.
 
     Returns
@@ -772,6 +780,7 @@ def gru_forward(
     ((3, 2, 5), (2, 5))
     """
     steps: dict[str, Any] = {"lengths": lengths, "mask": mask, "reset": reset, "past_end": past_end, "reverse": reverse}
+    steps |= {"recurrent_mask": recurrent_mask, "zoneout": _shares(zoneout_h)}
     cell = gru_cell(reset_after, reset_gate, activation, recurrent_activation, clip)
     y, (h_n,), tape = forward(cell, x, (h_0,), W_ih, W_hh, b_ih, b_hh, dtype=dtype, **steps)
     return y, h_n, tape
@@ -830,6 +839,10 @@ def lstm_forward(
     output_activation: Any = None,
     clip: float | None = None,
     cell_clip: float | None = None,
+    W_hr: ArrayLike | None = None,
+    recurrent_mask: ArrayLike | None = None,
+    zoneout_h: ArrayLike | None = None,
+    zoneout_c: ArrayLike | None = None,
     lengths: ArrayLike | None = None,
     mask: ArrayLike | None = None,
     reset: ArrayLike | None = None,
@@ -841,7 +854,7 @@ def lstm_forward(
 
     Parameters
     ----------
-    x, W_ih, W_hh, b_ih, b_hh, lengths, mask, reset, past_end, reverse, dtype
+    x, W_ih, W_hh, b_ih, b_hh, recurrent_mask, lengths, mask, reset, past_end, reverse, dtype
         See `forward`; G = 4, gates in the order i, f, g, o; when coupled G = 3, i, g, o.
     h_0, c_0 : array_like, shape (B, H), or None
         Initial states; None is zeros.
@@ -852,10 +865,14 @@ def lstm_forward(
         f = 1 - i.
     activation, recurrent_activation, output_activation : str or tuple, optional
         In place of g's tanh, of sigmoid, and of the tanh of c' (`activation` unless given); as for `rnn_forward`.
-    clip : float, optional
+    clip, zoneout_h : optional
         As for `rnn_forward`.
     cell_clip : float, optional
         c' is limited to [-cell_clip, cell_clip].
+    W_hr : array_like, shape (R, H), optional
+        See `forward`.
+    zoneout_c : array_like, shape (T, B, H), optional
+        The same as zoneout_h for c.
 
     Returns
     -------
@@ -879,8 +896,9 @@ def lstm_forward(
     """
     steps: dict[str, Any] = {"lengths": lengths, "mask": mask, "reset": reset, "past_end": past_end, "reverse": reverse}
     cell = lstm_cell(peephole, coupled, activation, recurrent_activation, output_activation, clip, cell_clip)
-    weights = (W_ih, W_hh, b_ih, b_hh)
-    y, (h_n, c_n), tape = forward(cell, x, (h_0, c_0), *weights, W_peephole=W_peephole, dtype=dtype, **steps)
+    steps |= {"recurrent_mask": recurrent_mask, "zoneout": _shares(zoneout_h, zoneout_c)}
+    steps |= {"W_peephole": W_peephole, "W_hr": W_hr}
+    y, (h_n, c_n), tape = forward(cell, x, (h_0, c_0), W_ih, W_hh, b_ih, b_hh, dtype=dtype, **steps)
     return y, h_n, c_n, tape
 
 
@@ -905,7 +923,7 @@ def lstm_backward(
     -------
     LSTMGrads
         dx (T, B, I) or None, dh_0 and dc_0 (B, H), dW_ih (4*H, I), dW_hh (4*H, H), db_ih and db_hh (4*H,) or None,
-        dW_peephole like W_peephole or None; 3 for 4 when coupled.
+        dW_peephole and dW_hr like W_peephole and W_hr or None; 3 for 4 when coupled.
 
     Raises
     ------
@@ -923,7 +941,13 @@ def lstm_backward(
     _check_tape(tape, "lstm")
     grads = backward(tape, dy, (dh_n, dc_n), need_dx=need_dx)
     dh_0, dc_0 = grads.dstate
-    return LSTMGrads(grads.dx, dh_0, dc_0, grads.dW_ih, grads.dW_hh, grads.db_ih, grads.db_hh, grads.dW_peephole)
+    weights = (grads.dW_ih, grads.dW_hh, grads.db_ih, grads.db_hh, grads.dW_peephole, grads.dW_hr)
+    return LSTMGrads(grads.dx, dh_0, dc_0, *weights)
+
+
+def _shares(*zoneout: ArrayLike | None) -> tuple[ArrayLike, ...] | None:
+    """What `forward` takes as zoneout; None is what keeps nothing."""
+    return None if all(share is None for share in zoneout) else tuple(0 if z is None else z for z in zoneout)
 
 
 def _check_tape(tape: Tape, layer: str) -> None:
