@@ -971,6 +971,14 @@ def narrow_jax(owner: str) -> ValueError:
     return ValueError(f"{owner}: dtype is float64 while jax_enable_x64 is off; expected float32, or x64 switched on")
 
 
+def other_xla(version: str, oldest: tuple[int, int]) -> ImportError:
+    """A JAX whose foreign function interface is laid out in a way that is not known here."""
+    return ImportError(
+        f"fusedrnn.interop.jax: XLA's foreign function interface is version {version}; expected "
+        f"{oldest[0]}.{oldest[1]} or a later {oldest[0]}.x, as jaxlib has from 0.5 on"
+    )
+
+
 def no_module(owner: str, module: object) -> TypeError:
     """Something else in place of a torch module."""
     return TypeError(f"{owner}: module is {kind(module)}; expected a torch.nn.Module")

@@ -24,9 +24,12 @@ LAYERS = {
 }
 
 
+enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64  # before JAX 0.8
+
+
 @pytest.fixture(autouse=True)
 def x64():
-    with jax.enable_x64(True):
+    with enable_x64(True):
         yield
 
 
@@ -163,7 +166,7 @@ def test_errors(rng):
         apply(layer, [1], x)
     with pytest.raises(ValueError, match="GRU: x has shape"):
         apply(layer, None, x[..., :1])
-    with jax.enable_x64(False), pytest.raises(ValueError, match="GRU: dtype is float64 while jax_enable_x64 is off"):
+    with enable_x64(False), pytest.raises(ValueError, match="GRU: dtype is float64 while jax_enable_x64 is off"):
         apply(layer, None, x)
 
 
@@ -181,7 +184,23 @@ def test_another_abi_is_refused():
         return 1
 
     api = ffi._Api(create_error=create)
-    api.version.major, api.version.minor = 1, 0
     frame = ffi._CallFrame(struct_size=8, api=ctypes.pointer(api), stage=ffi.EXECUTE)
-    assert bridge._infer_handler(ctypes.byref(frame)) == 1
-    assert "XLA's FFI has version 1.0" in messages[0]
+    for api.version.major, api.version.minor in ((1, 0), (0, 3)):  # the second has a frame too short
+        assert bridge._infer_handler(ctypes.byref(frame)) == 1
+    assert "foreign function interface is version 1.0, frames of 8 bytes; expected 0.1 or a later 0.x" in messages[0]
+    assert "version 0.3, frames of 8 bytes" in messages[1]
+
+
+def test_versions_of_the_abi():
+    """Minor versions are compatible both ways, major ones are refused before XLA hears of a handler."""
+    from fusedrnn.interop import _xla_ffi as ffi
+
+    header = "#define XLA_FFI_API_MAJOR {}\n// ...\n#define XLA_FFI_API_MINOR {}\n"
+    assert ffi.read_version(header.format(0, 12)) == (0, 12)
+    assert [ffi.claimed(version) for version in ((0, 1), (0, 2), (0, 3), (0, 12))] == [(0, 1), (0, 2), (0, 3), (0, 3)]
+    for version in ((0, 0), (1, 0), (1, 4), (2, 1)):
+        with pytest.raises(ImportError, match=rf"version {version[0]}\.{version[1]}; expected 0\.1 or a later 0\.x"):
+            ffi.claimed(version)
+    with pytest.raises(ImportError, match="unknown"):
+        ffi.read_version("")
+    assert ffi.claimed(ffi._version()) <= ffi.NEWEST

@@ -1,22 +1,31 @@
 """XLA's foreign function interface as far as a CPU handler needs it: buffers in, buffers out, errors back.
 
-Layouts are facts of XLA's C ABI 0.3 (xla/ffi/api/c_api.h of jaxlib 0.10); every call checks that it got them.
+Layouts are facts of XLA's C ABI (xla/ffi/api/c_api.h, in every wheel of jaxlib). By its rules a minor version only adds
+fields to the end of structs, each of which has its size as a member, and a major version may change anything. What is
+declared here is the same in 0.1 (jaxlib 0.5), 0.2 (0.8) and 0.3 (0.9 and 0.10). Other majors are refused before XLA is
+told of a handler, and every call checks version and sizes.
 """
 
 from __future__ import annotations
 
 import ctypes
+import functools
 import math
+import re
 from collections.abc import Callable
 from ctypes import POINTER, c_char, c_char_p, c_int, c_int32, c_int64, c_size_t, c_uint32, c_void_p, sizeof
+from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import _validate
+
 Array = NDArray[Any]
 
-VERSION = (0, 3)
+OLDEST, NEWEST = (0, 1), (0, 3)  # of the versions that this is written for
 INTERNAL = 13  # XLA_FFI_Error_Code_INTERNAL
 METADATA = 1  # XLA_FFI_Extension_Metadata
 EXECUTE = 3  # XLA_FFI_ExecutionStage_EXECUTE
@@ -126,6 +135,36 @@ class _CallFrame(ctypes.Structure):
 _HANDLER = ctypes.CFUNCTYPE(c_void_p, POINTER(_CallFrame))
 
 
+def read_version(header: str) -> tuple[int, int]:
+    """XLA's own version, as its header has it."""
+    found = [re.search(rf"#define XLA_FFI_API_{part} (\d+)", header) for part in ("MAJOR", "MINOR")]
+    if not all(found):
+        raise _validate.other_xla("unknown (its header does not say)", OLDEST)
+    return int(found[0][1]), int(found[1][1])  # type: ignore[index]
+
+
+def claimed(version: tuple[int, int]) -> tuple[int, int]:
+    """What to tell XLA that handlers are written for: XLA may not know newer versions, and must know older minors."""
+    if version[0] != OLDEST[0] or version < OLDEST:
+        raise _validate.other_xla("{}.{}".format(*version), OLDEST)
+    return min(version, NEWEST)
+
+
+def register(name: str, function: Any) -> None:
+    """Let XLA call the handler on the CPU by this name."""
+    claimed(_version())
+    jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(function), platform="cpu")
+
+
+@functools.cache
+def _version() -> tuple[int, int]:
+    try:
+        header = (Path(jax.ffi.include_dir()) / "xla/ffi/api/c_api.h").read_text(encoding="utf-8")
+    except OSError as error:
+        raise _validate.other_xla(f"unknown ({error})", OLDEST) from error
+    return read_version(header)
+
+
 def handler(function: Callable[[int, list[Array], list[Array]], None]) -> Any:
     """A C function for XLA of ``function(number, arguments, results)``; `number` is the call's one attribute.
 
@@ -155,7 +194,7 @@ def handler(function: Callable[[int, list[Array], list[Array]], None]) -> Any:
 
 def _introduce(metadata: Any) -> None:
     """Say which version of the ABI this is written for; XLA refuses to register what does not fit."""
-    metadata.version.major, metadata.version.minor = VERSION
+    metadata.version.major, metadata.version.minor = claimed(_version())
     metadata.traits = 0
 
 
@@ -163,8 +202,8 @@ def _check(frame: Any) -> None:
     """Anything else than the known layout would be read wrongly."""
     version = frame.api.contents.version
     known = (
-        version.major == VERSION[0]
-        and version.minor >= VERSION[1]
+        version.major == OLDEST[0]
+        and version.minor >= OLDEST[1]
         and frame.struct_size >= sizeof(_CallFrame) - sizeof(c_void_p)  # without `future`, which is not used
         and frame.arguments.struct_size >= sizeof(_Buffers)
         and frame.results.struct_size >= sizeof(_Buffers)
@@ -173,10 +212,7 @@ def _check(frame: Any) -> None:
         and frame.attributes.size == 1
     )
     if not known:
-        raise RuntimeError(
-            f"fusedrnn.interop.jax: XLA's FFI has version {version.major}.{version.minor} and frames of "
-            f"{frame.struct_size} bytes; expected version {VERSION[0]}.{VERSION[1]} or a compatible one"
-        )
+        raise _validate.other_xla(f"{version.major}.{version.minor}, frames of {frame.struct_size} bytes", OLDEST)
 
 
 def _arrays(buffers: Any) -> list[Array]:

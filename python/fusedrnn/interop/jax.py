@@ -1,7 +1,7 @@
 """Layers inside functions that JAX compiles and differentiates, on the CPU: under ``jit`` and ``grad``.
 
 ``apply(layer, params, x, state)`` is a custom call of XLA (no ``pure_callback``): XLA's buffers are read and written
-where they are. Needs JAX 0.10 or one with a compatible FFI.
+where they are. Tested with JAX 0.5 to 0.10.
 
 Examples
 --------
@@ -215,7 +215,7 @@ def _backward_handler(number: int, arguments: Any, results: Any) -> None:
 
 
 for _name, _handler in (("infer", _infer_handler), ("forward", _forward_handler), ("backward", _backward_handler)):
-    jax.ffi.register_ffi_target(f"fusedrnn_{_name}", jax.ffi.pycapsule(_handler), platform="cpu")
+    _xla_ffi.register(f"fusedrnn_{_name}", _handler)
 
 
 def _custom_call(name: str, shapes: Any, number: int, *operands: Any) -> Any:
