@@ -337,10 +337,41 @@ def test_torch_modules_that_are_refused():
         interop.to_torch({})
     with pytest.raises(ValueError, match="found no RNN, GRU or LSTM in Linear"):
         interop.from_torch(torch.nn.Linear(2, 3))
-    with pytest.raises(ValueError, match="several recurrent modules: '0', '1'; choose one with prefix="):
-        interop.from_torch(torch.nn.Sequential(torch.nn.GRU(2, 3), torch.nn.LSTM(3, 2)))
+    with pytest.raises(ValueError, match="several recurrent modules: .b., .t.; choose one with prefix="):
+        interop.from_torch(torch.nn.ModuleDict({"t": torch.nn.GRU(2, 3), "b": torch.nn.LSTM(3, 2)}))
     with pytest.raises(ValueError, match="kind is 'GRU', but the weights are those of LSTM"):
         interop.from_torch(torch.nn.LSTM(2, 3), kind="GRU")
+
+
+def test_torch_modules_upon_each_other(rng):
+    torch = pytest.importorskip("torch")
+    modules = [torch.nn.LSTM(3, 6, bidirectional=True), torch.nn.Dropout(0.5), torch.nn.GRU(12, 4), torch.nn.RNN(4, 2)]
+    shown = "Stack([LSTM(3, 6, bidirectional=True), GRU(12, 4), RNN(4, 2)])"
+    x = torch.randn(7, 4, 3)
+    y = x
+    for module in modules:
+        if not isinstance(module, torch.nn.Dropout):
+            y, state = module(y)
+    for container in (torch.nn.Sequential(*modules), torch.nn.ModuleList(modules)):
+        net = interop.from_torch(container)
+        assert repr(net) == shown
+        ours, finals = net(x.numpy())
+        np.testing.assert_allclose(ours, y.detach().numpy(), rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(finals[2], state.detach().numpy(), rtol=1e-4, atol=1e-6)
+    named = torch.nn.ModuleDict({"top": modules[3], "low": modules[0], "mid": modules[2]})
+    for source in (named, named.state_dict()):
+        assert interop.from_torch(source, ["low", "mid.", "top"]) == net
+        with pytest.raises(ValueError, match=r"several recurrent modules: .*; choose one with prefix=, or some"):
+            interop.from_torch(source)
+        with pytest.raises(ValueError, match=r"from_torch: Stack: RNN\(4, 2\) has input_size 4; expected 12"):
+            interop.from_torch(source, ["low", "top"])
+        with pytest.raises(ValueError, match=r"from_torch: found no names of modules in prefix=\[\]"):
+            interop.from_torch(source, [])
+    for layer, module in zip(net.layers, (modules[0], *modules[2:]), strict=True):
+        for name, tensor in interop.to_torch(layer).state_dict().items():
+            assert torch.equal(tensor, module.state_dict()[name])
+    with pytest.raises(TypeError, match=r"to_torch: got Stack; expected RNN, GRU, LSTM or one of their cells; torch"):
+        interop.to_torch(net)
 
 
 def test_torch_half_precision_and_scripted_modules():

@@ -46,11 +46,18 @@ def unknown_kind(owner: str, kind: object, kinds: Sequence[str]) -> str:
 
 
 def several(owner: str, what: str, found: Sequence[object], argument: str) -> str:
-    return f"{owner}: there are several {what}: {listed(found)}; choose one with {argument}="
+    return f"{owner}: there are several {what}: {listed(found)}; choose one with {argument}"
 
 
 def none_found(owner: str, what: str, looked: str) -> str:
     return f"{owner}: found no {what} in {looked}"
+
+
+def above_backwards(owner: str, layer: str) -> str:
+    return (
+        f"{owner}: {layer} stands above a layer that goes backwards, whose steps Keras leaves reversed; "
+        f"expected one way"
+    )
 
 
 def shape(owner: str, name: str, got: tuple[int, ...], expected: str) -> str:

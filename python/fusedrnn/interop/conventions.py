@@ -11,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from .. import layers
+from ..stack import Stack
+from ..two_ways import Bidirectional
 from . import _messages
 
 Array = NDArray[Any]
@@ -116,6 +118,74 @@ def build(owner: str, kind: str, stack: Sequence[Sequence[Direction]], **options
     layer = construct(owner, cls, int(first.W_ih.shape[1]), first.hidden_size, len(stack), **options)
     layer.load_state_dict(named(stack))
     return layer
+
+
+class Part(NamedTuple):
+    """One layer of another framework: its kind, one or two directions, and the options of both."""
+
+    kind: str
+    directions: list[Direction]
+    options: dict[str, Any]
+
+    @property
+    def form(self) -> tuple[Any, ...]:
+        """What is the same of all layers of one layer object, but for options and inputs."""
+        first = self.directions[0]
+        there = tuple(None if array is None else array.shape[:1] for array in first[1:])
+        return self.kind, len(self.directions), first.W_hh.shape, there
+
+    def made(self, owner: str, dtype: DTypeLike, **options: Any) -> Any:
+        """The layer."""
+        return build(owner, self.kind, [self.directions], dtype=dtype, **self.options, **options)
+
+
+class Pair(NamedTuple):
+    """Two directions, of one layer each, that may differ."""
+
+    forward: Part
+    backward: Part
+    merge: str | None
+
+    def as_one(self) -> Part | Pair:
+        """One layer of two directions, if they do not differ."""
+        forward, backward = self.forward, self.backward
+        if forward.form != backward.form or forward.options != backward.options:
+            return self
+        directions = [forward.directions[0], backward.directions[0]]
+        return Part(forward.kind, directions, forward.options | {"merge": self.merge})
+
+    def made(self, owner: str, dtype: DTypeLike, **options: Any) -> Any:
+        """Both."""
+        layers = [part.made(owner, dtype, **options) for part in (self.forward, self.backward)]
+        return fitting(owner, Bidirectional, *layers, self.merge)
+
+
+def assemble(owner: str, parts: Sequence[Part | Pair], dtype: DTypeLike | None, **options: Any) -> Any:
+    """Layers one above the other: as one layer object where they are alike, else as a `Stack`."""
+    first, last = parts[0], parts[-1]
+    if dtype is None:
+        dtype = float_dtype((first if isinstance(first, Part) else first.forward).directions[0].W_ih)
+    if isinstance(last, Part):
+        # A pair, unmerged, can only come out of the last one; it is concatenated below.
+        below = last.options | ({"merge": last.options["merge"] or "concat"} if "merge" in last.options else {})
+        own = [part for part in parts if isinstance(part, Part) and part.form == last.form]
+        if len(own) == len(parts) and all(part.options == below for part in own[:-1]):
+            stack = [part.directions for part in own]
+            return build(owner, last.kind, stack, dtype=dtype, **last.options, **options)
+    return stack_of(owner, [part.made(owner, dtype, **options) for part in parts])
+
+
+def stack_of(owner: str, layers: Sequence[Any]) -> Any:
+    """A `Stack`, or its only layer."""
+    return layers[0] if len(layers) == 1 else fitting(owner, Stack, layers)
+
+
+def fitting(owner: str, cls: type[Any], *arguments: Any) -> Any:
+    """A group, whose complaints are the bridge's."""
+    try:
+        return cls(*arguments)
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"{owner}: {error}") from None
 
 
 def construct(owner: str, cls: type[Any], *sizes: int, **options: Any) -> Any:

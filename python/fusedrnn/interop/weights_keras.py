@@ -9,7 +9,8 @@ gates                 columns of (I, G*H): LSTM i f c o, GRU z r h; ours are row
                       ``reset_after=False`` (3*H,): single
 update gate           the same: h' = z * h + (1 - z) * hh
 axes                  (B, T, I): ``batch_first=True``
-``go_backwards``      ``backwards=True``; Keras leaves its outputs in the order of computation: y[:, ::-1]
+``go_backwards``      ``backwards=True``; Keras leaves its outputs in the order of computation, y[:, ::-1], which is also
+                      the order in which the next layer reads them
 ``Bidirectional``     weights of the forward, then of the backward layer; ``merge_mode`` "ave" is "mean"
 CuDNN layers          saved by Keras 2: each gate's block is stored as (H, I), its recurrent block transposed; two
                       biases, one after the other, which is how they are recognised
@@ -18,15 +19,29 @@ CuDNN layers          saved by Keras 2: each gate's block is stored as (H, I), i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from .._validate import full_activation
+from ..stack import Stack
+from ..two_ways import Bidirectional
 from . import _messages
-from .conventions import GATES, Array, Direction, as_weights, build, directions_of, gates_of, refuse_others, reorder
+from .conventions import (
+    GATES,
+    Array,
+    Direction,
+    Pair,
+    Part,
+    as_weights,
+    assemble,
+    directions_of,
+    gates_of,
+    refuse_others,
+    reorder,
+)
 
 if TYPE_CHECKING:
     import keras
@@ -97,8 +112,9 @@ def from_keras(
 
     Returns
     -------
-    RNN, GRU or LSTM
-        Gives all outputs and the final state, whatever ``return_sequences`` and ``return_state`` are. Dropout rates,
+    RNN, GRU, LSTM, Stack or Bidirectional
+        A `Stack` of layers that are not alike, a `Bidirectional` of directions that are not. Gives all outputs, aligned
+        with the input, and the final state, whatever ``return_sequences`` and ``return_state`` are. Dropout rates,
         which act in training only, are not taken over.
 
     Raises
@@ -118,15 +134,13 @@ def from_keras(
     """
     owner = "from_keras"
     if hasattr(source, "get_config"):
-        stack, options = of_layer(owner, source)
-        found = options.pop("kind")
+        parts = of_layers(owner, [source])
     elif isinstance(source, (list, tuple)) and source and all(hasattr(item, "get_config") for item in source):
-        stack, options = of_layers(owner, source)
-        found = options.pop("kind")
+        parts = of_layers(owner, source)
     elif isinstance(source, (list, tuple)) and source:
         arrays = [as_weights(owner, f"array {k}", array) for k, array in enumerate(source)]
         found, directions, after = of_arrays(owner, arrays, reset_after)
-        stack, options = [directions], {}
+        options: dict[str, Any] = {}
         if activation is not None and activation != "tanh":
             options |= state_activation(found, activation)
         if recurrent_activation is not None:
@@ -137,16 +151,18 @@ def from_keras(
             options["merge"] = merge_of(owner, merge_mode)
         if go_backwards:
             options["backwards"] = True
+        parts = [Part(found, directions, options)]
     else:
         raise TypeError(_messages.wrong_source(owner, source, "a Keras layer, or a list of layers or of weights"))
     if kind is not None and kind not in GATES:
         raise ValueError(_messages.unknown_kind(owner, kind, list(GATES)))
-    if kind not in (None, found):
-        shape = stack[0][0].W_hh.shape[::-1]
-        raise ValueError(_messages.kinds_differ(owner, str(kind), found, f"the recurrent kernel has shape {shape}"))
-    if dtype is not None:
-        options["dtype"] = dtype
-    return build(owner, found, stack, batch_first=batch_first, **options)
+    for part in parts:
+        for own in [part] if isinstance(part, Part) else part[:2]:
+            if kind not in (None, own.kind):
+                shape = own.directions[0].W_hh.shape[::-1]
+                why = f"the recurrent kernel has shape {shape}"
+                raise ValueError(_messages.kinds_differ(owner, str(kind), own.kind, why))
+    return assemble(owner, parts, dtype, batch_first=batch_first)
 
 
 def merge_of(owner: str, merge_mode: object) -> str | None:
@@ -163,35 +179,44 @@ def state_activation(kind: str, name: Any) -> dict[str, Any]:
     return {} if name == "tanh" else {"activation": name}
 
 
-def of_layers(owner: str, sources: Sequence[Any]) -> tuple[list[list[Direction]], dict[str, Any]]:
-    """Layers one above the other, which must be alike to be one layer of ours."""
-    parts = [of_layer(owner, source) for source in sources]
-    options = parts[-1][1]
-    # A pair, unmerged, can only come out of the last one; it is concatenated below.
-    below = options | {"merge": options["merge"] or "concat"} if "merge" in options else options
-    for k, (_, other) in enumerate(parts[:-1]):
-        if other != below:
-            raise ValueError(_messages.attribute(owner, f"layer {k}", other, f"{below}, as the last layer has it"))
-    return [stack[0] for stack, _ in parts], parts[-1][1]
+def of_layers(owner: str, sources: Sequence[Any]) -> list[Part | Pair]:
+    """Layers one above the other."""
+    parts: list[Part | Pair] = []
+    flipped = False  # whether Keras has the steps in reversed order here
+    for layer in flat(sources):
+        part = of_layer(owner, layer)
+        if isinstance(part, Pair) or len(part.directions) == 2:
+            if flipped:
+                raise ValueError(_messages.above_backwards(owner, type(layer).__name__))
+        else:
+            flipped ^= part.options.pop("backwards", False)
+            if flipped:
+                part.options["backwards"] = True
+        parts.append(part)
+    if not parts:
+        raise ValueError(_messages.none_found(owner, "recurrent layer", "an empty model"))
+    return parts
 
 
-def of_layer(owner: str, layer: Any) -> tuple[list[list[Direction]], dict[str, Any]]:
+def flat(sources: Sequence[Any]) -> Iterator[Any]:
+    """All layers of models within models but for those that do nothing outside of training."""
+    for source in sources:
+        names = [cls.__name__ for cls in type(source).__mro__]
+        if "Sequential" in names:
+            yield from flat(source.layers)
+        elif not {"InputLayer", "Dropout", "SpatialDropout1D"} & set(names):
+            yield source
+
+
+def of_layer(owner: str, layer: Any) -> Part | Pair:
     """Weights and options of a layer object; its class is known by name, as Keras need not be imported."""
-    names = [cls.__name__ for cls in type(layer).__mro__]
-    if "Sequential" in names:
-        return of_layers(owner, [part for part in layer.layers if type(part).__name__ != "InputLayer"])
-    options: dict[str, Any]
-    if "Bidirectional" in names:
-        forward, backward = layer.forward_layer, layer.backward_layer
-        stack, options = of_layer(owner, forward)
-        reverse, others = of_layer(owner, backward)
-        if options.pop("backwards", False) or not others.pop("backwards", False):
+    if "Bidirectional" in [cls.__name__ for cls in type(layer).__mro__]:
+        forward, backward = of_layer(owner, layer.forward_layer), of_layer(owner, layer.backward_layer)
+        assert isinstance(forward, Part)  # Keras refuses two directions within two
+        assert isinstance(backward, Part)
+        if forward.options.pop("backwards", False) or not backward.options.pop("backwards", False):
             raise ValueError(_messages.attribute(owner, "forward_layer.go_backwards", True, "False"))
-        if options != others or stack[0][0].W_hh.shape != reverse[0][0].W_hh.shape:
-            raise ValueError(
-                _messages.attribute(owner, "backward_layer", others, f"the forward layer's options, {options}")
-            )
-        return [[stack[0][0], reverse[0][0]]], options | {"merge": merge_of(owner, layer.merge_mode)}
+        return Pair(forward, backward, merge_of(owner, layer.merge_mode)).as_one()
     cell = getattr(layer, "cell", layer)
     kind = next((KINDS[cls.__name__] for cls in type(cell).__mro__ if cls.__name__ in KINDS), None)
     if kind is None:
@@ -201,9 +226,8 @@ def of_layer(owner: str, layer: Any) -> tuple[list[list[Direction]], dict[str, A
     weights = [as_weights(owner, f"array {k}", array) for k, array in enumerate(layer.get_weights())]
     if len(weights) < 2:
         raise ValueError(_messages.none_found(owner, "weights", f"{type(layer).__name__}, which is not built yet"))
-    options = {"kind": kind}
     old = not type(cell).__module__.startswith("keras.src.layers")
-    options |= state_activation(kind, activation_of(owner, "activation", config.get("activation", "tanh"), old))
+    options = state_activation(kind, activation_of(owner, "activation", config.get("activation", "tanh"), old))
     if kind != "RNN":
         gates = activation_of(owner, "recurrent_activation", config.get("recurrent_activation", "sigmoid"), old)
         if gates != "sigmoid":
@@ -217,7 +241,7 @@ def of_layer(owner: str, layer: Any) -> tuple[list[list[Direction]], dict[str, A
         options["reset_after"] = False
     if getattr(layer, "go_backwards", False):
         options["backwards"] = True
-    return [directions], options
+    return Part(kind, directions, options)
 
 
 def activation_of(owner: str, name: str, value: Any, old: bool) -> Any:
@@ -283,7 +307,7 @@ def to_keras(layer: Any, *, return_state: bool = False) -> keras.layers.Layer:
 
     Parameters
     ----------
-    layer : RNN, GRU or LSTM
+    layer : RNN, GRU, LSTM, Bidirectional of two of these with one layer each, or Stack
         With options that Keras has.
     return_state : bool
         Keras' argument; ``return_sequences`` is True.
@@ -291,11 +315,14 @@ def to_keras(layer: Any, *, return_state: bool = False) -> keras.layers.Layer:
     Returns
     -------
     keras.layers.Layer
-        ``SimpleRNN``, ``GRU``, ``LSTM``, ``Bidirectional`` of one; with several layers a ``keras.Sequential`` of them.
-        Built, with copies of the parameters. Its axes are (B, T, I), whatever ``batch_first`` is.
+        ``SimpleRNN``, ``GRU``, ``LSTM``, ``Bidirectional`` of one or two; with several layers a ``keras.Sequential`` of
+        them. Built, with copies of the parameters. Its axes are (B, T, I), whatever ``batch_first`` is. The outputs of
+        a layer with ``backwards=True`` come in the order of computation.
 
     Raises
     ------
+    TypeError
+        `layer` is no such layer.
     ValueError
         The layer has an option that Keras does not have.
 
@@ -307,9 +334,58 @@ def to_keras(layer: Any, *, return_state: bool = False) -> keras.layers.Layer:
     import keras
 
     owner = "to_keras"
+    parts: list[Any] = []
+    flipped = False
+    for member in flat_layers(layer):
+        if isinstance(member, Bidirectional):
+            if flipped:
+                raise ValueError(_messages.above_backwards(owner, repr(member)))
+            if any(type(way).__name__ not in GATES or way.num_layers > 1 for way in member.layers):
+                expected = "directions of one layer each, as Keras has nothing else"
+                raise ValueError(_messages.attribute(owner, "layer", member, expected))
+            (forward,), (backward,) = (to_parts(owner, way, return_state) for way in member._directed().values())
+            parts.append(keras_pair(forward, backward, member.merge))
+            continue
+        if type(member).__name__ not in GATES:
+            raise TypeError(_messages.wrong_source(owner, member, "RNN, GRU, LSTM, Bidirectional or Stack"))
+        if flipped and member.bidirectional:
+            raise ValueError(_messages.above_backwards(owner, repr(member)))
+        parts += to_parts(owner, member, return_state, flipped)
+        flipped = member.backwards
+    if len(parts) == 1:
+        return parts[0]
+    if return_state:
+        raise ValueError(_messages.contradiction(owner, "return_state", True, f"there are {len(parts)} layers"))
+    return keras.Sequential([keras.Input((None, layer.input_size), dtype=layer.dtype.name), *parts])
+
+
+def flat_layers(layer: Any) -> Iterator[Any]:
+    """The layers of stacks within stacks, from bottom to top."""
+    if isinstance(layer, Stack):
+        for member in layer.layers:
+            yield from flat_layers(member)
+    else:
+        yield layer
+
+
+def keras_pair(forward: Any, backward: Any, merge: str | None) -> Any:
+    """Keras' wrapper of two directions."""
+    import keras
+
+    mode = next(theirs for theirs, ours in MERGES.items() if ours == merge)
+    # The wrapper makes copies of both; weights are those of what it was given.
+    weights = [*forward.get_weights(), *backward.get_weights()]
+    pair = keras.layers.Bidirectional(forward, backward_layer=backward, merge_mode=mode)
+    pair.build((None, None, weights[0].shape[0]))
+    pair.set_weights(weights)
+    return pair
+
+
+def to_parts(owner: str, layer: Any, return_state: bool, flipped: bool = False) -> list[Any]:
+    """A layer as one of Keras' for each of its layers; `flipped`: they find the steps in reversed order."""
+    import keras
+
     kind = type(layer).__name__
-    if kind not in GATES:
-        raise TypeError(_messages.wrong_source(owner, layer, "RNN, GRU or LSTM"))
     refuse_others(owner, layer, KNOWN + KNOWN_LATER, ", as Keras has nothing else")
     options: dict[str, Any] = {"use_bias": bool(layer.bias), "dtype": layer.dtype.name, "return_sequences": True}
     options["return_state"] = return_state
@@ -318,28 +394,27 @@ def to_keras(layer: Any, *, return_state: bool = False) -> keras.layers.Layer:
     if kind != "RNN":
         gates = getattr(layer, "recurrent_activation", "sigmoid")
         options["recurrent_activation"] = activation_to(owner, "recurrent_activation", gates)
+    after = getattr(layer, "reset_after", None)
     if kind == "GRU":
-        options["reset_after"] = layer.reset_after
-    if getattr(layer, "backwards", False):
-        options["go_backwards"] = True
+        options["reset_after"] = after
     cls = getattr(keras.layers, "SimpleRNN" if kind == "RNN" else kind)
     stack = directions_of(layer.state_dict(), layer.num_layers, layer.bidirectional)
     parts = []
     for k, directions in enumerate(stack):
-        part = cls(layer.hidden_size, **options)
+        ways = []
+        for d, direction in enumerate(directions):
+            backwards = layer._plan.ways[d]
+            way = cls(layer.hidden_size, go_backwards=backwards != flipped, **options)
+            way.build((None, None, direction.W_ih.shape[1]))
+            way.set_weights(to_arrays(kind, direction, after))
+            ways.append(way)
         if layer.bidirectional:
             merge = layer.merge if k + 1 == len(stack) else layer.merge or "concat"
-            mode = next(theirs for theirs, ours in MERGES.items() if ours == merge)
-            part = keras.layers.Bidirectional(part, merge_mode=mode)
-        part.build((None, None, directions[0].W_ih.shape[1]))
-        after = getattr(layer, "reset_after", None)
-        part.set_weights([array for direction in directions for array in to_arrays(kind, direction, after)])
-        parts.append(part)
-    if len(parts) == 1:
-        return parts[0]
-    if return_state:
-        raise ValueError(_messages.contradiction(owner, "return_state", True, f"there are {len(parts)} layers"))
-    return keras.Sequential([keras.Input((None, layer.input_size), dtype=layer.dtype.name), *parts])
+            parts.append(keras_pair(ways[0], ways[1], merge))
+        else:
+            parts += ways
+            flipped = backwards
+    return parts
 
 
 def activation_to(owner: str, name: str, value: Any) -> str:

@@ -15,7 +15,7 @@ names          the same; of cells without ``_l0``; in a state dict behind any pr
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +31,7 @@ from .conventions import (
     float_dtype,
     gates_of,
     refuse_others,
+    stack_of,
 )
 
 if TYPE_CHECKING:
@@ -38,13 +39,16 @@ if TYPE_CHECKING:
 
 KEY = re.compile(r"(?P<prefix>.*?)(?P<name>(?:weight_(?:ih|hh|hr)|bias_(?:ih|hh))(?P<layer>_l\d+(?:_reverse)?)?)$")
 
+#: What to do where there are several modules.
+SEVERAL = "prefix=, or some that stand upon each other with prefix=[...]"
+
 #: Constructor arguments that torch's modules have, too.
 KNOWN = ("num_layers", "nonlinearity", "bias", "batch_first", "dropout", "bidirectional", "proj_size", "dtype")
 
 
 def from_torch(
     source: torch.nn.Module | Mapping[str, Any],
-    prefix: str | None = None,
+    prefix: str | Sequence[str] | None = None,
     *,
     kind: str | None = None,
     nonlinearity: str | None = None,
@@ -59,8 +63,10 @@ def from_torch(
     source : torch.nn.Module, or mapping of str to tensors or arrays
         ``nn.RNN``, ``nn.GRU``, ``nn.LSTM``, one of their cells, a module that contains one of them; or a state dict of
         any of these (of tensors, or of arrays: torch is not needed then).
-    prefix : str or None
-        Where several recurrent modules are in it: which one, such as ``"encoder.lstm."`` (the dot may be left out).
+    prefix : str, sequence of str, or None
+        Where several recurrent modules are in it: which one, such as ``"encoder.lstm."`` (the dot may be left out); or
+        which ones stand upon each other, from bottom to top. Those of a ``Sequential`` or ``ModuleList`` do so in its
+        order.
     kind : "RNN", "GRU", "LSTM" or None
         What a state dict has to be; its shapes tell, so this is a check only.
     nonlinearity : "tanh", "relu" or None
@@ -74,14 +80,14 @@ def from_torch(
 
     Returns
     -------
-    RNN, GRU, LSTM, or RNNCell, GRUCell, LSTMCell
+    RNN, GRU, LSTM, or RNNCell, GRUCell, LSTMCell; Stack, where several modules stand upon each other
 
     Raises
     ------
     TypeError
         `source` is neither, or holds no real numbers.
     ValueError
-        There is no recurrent module in it, or several; parameters are missing or do not fit together.
+        There is no recurrent module in it, or several without an order; parameters are missing or do not fit together.
 
     Examples
     --------
@@ -91,6 +97,15 @@ def from_torch(
     GRU(3, 5, num_layers=2)
     """
     owner = "from_torch"
+    if prefix is None and hasattr(source, "named_modules"):
+        prefix = prefixes_in_order(source)
+    if prefix is not None and not isinstance(prefix, str):
+        options: dict[str, Any] = {"kind": kind, "nonlinearity": nonlinearity, "batch_first": batch_first}
+        options |= {"dropout": dropout, "dtype": dtype}
+        parts = [from_torch(source, one, **options) for one in prefix]
+        if not parts:
+            raise ValueError(_messages.none_found(owner, "names of modules", "prefix=[]"))
+        return stack_of(owner, parts)
     if isinstance(source, Mapping):
         return from_state_dict(owner, source, prefix, kind, nonlinearity, batch_first, dropout, dtype)
     if not hasattr(source, "named_modules"):
@@ -104,6 +119,14 @@ def from_torch(
         batch_first = bool(getattr(module, "batch_first", False))
     dropout = dropout or float(getattr(module, "dropout", 0.0))
     return from_state_dict(owner, params, "", None, nonlinearity, batch_first, dropout, dtype)
+
+
+def prefixes_in_order(module: Any) -> list[str] | None:
+    """Names of the recurrent modules right inside a container that has an order, if there are several."""
+    if not {"Sequential", "ModuleList"} & {cls.__name__ for cls in type(module).__mro__}:
+        return None
+    names = [name for name, child in module.named_children() if parameter_names(child)]
+    return names if len(names) > 1 else None
 
 
 def relu_or_tanh(module: Any) -> str | None:
@@ -133,7 +156,7 @@ def recurrent_module(owner: str, source: Any, prefix: str | None) -> Any:
         looked = type(source).__name__ + (f" under prefix {prefix!r}" if prefix else "")
         raise ValueError(_messages.none_found(owner, "RNN, GRU or LSTM", looked))
     if len(found) > 1:
-        raise ValueError(_messages.several(owner, "recurrent modules", sorted(found), "prefix"))
+        raise ValueError(_messages.several(owner, "recurrent modules", sorted(found), SEVERAL))
     return next(iter(found.values()))
 
 
@@ -162,7 +185,7 @@ def from_state_dict(
             _messages.none_found(owner, "weight_ih_l0 and weight_hh_l0", f"{looked}, of {len(source)} names")
         )
     if len(groups) > 1:
-        raise ValueError(_messages.several(owner, "recurrent modules", sorted(groups), "prefix"))
+        raise ValueError(_messages.several(owner, "recurrent modules", sorted(groups), SEVERAL))
     params = {name: as_weights(owner, name, value) for name, value in next(iter(groups.values())).items()}
 
     is_cell = "weight_hh" in params
@@ -230,7 +253,11 @@ def to_torch(layer: Any) -> torch.nn.Module:
     owner = "to_torch"
     kind = type(layer).__name__
     if kind.removesuffix("Cell") not in GATES:
-        raise TypeError(_messages.wrong_source(owner, layer, "RNN, GRU, LSTM or one of their cells"))
+        raise TypeError(
+            _messages.wrong_source(
+                owner, layer, "RNN, GRU, LSTM or one of their cells; torch has no module of layers that differ"
+            )
+        )
     refuse_others(owner, layer, KNOWN, ", as torch has nothing else")
     options = {name: getattr(layer, name) for name, _ in layer._arguments if name in KNOWN}
     options["bias"] = bool(options["bias"])
