@@ -337,7 +337,7 @@ def test_torch_modules_that_are_refused():
         interop.to_torch({})
     with pytest.raises(ValueError, match="found no RNN, GRU or LSTM in Linear"):
         interop.from_torch(torch.nn.Linear(2, 3))
-    with pytest.raises(ValueError, match="several recurrent modules: .b., .t.; choose one with prefix="):
+    with pytest.raises(ValueError, match=r"several recurrent modules: .b., .t.; choose one with prefix="):
         interop.from_torch(torch.nn.ModuleDict({"t": torch.nn.GRU(2, 3), "b": torch.nn.LSTM(3, 2)}))
     with pytest.raises(ValueError, match="kind is 'GRU', but the weights are those of LSTM"):
         interop.from_torch(torch.nn.LSTM(2, 3), kind="GRU")

@@ -9,8 +9,8 @@ gates                 columns of (I, G*H): LSTM i f c o, GRU z r h; ours are row
                       ``reset_after=False`` (3*H,): single
 update gate           the same: h' = z * h + (1 - z) * hh
 axes                  (B, T, I): ``batch_first=True``
-``go_backwards``      ``backwards=True``; Keras leaves its outputs in the order of computation, y[:, ::-1], which is also
-                      the order in which the next layer reads them
+``go_backwards``      ``backwards=True``; Keras leaves its outputs in the order of computation, y[:, ::-1], and the
+                      next layer reads them so
 ``Bidirectional``     weights of the forward, then of the backward layer; ``merge_mode`` "ave" is "mean"
 CuDNN layers          saved by Keras 2: each gate's block is stored as (H, I), its recurrent block transposed; two
                       biases, one after the other, which is how they are recognised
