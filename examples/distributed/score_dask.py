@@ -28,7 +28,9 @@ import numpy as np
 import fusedrnn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-import char_lm
+from char_lm import CharModel, cross_entropy
+from char_lm_run import load
+from char_lm_text import encode
 
 try:
     import dask.bag
@@ -39,12 +41,12 @@ except ImportError as error:
 
 def prepare(path: Path) -> bytes:
     """A trained model as one pickle: frozen layer, dense weights, vocabulary."""
-    arrays, about = char_lm.load(path)
+    arrays, about = load(path)
     options = argparse.Namespace(**about["options"])
-    model = char_lm.CharModel(options, len(about["vocabulary"]))
+    model = CharModel(options, len(about["vocabulary"]))
     for name, array in arrays.items():
         np.copyto(model.params[name], array)
-    return pickle.dumps((model.layer.freeze(), model.weight, model.bias, about["vocabulary"]))
+    return pickle.dumps((model.layer.freeze(), model.W, model.b, about["vocabulary"]))
 
 
 @functools.cache
@@ -58,13 +60,13 @@ def score(paths: Iterable[str], model: bytes, threads: int, most: int = 2000) ->
     """Bits per character of the first `most` characters of each file, given those before."""
     layer, weight, bias, vocabulary = unpacked(model, threads)
     paths = list(paths)
-    texts = [char_lm.encode(Path(p).read_text(encoding="utf-8", errors="replace")[:most], vocabulary) for p in paths]
+    texts = [encode(Path(p).read_text(encoding="utf-8", errors="replace")[:most], vocabulary) for p in paths]
     found = []
     for start in range(0, len(texts), 16):
         group = texts[start : start + 16]
         outputs, _ = layer([text[:-1] for text in group])  # a list of rows of any length
         for text, y in zip(group, outputs, strict=True):
-            loss = char_lm.cross_entropy(y @ weight.T + bias, text[1:]) if len(text) > 1 else 0.0
+            loss = cross_entropy(y @ weight.T + bias, text[1:]) if len(text) > 1 else 0.0
             found.append((paths[len(found)], loss / np.log(2)))
     return found
 

@@ -24,7 +24,9 @@ import numpy as np
 import fusedrnn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-import char_lm
+from char_lm import CharModel
+from char_lm_run import Arrays, parse_options
+from char_lm_text import batches, encode, make_vocabulary, read_standard_library
 
 try:
     from mpi4py import MPI
@@ -35,14 +37,14 @@ except ImportError as error:
 class Summed:
     """Adds up the gradients and the loss of all ranks: one flat buffer, one message."""
 
-    def __init__(self, model: char_lm.CharModel, comm: MPI.Comm) -> None:
+    def __init__(self, model: CharModel, comm: MPI.Comm) -> None:
         self.comm = comm
         sizes = [p.size for p in model.params.values()]
         self.flat = np.empty(sum(sizes) + 1, np.float32)
         pieces = np.split(self.flat, np.cumsum(sizes))
         self.views = {name: v.reshape(p.shape) for (name, p), v in zip(model.params.items(), pieces, strict=False)}
 
-    def __call__(self, loss: float, grads: char_lm.Arrays) -> tuple[float, char_lm.Arrays]:
+    def __call__(self, loss: float, grads: Arrays) -> tuple[float, Arrays]:
         """Means over the rank's columns in; means over the whole batch out."""
         for name, view in self.views.items():
             np.divide(grads[name], self.comm.size, out=view)
@@ -55,7 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--losses", type=Path)
     mine, rest = parser.parse_known_args()
-    options = char_lm.parse_options(rest)
+    options = parse_options(rest)
     comm = MPI.COMM_WORLD
     if options.batch % comm.size:
         sys.exit(f"--batch is {options.batch}; expected a multiple of the {comm.size} ranks")
@@ -63,14 +65,14 @@ def main() -> None:
     cores, ranks_here = len(os.sched_getaffinity(0)), comm.Split_type(MPI.COMM_TYPE_SHARED).size
     fusedrnn.set_num_threads(max(1, min(options.threads, cores // ranks_here)))
 
-    text = char_lm.read_standard_library()[0][: options.max_chars]
-    vocabulary = char_lm.make_vocabulary(text)
-    tokens = char_lm.encode(text, vocabulary)
+    text = read_standard_library()[0][: options.max_chars]
+    vocabulary = make_vocabulary(text)
+    tokens = encode(text, vocabulary)
     share = argparse.Namespace(**vars(options) | {"batch": options.batch // comm.size})
-    model = char_lm.CharModel(share, len(vocabulary))  # the same seed everywhere: the same model
+    model = CharModel(share, len(vocabulary))  # the same seed everywhere: the same model
     summed, state, losses = Summed(model, comm), None, []
     own = slice(comm.rank * options.batch // comm.size, (comm.rank + 1) * options.batch // comm.size)
-    source = char_lm.batches(tokens, options.batch, options.length, options.seed, 0)
+    source = batches(tokens, options.batch, options.length, options.seed, 0)
     spent = []  # of each step: milliseconds in gradients, Allreduce (waiting for the others included), update
     for step in range(1, options.steps + 1):
         first, x, targets = next(source)
