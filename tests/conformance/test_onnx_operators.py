@@ -327,5 +327,5 @@ def test_models_that_are_refused(tmp_path):
     few = onnx.helper.make_node("GRU", ["X", "W", "R"], ["Y"], name="g", activations=["Sigmoid"])
     with pytest.raises(ValueError, match=r"activations is \['Sigmoid'\]; expected 2 of them"):
         interop.from_onnx(few, {"W": np.zeros((1, 6, 1)), "R": np.zeros((1, 6, 2))})
-    with pytest.raises(TypeError, match="got dict; expected RNN, GRU or LSTM"):
+    with pytest.raises(TypeError, match="got dict; expected RNN, GRU, LSTM, Stack or Bidirectional"):
         interop.to_onnx({})

@@ -60,6 +60,21 @@ def above_backwards(owner: str, layer: str) -> str:
     )
 
 
+def no_chain(owner: str, above: str, below: Sequence[str]) -> str:
+    return (
+        f"{owner}: {above!r} reads something else than the outputs of {listed(below)}; expected nodes that stand upon "
+        f"each other, or chain=False"
+    )
+
+
+def own_of_node(owner: str, node: str, what: str) -> str:
+    return f"{owner}: node {node!r} has {what} of its own; expected that the caller gives it, or chain=False"
+
+
+def several_over_one(owner: str, nodes: Sequence[str]) -> str:
+    return f"{owner}: nodes {listed(nodes)} read the same; expected one, or a forward and a reverse one, or chain=False"
+
+
 def shape(owner: str, name: str, got: tuple[int, ...], expected: str) -> str:
     return f"{owner}: {name} has shape {got}; expected {expected}"
 

@@ -11,7 +11,8 @@ update gate              the same: h' = (1 - z) * n + z * h
 ``linear_before_reset``  ``reset_after``; 0 is the default
 ``input_forget``         ``coupled``: f = 1 - i; the blocks for f are in W, R and B, but have no effect
 ``activations``          f, g (and h) for each direction: ``recurrent_activation``, ``activation``,
-                         ``output_activation``; alphas and betas go in this order to those that take one
+                         ``output_activation``; alphas and betas go in this order to those that take one; directions
+                         with different ones are a `Bidirectional`
 ``clip``                 the same: of what goes into the activations
 ``direction``            "reverse" is ``backwards=True``; outputs are aligned with the input in both
 axes                     X (T, B, I), Y (T, D, B, H), states (D, B, H); with ``layout=1`` B is the first axis of each
@@ -29,8 +30,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..two_ways import Bidirectional
 from . import _messages
-from .conventions import GATES, Array, Direction, as_weights, build, reorder
+from .conventions import GATES, Array, Direction, Pair, Part, as_weights, assemble, reorder
 
 if TYPE_CHECKING:
     import onnx
@@ -74,7 +76,7 @@ class OnnxNode:
     ----------
     name : str
         Of the node; of its first output, if it has none.
-    layer : RNN, GRU or LSTM
+    layer : RNN, GRU or LSTM, or Bidirectional of two, where the activations of the directions differ
         ``batch_first`` with ``layout=1``.
     lengths : ndarray or None
         ``sequence_lens``, if the model has them as constants.
@@ -102,8 +104,10 @@ class OnnxNode:
         layout: int,
         inputs: dict[str, str],
         outputs: tuple[str, ...],
+        part: Part | Pair,
     ) -> None:
         self.name = name
+        self._part = part
         self.layer = layer
         self.lengths = lengths
         self.state = state
@@ -152,20 +156,40 @@ class OnnxNode:
             turned = [p if p is None or not self.layout else np.asarray(p).transpose(axes) for p in parts]
             both = tuple(o if p is None else p for p, o in zip(turned, old, strict=True))
             state = both if len(both) == 2 else both[0]
+        D = len(layer._plan.ways)
+        two = isinstance(layer, Bidirectional)
+        if two and state is not None:
+            state = split_state(state)
         y, state_n = layer(X, state, lengths=self.lengths if sequence_lens is None else sequence_lens)
+        if two:
+            state_n = join_states(*state_n)
         states = state_n if isinstance(state_n, tuple) else (state_n,)
-        D = 1 + layer.bidirectional
         y = y.reshape(*y.shape[:2], D, -1)
         if self.layout:
             return (y, *(np.ascontiguousarray(part.transpose(axes)) for part in states))
         return (np.ascontiguousarray(y.transpose(0, 2, 1, 3)), *states)
 
     def _state(self, X: Any) -> Any:
-        """Zeros, as an initial state for the layer."""
+        """Zeros, as an initial state of the node."""
         layer = self.layer
+        first = layer.layers[0] if isinstance(layer, Bidirectional) else layer
         B = np.shape(X)[0 if self.layout else 1]
-        zeros = np.zeros((1 + layer.bidirectional, B, layer.hidden_size), layer.dtype)
-        return (zeros, zeros) if type(layer).__name__ == "LSTM" else zeros
+        zeros = np.zeros((len(layer._plan.ways), B, first.hidden_size), layer.dtype)
+        return (zeros, zeros) if type(first).__name__ == "LSTM" else zeros
+
+
+def split_state(state: Any) -> tuple[Any, Any]:
+    """A node's state, (2, B, H) for each part, as that of a `Bidirectional`."""
+    if isinstance(state, tuple):
+        return tuple([part[:1] for part in state]), tuple([part[1:] for part in state])
+    return state[:1], state[1:]
+
+
+def join_states(first: Any, second: Any) -> Any:
+    """The way back."""
+    if isinstance(first, tuple):
+        return tuple([np.concatenate(parts) for parts in zip(first, second, strict=True)])
+    return np.concatenate((first, second))
 
 
 def from_onnx(
@@ -173,6 +197,7 @@ def from_onnx(
     tensors: Mapping[str, Any] | None = None,
     *,
     dtype: Any = None,
+    chain: bool = False,
 ) -> Any:
     """The layers of all RNN, GRU and LSTM nodes of an ONNX model, or of one node.
 
@@ -185,11 +210,16 @@ def from_onnx(
         Weights that the model takes as inputs; for a node all of them, under the node's names.
     dtype : float32, float64 or None
         None is that of the weights; float16 and bfloat16 become float32.
+    chain : bool
+        Whether the model's nodes stand upon each other and are wanted as one: a layer, or a `Stack` where they differ.
+        Two nodes over the same input, one for each direction, are a `Bidirectional`. ``batch_first`` is the nodes'
+        ``layout``.
 
     Returns
     -------
     dict of str to OnnxNode, or OnnxNode
-        By name, in the model's order; of a NodeProto the node alone.
+        By name, in the model's order; of a NodeProto the node alone. With ``chain=True`` an RNN, GRU, LSTM, Stack or
+        Bidirectional.
 
     Raises
     ------
@@ -197,7 +227,8 @@ def from_onnx(
         `source` is none of these.
     ValueError
         There is no such node; an attribute or a shape is not as the standard has it; weights are not constant and
-        not among `tensors`.
+        not among `tensors`; with ``chain=True``, a node reads something else than what the one below puts out, or has
+        lengths or an initial state of its own.
     """
     import onnx
 
@@ -223,6 +254,10 @@ def from_onnx(
         found[read.name] = read
     if not found:
         raise ValueError(_messages.none_found(owner, "RNN, GRU or LSTM node", f"graph {source.graph.name!r}"))
+    if chain:
+        from .weights_onnx_chain import read_chain
+
+        return read_chain(owner, source, list(found.values()), Constants(source, source.graph, None, given), dtype)
     return found
 
 
@@ -313,10 +348,14 @@ def read_node(owner: str, node: onnx.NodeProto, constants: Any, dtype: Any) -> O
     layout = int(attributes.pop("layout", 0))
     if layout not in (0, 1):
         raise ValueError(_messages.attribute(owner, "layout", layout, "0 or 1"))
-    options |= options_of(owner, kind, attributes, len(stack))
-    if dtype is not None:
-        options["dtype"] = dtype
-    layer = build(owner, kind, [stack], batch_first=bool(layout), **options)
+    common, sides = options_of(owner, kind, attributes, len(stack))
+    part: Part | Pair
+    if sides[0] == sides[-1]:
+        part = Part(kind, stack, options | common | sides[0])
+    else:
+        first, second = (Part(kind, [d], options | common | own) for d, own in zip(stack, sides, strict=True))
+        part = Pair(first, second, "concat")
+    layer = assemble(owner, [part], dtype, batch_first=bool(layout))
     states = [values[part] for part in ("initial_h", "initial_c") if part in values]
     state: Any = None
     if states:
@@ -326,7 +365,7 @@ def read_node(owner: str, node: onnx.NodeProto, constants: Any, dtype: Any) -> O
             states = [states[0], zeros] if "initial_h" in values else [zeros, states[0]]
         state = tuple(states) if kind == "LSTM" else states[0]
     lengths = values.get("sequence_lens")
-    return OnnxNode(name, layer, lengths, state, layout, inputs, tuple(node.output))
+    return OnnxNode(name, layer, lengths, state, layout, inputs, tuple(node.output), part)
 
 
 def weights_of(
@@ -369,8 +408,13 @@ def weights_of(
     return stack, options
 
 
-def options_of(owner: str, kind: str, attributes: dict[str, Any], D: int) -> dict[str, Any]:
-    """Keyword arguments that say what the attributes say; attributes that are not the operator's are refused."""
+def options_of(
+    owner: str, kind: str, attributes: dict[str, Any], D: int
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Keyword arguments that say what the attributes say, of all directions and of each.
+
+    Attributes that are not the operator's are refused.
+    """
     options: dict[str, Any] = {}
     direction = attributes.pop("direction", b"forward").decode()
     if direction == "reverse":
@@ -383,15 +427,15 @@ def options_of(owner: str, kind: str, attributes: dict[str, Any], D: int) -> dic
         options["clip"] = float(clip)
     if kind == "GRU":
         options["reset_after"] = bool(attributes.pop("linear_before_reset", 0))
-    options |= activations_of(owner, kind, attributes, D)
+    sides = activations_of(owner, kind, attributes, D)
     attributes.pop("output_sequence", None)  # of operators before version 7
     if attributes:
         raise ValueError(f"{owner}: has unknown attributes {_messages.listed(attributes)}")
-    return options
+    return options, sides
 
 
-def activations_of(owner: str, kind: str, attributes: dict[str, Any], D: int) -> dict[str, Any]:
-    """Activations with their alphas and betas, which are handed out in order to those that take them."""
+def activations_of(owner: str, kind: str, attributes: dict[str, Any], D: int) -> list[dict[str, Any]]:
+    """Each direction's activations; alphas and betas are handed out in order to those that take them."""
     places = ACTIVATION_OPTIONS[kind]
     given = [name.decode() for name in attributes.pop("activations", [])] or [p[1] for p in places] * D
     alphas = list(attributes.pop("activation_alpha", []))
@@ -416,12 +460,13 @@ def activations_of(owner: str, kind: str, attributes: dict[str, Any], D: int) ->
         raise ValueError(
             f"{owner}: activation_alpha and activation_beta have {len(alphas) + len(betas)} numbers too many"
         )
-    sides = [chosen[d * len(places) :][: len(places)] for d in range(D)]
-    if sides[0] != sides[-1]:
-        raise ValueError(f"{owner}: activations differ between the directions: {given}; expected the same")
-    options = {option: value for (option, default), value in zip(places, sides[0], strict=True) if value != default}
-    if kind == "LSTM" and "activation" in options:
-        options.setdefault("output_activation", "tanh")  # ours, unless given, is the state's
-    if kind == "RNN" and options.get("activation") == "relu":
-        return {"nonlinearity": "relu"}
-    return options
+    sides = []
+    for d in range(D):
+        pairs = zip(places, chosen[d * len(places) :][: len(places)], strict=True)
+        options = {option: value for (option, default), value in pairs if value != default}
+        if kind == "LSTM" and "activation" in options:
+            options.setdefault("output_activation", "tanh")  # ours, unless given, is the state's
+        if kind == "RNN" and options.get("activation") == "relu":
+            options = {"nonlinearity": "relu"}
+        sides.append(options)
+    return sides
