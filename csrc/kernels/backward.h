@@ -130,12 +130,12 @@ class BackwardPass {
       product_back(projection, f.dprojected, f.weights->W_r_back, unit_panels, my_unit_panels, t, r, f.dhidden, true);
     }
     for (Index q = my_unit_panels.begin; q < my_unit_panels.end; ++q)
-      for (Index j = 0; j < unit_panels.width(q); ++j) differentiate_cell(t, r, unit_panels.start(q) + j);
+      differentiate_cell(t, r, unit_panels.start(q), unit_panels.width(q));
     if (!sync(m)) return false;
     if constexpr (Cell::phases == 2) {
       hidden_gradients<1>(t, r, f.doperand, true);
       for (Index q = my_panels.begin; q < my_panels.end; ++q)
-        for (Index j = 0; j < h_panels.width(q); ++j) differentiate_gate(t, r, h_panels.start(q) + j);
+        differentiate_gate(t, r, h_panels.start(q), h_panels.width(q));
       if (!sync(m)) return false;
     }
     if constexpr (Form::masks) hidden_gradients<0>(t, r, f.drecurrent, true);
@@ -143,26 +143,23 @@ class BackwardPass {
     return true;
   }
 
+  // Where the gates of one block of units lie: `column` from gate to gate, `row` from batch row to batch row.
+  struct Place {
+    const T* saved;
+    T* dgates;
+    Index column, row;
+    inline void next_row() { saved += row, dgates += row; }
+  };
   template <class P>
-  const T* saved_row(const P& p, Index block, Index row) const {
-    const Index panel = p.panels.holding(block);
-    return f.gates + p.gate_offset(panel, N) + row * p.row_width(panel) + (block - p.panels.start(panel)) * W;
+  Place place(const P& p, Index block, Index row) const {
+    const Index panel = p.panels.holding(block), within = (block - p.panels.start(panel)) * W;
+    return {f.gates + p.gate_offset(panel, N) + row * p.row_width(panel) + within,
+            dgate_row(p, panel, row) + within, p.panels.width(panel) * W, p.row_width(panel)};
   }
-  template <class P>
-  T* dgate_block(const P& p, Index block, Index row) const {
-    const Index panel = p.panels.holding(block);
-    return dgate_row(p, panel, row) + (block - p.panels.start(panel)) * W;
-  }
-  template <class P>
-  Index column_step(const P& p, Index block) const {
-    return p.panels.width(p.panels.holding(block)) * W;
-  }
-  void load_saved(Index block, Index row, Vec<T>* save) const {
-    if constexpr (Cell::saved > 0) {
-      const T* from = saved_row(first, block, row);
-      for (int c = 0; c < First::columns; ++c) save[c] = load(from + c * column_step(first, block));
-    }
-    if constexpr (Cell::phases == 2) save[Cell::first] = load(saved_row(last, block, row));
+  static void load_saved(const Place& of_first, const Place& of_last, Vec<T>* save) {
+    if constexpr (Cell::saved > 0)
+      for (int c = 0; c < First::columns; ++c) save[c] = load(of_first.saved + c * of_first.column);
+    if constexpr (Cell::phases == 2) save[Cell::first] = load(of_last.saved);
   }
 
   // dh and dc of one block of units at step t, dy included.
@@ -220,62 +217,78 @@ class BackwardPass {
 
   // ---- the cell
 
-  [[gnu::noinline]] void differentiate_cell(Index t, Range r, Index block) const {
-    const Index unit = block * W;
-    for (Index b = r.begin; b < r.end; ++b) {
-      const Index row = rows.offset(t) + b;
-      Vec<T> save[kValues], s[Cell::states], s_new[Cell::states], ds_new[Cell::states], da[kValues], ds[Cell::states];
-      load_saved(block, row, save);
-      load_gradients(t, b, unit, ds_new);
-      if constexpr (Form::projects) s[0] = Vec<T>{}, s_new[0] = load(f.hidden + row * padded + unit);
-      for (int i = Form::projects ? 1 : 0; i < Cell::states; ++i) {
-        s[i] = load(f.states[i] + (old_row(t) + b) * padded + unit);
-        const T* after = Form::masks && i == 1 ? f.candidate : f.states[i];
-        s_new[i] = load(after + (rows.B + row) * padded + unit);
-      }
-      Vec<T> carried[Cell::states] = {};
-      if constexpr (Form::masks)
-        for (int i = Form::projects ? 1 : 0; i < Cell::states; ++i) {
-          const Vec<T> share = zone_share(i, row, unit);
-          carried[i] = share * ds_new[i];
-          ds_new[i] = (T(1) - share) * ds_new[i];
-        }
-      if constexpr (Cell::phases == 2) {
-        cell.backward(save, s, ds_new, da, ds);
-        store(dgate_block(last, block, row), da[0]);
-        // dh itself is needed once more when the operand's gradient is known: the first phase's slot keeps it.
-        store(dgate_block(first, block, row), ds_new[0]);
-      } else {
-        Vec<T> p[Cell::unit_parameters + 1];
-        for (int i = 0; i < Cell::unit_parameters; ++i) p[i] = load(f.weights->units + i * padded + unit);
-        cell.backward(save, s, s_new, p, ds_new, da, ds);
-        T* to = dgate_block(first, block, row);
-        for (int c = 0; c < First::columns; ++c) store(to + c * column_step(first, block), da[c]);
-      }
-      for (int i = Cell::carries_h ? 0 : 1; i < Cell::states; ++i)
-        store(f.dstates[i] + b * padded + unit, Form::masks ? ds[i] + carried[i] : ds[i]);
-      if constexpr (Form::masks && !Form::projects && !Cell::carries_h)
-        store(f.dstates[0] + b * padded + unit, carried[0]);
+  // `count` blocks of units from `block` on, all blocks of a row in turn: then dy and the states are read by neighbouring
+  // cache lines. Block by block, each row would be a line of its own, and the loop would wait for memory.
+  [[gnu::noinline]] void differentiate_cell(Index t, Range r, Index block, Index count) const {
+    Place of_first[kMaxBackVectors], of_last[kMaxBackVectors];
+    for (Index j = 0; j < count; ++j) {
+      of_first[j] = place(first, block + j, rows.offset(t) + r.begin);
+      of_last[j] = place(last, block + j, rows.offset(t) + r.begin);
     }
+    for (Index b = r.begin; b < r.end; ++b)
+      for (Index j = 0; j < count; ++j) {
+        differentiate_unit(t, b, (block + j) * W, of_first[j], of_last[j]);
+        of_first[j].next_row(), of_last[j].next_row();
+      }
   }
 
-  void differentiate_gate(Index t, Range r, Index block) const {
-    if constexpr (Cell::phases == 2) {
-      const Index unit = block * W;
-      for (Index b = r.begin; b < r.end; ++b) {
-        const Index row = rows.offset(t) + b;
-        T* to = dgate_block(first, block, row);
-        Vec<T> save[kValues], s[1], ds_new[1], doperand[1], da[Cell::first], ds[1];
-        load_saved(block, row, save);
-        s[0] = load(f.states[0] + (old_row(t) + b) * padded + unit);
-        ds_new[0] = load(to);
-        doperand[0] = load(f.doperand + b * padded + unit);
-        if constexpr (Form::masks) doperand[0] *= load(f.masks.recurrent + b * f.masks.recurrent_row + unit);
-        ds[0] = load(f.dstates[0] + b * padded + unit);
-        cell.backward_gate(save, s, ds_new, doperand, da, ds);
-        for (int c = 0; c < Cell::first; ++c) store(to + c * column_step(first, block), da[c]);
-        store(f.dstates[0] + b * padded + unit, ds[0]);
+  inline void differentiate_unit(Index t, Index b, Index unit, const Place& of_first, const Place& of_last) const {
+    const Index row = rows.offset(t) + b;
+    Vec<T> save[kValues], s[Cell::states], s_new[Cell::states], ds_new[Cell::states], da[kValues], ds[Cell::states];
+    load_saved(of_first, of_last, save);
+    load_gradients(t, b, unit, ds_new);
+    if constexpr (Form::projects) s[0] = Vec<T>{}, s_new[0] = load(f.hidden + row * padded + unit);
+    for (int i = Form::projects ? 1 : 0; i < Cell::states; ++i) {
+      s[i] = load(f.states[i] + (old_row(t) + b) * padded + unit);
+      const T* after = Form::masks && i == 1 ? f.candidate : f.states[i];
+      s_new[i] = load(after + (rows.B + row) * padded + unit);
+    }
+    Vec<T> carried[Cell::states] = {};
+    if constexpr (Form::masks)
+      for (int i = Form::projects ? 1 : 0; i < Cell::states; ++i) {
+        const Vec<T> share = zone_share(i, row, unit);
+        carried[i] = share * ds_new[i];
+        ds_new[i] = (T(1) - share) * ds_new[i];
       }
+    if constexpr (Cell::phases == 2) {
+      cell.backward(save, s, ds_new, da, ds);
+      store(of_last.dgates, da[0]);
+      // dh itself is needed once more when the operand's gradient is known: the first phase's slot keeps it.
+      store(of_first.dgates, ds_new[0]);
+    } else {
+      Vec<T> p[Cell::unit_parameters + 1];
+      for (int i = 0; i < Cell::unit_parameters; ++i) p[i] = load(f.weights->units + i * padded + unit);
+      cell.backward(save, s, s_new, p, ds_new, da, ds);
+      for (int c = 0; c < First::columns; ++c) store(of_first.dgates + c * of_first.column, da[c]);
+    }
+    for (int i = Cell::carries_h ? 0 : 1; i < Cell::states; ++i)
+      store(f.dstates[i] + b * padded + unit, Form::masks ? ds[i] + carried[i] : ds[i]);
+    if constexpr (Form::masks && !Form::projects && !Cell::carries_h)
+      store(f.dstates[0] + b * padded + unit, carried[0]);
+  }
+
+  void differentiate_gate(Index t, Range r, Index block, Index count) const {
+    if constexpr (Cell::phases == 2) {
+      Place of_first[kMaxBackVectors], of_last[kMaxBackVectors];
+      for (Index j = 0; j < count; ++j) {
+        of_first[j] = place(first, block + j, rows.offset(t) + r.begin);
+        of_last[j] = place(last, block + j, rows.offset(t) + r.begin);
+      }
+      for (Index b = r.begin; b < r.end; ++b)
+        for (Index j = 0; j < count; ++j) {
+          const Index unit = (block + j) * W;
+          Vec<T> save[kValues], s[1], ds_new[1], doperand[1], da[Cell::first], ds[1];
+          load_saved(of_first[j], of_last[j], save);
+          s[0] = load(f.states[0] + (old_row(t) + b) * padded + unit);
+          ds_new[0] = load(of_first[j].dgates);
+          doperand[0] = load(f.doperand + b * padded + unit);
+          if constexpr (Form::masks) doperand[0] *= load(f.masks.recurrent + b * f.masks.recurrent_row + unit);
+          ds[0] = load(f.dstates[0] + b * padded + unit);
+          cell.backward_gate(save, s, ds_new, doperand, da, ds);
+          for (int c = 0; c < Cell::first; ++c) store(of_first[j].dgates + c * of_first[j].column, da[c]);
+          store(f.dstates[0] + b * padded + unit, ds[0]);
+          of_first[j].next_row(), of_last[j].next_row();
+        }
     }
   }
 
@@ -425,11 +438,19 @@ class BackwardPass {
   void sum_columns(const P& ph, Index p, const T* da, bool add) const {
     const Index width = ph.row_width(p);
     T* db = f.db + ph.gate_offset(p, 1);
-    for (Index v = 0; v < width; v += W) {
-      Vec<T> sum = add ? load(db + v) : Vec<T>{};
-      for (Index i = 0; i < chunk_count; ++i) sum += load(da + i * width + v);
-      store(db + v, sum);
-    }
+    Index v = 0;
+    for (; v + kSums * W <= width; v += kSums * W) sum_columns<kSums>(db + v, da + v, width, add);
+    for (; v < width; v += W) sum_columns<1>(db + v, da + v, width, add);
+  }
+  // Sums side by side hide an addition's latency, and read whole rows.
+  static constexpr int kSums = 4;
+  template <int COUNT>
+  void sum_columns(T* db, const T* da, Index stride, bool add) const {
+    Vec<T> sum[COUNT];
+    for (int v = 0; v < COUNT; ++v) sum[v] = add ? load(db + v * W) : Vec<T>{};
+    for (Index i = 0; i < chunk_count; ++i, da += stride)
+      for (int v = 0; v < COUNT; ++v) sum[v] += load(da + v * W);
+    for (int v = 0; v < COUNT; ++v) store(db + v * W, sum[v]);
   }
 
   // Peepholes and their like, in the order of the biases: chunk by chunk, in a chunk row by row.
@@ -437,14 +458,14 @@ class BackwardPass {
     constexpr int U = Cell::unit_parameters;
     const Range blocks = part_of(first.panels.blocks, m.rank, m.team->size);
     for (Index block = blocks.begin; block < blocks.end; ++block) {
-      const Index unit = block * W, gate_step = column_step(first, block);
-      const Index row_step = first.row_width(first.panels.holding(block));
+      const Index unit = block * W;
+      const Place at = place(first, block, chunk_from);
       Vec<T> dp[U], da[kValues], s[Cell::states], s_new[Cell::states];
       for (int i = 0; i < U; ++i) dp[i] = add ? load(f.dunits + i * padded + unit) : Vec<T>{};
-      const T* from = dgate_block(first, block, chunk_from);
+      const T* from = at.dgates;
       for (Index t = begin; t < end; ++t)
-        for (Index b = 0; b < rows.active(t); ++b, from += row_step) {
-          for (int c = 0; c < First::columns; ++c) da[c] = load(from + c * gate_step);
+        for (Index b = 0; b < rows.active(t); ++b, from += at.row) {
+          for (int c = 0; c < First::columns; ++c) da[c] = load(from + c * at.column);
           for (int i = Form::projects ? 1 : 0; i < Cell::states; ++i) {
             s[i] = load(f.states[i] + (old_row(t) + b) * padded + unit);
             const T* after = Form::masks && i == 1 ? f.candidate : f.states[i];
