@@ -163,15 +163,18 @@ class BackwardPass {
   }
 
   // dh and dc of one block of units at step t, dy included.
-  void load_gradients(Index t, Index b, Index unit, Vec<T>* ds_new) const {
+  void load_gradients(Index b, Index unit, const T* dy, Vec<T>* ds_new) const {
     for (int i = Form::projects ? 1 : 0; i < Cell::states; ++i) ds_new[i] = load(f.dstates[i] + b * padded + unit);
     if constexpr (Form::projects) ds_new[0] = load(f.dhidden + b * padded + unit);
-    else ds_new[0] = with_dy(t, b, unit, Form::masks ? ds_new[0] + masked_recurrent(b, unit) : ds_new[0]);
+    else ds_new[0] = with_dy(dy, unit, Form::masks ? ds_new[0] + masked_recurrent(b, unit) : ds_new[0]);
   }
-  Vec<T> with_dy(Index t, Index b, Index unit, Vec<T> dh) const {
-    if (!f.dy.data) return dh;
-    const char* dy = f.dy.data + rows.caller_time(t, b, f.reverse) * f.dy.time + rows.caller_row(b) * f.dy.batch;
-    return dh + load_partial(reinterpret_cast<const T*>(dy) + unit, R - unit);
+  const T* dy_row(Index t, Index b) const {
+    if (!f.dy.data) return nullptr;
+    return reinterpret_cast<const T*>(f.dy.data + rows.caller_time(t, b, f.reverse) * f.dy.time +
+                                      rows.caller_row(b) * f.dy.batch);
+  }
+  Vec<T> with_dy(const T* dy, Index unit, Vec<T> dh) const {
+    return dy ? dh + load_partial(dy + unit, R - unit) : dh;
   }
 
   // ---- masked and projected forms: what the cell hands back and what comes through the product stay apart, since the
@@ -198,7 +201,7 @@ class BackwardPass {
     const Index unit = block * W;
     for (Index b = r.begin; b < r.end; ++b) {
       T* dh = f.dstates[0] + b * padded_h + unit;
-      const Vec<T> total = with_dy(t, b, unit, load(dh) + masked_recurrent(b, unit));
+      const Vec<T> total = with_dy(dy_row(t, b), unit, load(dh) + masked_recurrent(b, unit));
       const Vec<T> share = zone_share(0, rows.offset(t) + b, unit);
       const Index panel = projection.panels.holding(block);
       store(
@@ -225,18 +228,21 @@ class BackwardPass {
       of_first[j] = place(first, block + j, rows.offset(t) + r.begin);
       of_last[j] = place(last, block + j, rows.offset(t) + r.begin);
     }
-    for (Index b = r.begin; b < r.end; ++b)
+    for (Index b = r.begin; b < r.end; ++b) {
+      const T* dy = dy_row(t, b);
       for (Index j = 0; j < count; ++j) {
-        differentiate_unit(t, b, (block + j) * W, of_first[j], of_last[j]);
+        differentiate_unit(t, b, (block + j) * W, dy, of_first[j], of_last[j]);
         of_first[j].next_row(), of_last[j].next_row();
       }
+    }
   }
 
-  inline void differentiate_unit(Index t, Index b, Index unit, const Place& of_first, const Place& of_last) const {
+  inline void differentiate_unit(Index t, Index b, Index unit, const T* dy, const Place& of_first,
+                                 const Place& of_last) const {
     const Index row = rows.offset(t) + b;
     Vec<T> save[kValues], s[Cell::states], s_new[Cell::states], ds_new[Cell::states], da[kValues], ds[Cell::states];
     load_saved(of_first, of_last, save);
-    load_gradients(t, b, unit, ds_new);
+    load_gradients(b, unit, dy, ds_new);
     if constexpr (Form::projects) s[0] = Vec<T>{}, s_new[0] = load(f.hidden + row * padded + unit);
     for (int i = Form::projects ? 1 : 0; i < Cell::states; ++i) {
       s[i] = load(f.states[i] + (old_row(t) + b) * padded + unit);
@@ -375,18 +381,27 @@ class BackwardPass {
       const Index at = rows.offset(t) - chunk_from, count = rows.active(t);
       const Index from = share.begin > at ? share.begin - at : 0, to = share.end < at + count ? share.end - at : count;
       const T* row = first_row(t) + from * stride;
-      for (Index b = from; b < to; ++b, row += stride)
-        for (Index i = 0; i < tiles.tiles; ++i) {
-          const Range r = tiles.tile(i);
-          const Index n = r.end - r.begin;
-          T* out = packed + r.begin * f.chunk_rows + (at + b) * n;
-          // Nearly all tiles have one of two heights: a copy of known length is a move or two.
-          if (n == kInputTile) __builtin_memcpy(out, row + r.begin, kInputTile * sizeof(T));
-          else if (n == kInputTile - 1) __builtin_memcpy(out, row + r.begin, (kInputTile - 1) * sizeof(T));
-          else
-            for (Index k = 0; k < n; ++k) out[k] = row[r.begin + k];
-        }
+      for (Index b = from; b < to; ++b, row += stride) {
+        const T* in = row;
+        T* out = packed;
+        copy_tiles(in, out, tiles.wide, tiles.most, at + b);
+        copy_tiles(in, out, tiles.tiles - tiles.wide, tiles.least, at + b);
+      }
     }
+  }
+
+  // `count` tiles of `height` numbers each; `row` is the row in each of them. Nearly all tiles have one of two heights: a
+  // copy of known length is a move or two.
+  void copy_tiles(const T*& in, T*& out, Index count, Index height, Index row) const {
+    if (height == kInputTile) return copy_tiles<kInputTile>(in, out, count, row);
+    if (height == kInputTile - 1) return copy_tiles<kInputTile - 1>(in, out, count, row);
+    for (Index i = 0; i < count; ++i, in += height, out += height * f.chunk_rows)
+      for (Index k = 0; k < height; ++k) out[row * height + k] = in[k];
+  }
+  template <Index HEIGHT>
+  void copy_tiles(const T*& in, T*& out, Index count, Index row) const {
+    for (Index i = 0; i < count; ++i, in += HEIGHT, out += HEIGHT * f.chunk_rows)
+      __builtin_memcpy(out + row * HEIGHT, in, HEIGHT * sizeof(T));
   }
 
   // Each thread takes its share of (panel, input) pairs. A block of packed inputs stays in L2 while the panels of gate
@@ -507,19 +522,16 @@ class BackwardPass {
         next_t = t, next_b = b;
         for (Index i = 0; i < tiles.tiles; ++i) {
           const Range part = tiles.tile(i);
+          const Index count = part.end - part.begin;
+          const bool direct = real == width && one_stride(next_t, next_b, count);
           Tile<T> tile;
-          tile.out = scratch, tile.out_row = width;
+          tile.out = direct ? dx_row(next_t, next_b) + column : scratch;
+          tile.out_row = direct ? f.dx.batch / static_cast<Index>(sizeof(T)) : width;
           init_all(tile, vectors, zeros<T>(), 0, 0);
           input_tile<0>(tile, part, vectors, width, column);
           if constexpr (Cell::phases == 2) input_tile<1>(tile, part, vectors, width, column);
-          for (Index row = part.begin; row < part.end; ++row) {
-            T* dx = reinterpret_cast<T*>(f.dx.data + rows.caller_time(next_t, next_b, f.reverse) * f.dx.time +
-                                         rows.caller_row(next_b) * f.dx.batch) +
-                    column;
-            const T* computed = scratch + (row - part.begin) * width;
-            if (f.accumulate)
-              for (Index k = 0; k < real; ++k) dx[k] += computed[k];
-            else __builtin_memcpy(dx, computed, static_cast<size_t>(real) * sizeof(T));
+          for (Index row = 0; row < count; ++row) {
+            if (!direct) put(scratch + row * width, dx_row(next_t, next_b) + column, real);
             if (++next_b == rows.active(next_t)) ++next_t, next_b = 0;
           }
         }
@@ -528,6 +540,21 @@ class BackwardPass {
       }
       t = next_t, b = next_b;
     }
+  }
+
+  T* dx_row(Index t, Index b) const {
+    return reinterpret_cast<T*>(f.dx.data + rows.caller_time(t, b, f.reverse) * f.dx.time +
+                                rows.caller_row(b) * f.dx.batch);
+  }
+  // Whether `count` rows from row b of step t on lie one stride apart in dx, so that a tile can write them itself.
+  bool one_stride(Index t, Index b, Index count) const {
+    if (f.accumulate || rows.order || rows.time) return false;
+    return b + count <= rows.active(t) || (!f.reverse && f.dx.time == rows.B * f.dx.batch);
+  }
+  void put(const T* computed, T* dx, Index count) const {
+    if (f.accumulate)
+      for (Index k = 0; k < count; ++k) dx[k] += computed[k];
+    else __builtin_memcpy(dx, computed, static_cast<size_t>(count) * sizeof(T));
   }
 
   template <int P>
@@ -541,7 +568,7 @@ class BackwardPass {
       tile.w = w + ThisPhase::gates * ph.panels.start(p) * W * width;
       for (Index row = part.begin; row < part.end; ++row) tile.a[row - part.begin] = dgate_row(ph, p, chunk_from + row);
       fusedrnn::FUSEDRNN_ISA::run(tile, static_cast<int>(part.end - part.begin), vectors, 1);
-      init_all<T>(tile, vectors, tile.out, width, 0);
+      init_all<T>(tile, vectors, tile.out, tile.out_row, 0);
     });
   }
 

@@ -183,12 +183,18 @@ inline void run(const OuterTile<T>& t, int rows, int vectors) {
 // Cuts [begin, end) into tiles of nearly equal height (32 rows are 6 5 5 5 5 6, not 5 x 6 + 2).
 struct TileRows {
   Index begin, count, tiles;
+  Index least, most, wide;  // heights, and how many tiles, the first ones, have the greater
   inline TileRows(Range r, int vectors) : TileRows(r, Index{tile_rows(vectors)}) {}
   inline TileRows(Range r, Index height)
-      : begin(r.begin), count(r.end - r.begin), tiles(divide_up(r.end - r.begin, height)) {}
+      : begin(r.begin),
+        count(r.end - r.begin),
+        tiles(divide_up(count, height)),
+        least(tiles ? count / tiles : 0),
+        most(least + 1),
+        wide(count - tiles * least) {}
   inline Range tile(Index i) const {
-    const Range r = part_of(count, i, tiles);
-    return {begin + r.begin, begin + r.end};
+    const Index from = begin + i * least + (i < wide ? i : wide);
+    return {from, from + (i < wide ? most : least)};
   }
 };
 

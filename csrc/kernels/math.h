@@ -53,7 +53,7 @@ using Element = decltype(V{}[0] + V{}[0]);
 
 // Horner, from the highest coefficient down.
 template <class V, class T, int N>
-inline V polynomial(V x, const T (&c)[N]) {
+[[gnu::always_inline]] inline V polynomial(V x, const T (&c)[N]) {
   V p = splat(c[N - 1]);
 #pragma GCC unroll 16
   for (int j = N - 2; j >= 0; --j) p = p * x + c[j];
@@ -63,7 +63,7 @@ inline V polynomial(V x, const T (&c)[N]) {
 // e^x = 2^n e^r with n = round(x / ln 2): returns e^r - 1 and sets 2^n. What is needed of the two differs: the
 // functions below add their 1 to 2^n, which hardly rounds, and multiply once.
 template <class V>
-inline V exp_parts(V x, V& power) {
+[[gnu::always_inline]] inline V exp_parts(V x, V& power) {
   using T = Element<V>;
   using C = MathConstants<T>;
   const V shifted = x * C::log2_e + C::to_integer;
@@ -75,7 +75,7 @@ inline V exp_parts(V x, V& power) {
 
 // Clamped to the range in which the result is a normal number.
 template <class V>
-inline V exp(V x) {
+[[gnu::always_inline]] inline V exp(V x) {
   using C = MathConstants<Element<V>>;
   V power;
   const V q = exp_parts(min(splat(C::highest), max(splat(C::lowest), x)), power);
@@ -83,7 +83,7 @@ inline V exp(V x) {
 }
 
 template <class V>
-inline V sigmoid(V x) {
+[[gnu::always_inline]] inline V sigmoid(V x) {
   using T = Element<V>;
   using C = MathConstants<T>;
   V power;
@@ -93,7 +93,7 @@ inline V sigmoid(V x) {
 
 // Near zero an odd polynomial, elsewhere 1 - 2 / (e^2|x| + 1), which alone would lose every digit near zero.
 template <class V>
-inline V tanh(V x) {
+[[gnu::always_inline]] inline V tanh(V x) {
   using T = Element<V>;
   using C = MathConstants<T>;
   const Bits<V> sign = (Bits<V>)x & (Bits<V>)splat(T(-0.0));

@@ -8,7 +8,6 @@
 
 namespace fusedrnn::FUSEDRNN_ISA {
 
-inline constexpr Index kTransposeStep = 16;
 inline constexpr double kPackCost = 100;  // of moving a word, in floating-point operations, for did()
 
 // Both gate orders of a phase: the recurrent columns of a split phase start one gate later (see cells/gru.h).
@@ -47,28 +46,44 @@ inline void for_each_column(const P& phase, Index p, Index H, Gate gate, Visit v
       }
 }
 
-// panel[k][column] = w[row][k]; k in short steps, so that a cache line of the panel is filled while it is near.
+// Calls square(row of torch's weights, k, column in the panel) for every square of a vector's width of panel p, which has
+// K rows, and rest(row, k, column) for every single weight beside them. Columns inside, k outside: then the cache line of
+// a torch row that one square leaves half read is still near when its other half is due.
+template <class T, class P, class Gate, class Square, class Rest>
+inline void for_each_square(const P& phase, Index p, Index H, Gate gate, Index K, Square square, Rest rest) {
+  constexpr Index W = kLanes<T>;
+  const Index width = phase.panels.width(p);
+  for (Index k = 0; k < K; k += W)
+    for (Index g = 0; g < P::gates; ++g)
+      for (Index j = 0; j < width; ++j) {
+        const Index unit = (phase.panels.start(p) + j) * W, column = (g * width + j) * W, row = gate(g) * H + unit;
+        if (k + W <= K && unit + W <= H) {
+          square(row, k, column);
+          continue;
+        }
+        for (Index l = 0; l < W && unit + l < H; ++l)
+          for (Index i = k; i < K && i < k + W; ++i) rest(row + l, i, column + l);
+      }
+}
+
+// panel[k][column] = w[row][k]
 template <class T, class P, class Gate>
 inline void pack_panel(const P& phase, Index p, Index H, Gate gate, const T* w, Index K, T* panel) {
-  const Index row_width = phase.w_width(p);
-  if (phase.padded != H) zero(panel, K * row_width);
-  for (Index k0 = 0; k0 < K; k0 += kTransposeStep) {
-    const Index k1 = k0 + kTransposeStep < K ? k0 + kTransposeStep : K;
-    for_each_column<T>(phase, p, H, gate, [&](Index row, Index column) {
-      for (Index k = k0; k < k1; ++k) panel[k * row_width + column] = w[row * K + k];
-    });
-  }
+  const Index width = phase.w_width(p);
+  if (phase.padded != H) zero(panel, K * width);
+  for_each_square<T>(
+      phase, p, H, gate, K,
+      [&](Index row, Index k, Index column) { transpose(w + row * K + k, K, panel + k * width + column, width); },
+      [&](Index row, Index k, Index column) { panel[k * width + column] = w[row * K + k]; });
 }
 
 template <class T, class P, class Gate>
 inline void unpack_panel(const P& phase, Index p, Index H, Gate gate, const T* panel, Index K, T* w) {
-  const Index row_width = phase.w_width(p);
-  for (Index k0 = 0; k0 < K; k0 += kTransposeStep) {
-    const Index k1 = k0 + kTransposeStep < K ? k0 + kTransposeStep : K;
-    for_each_column<T>(phase, p, H, gate, [&](Index row, Index column) {
-      for (Index k = k0; k < k1; ++k) w[row * K + k] = panel[k * row_width + column];
-    });
-  }
+  const Index width = phase.w_width(p);
+  for_each_square<T>(
+      phase, p, H, gate, K,
+      [&](Index row, Index k, Index column) { transpose(panel + k * width + column, width, w + row * K + k, K); },
+      [&](Index row, Index k, Index column) { w[row * K + k] = panel[k * width + column]; });
 }
 
 // The same weights for dx and dh: [panel of K columns][gate columns in the order of gate rows][K columns].

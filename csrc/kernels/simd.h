@@ -117,6 +117,49 @@ inline V max(V a, V b) {
 template <class V>
 using Bits = decltype(V{} < V{});
 
+// Exchanges the lanes of `a` that have bit STEP of their number set with the lanes of `b` that have not.
+template <int STEP, class T>
+inline void exchange(Vec<T>& a, Vec<T>& b) {
+  constexpr int W = kLanes<T>;
+  const Vec<T> x = a, y = b;
+#if defined(__clang__)
+  for (int l = 0; l < W; ++l) {
+    a[l] = l & STEP ? y[l & ~STEP] : x[l];
+    b[l] = l & STEP ? y[l] : x[l | STEP];
+  }
+#else
+  Bits<Vec<T>> of_a, of_b;  // lanes of x, then those of y
+  for (int l = 0; l < W; ++l) {
+    of_a[l] = l & STEP ? W + (l & ~STEP) : l;
+    of_b[l] = l & STEP ? W + l : l | STEP;
+  }
+  a = __builtin_shuffle(x, y, of_a);
+  b = __builtin_shuffle(x, y, of_b);
+#endif
+}
+
+// A square of kLanes<T> rows, transposed in place: bit by bit, row and lane change roles.
+template <class T, int STEP = 1>
+inline void transpose(Vec<T>* rows) {
+  constexpr int W = kLanes<T>;
+  if constexpr (STEP < W) {
+#pragma GCC unroll 16
+    for (int i = 0; i < W; ++i)
+      if (!(i & STEP)) exchange<STEP, T>(rows[i], rows[i | STEP]);
+    transpose<T, 2 * STEP>(rows);
+  }
+}
+template <class T>
+inline void transpose(const T* from, ptrdiff_t from_row, T* to, ptrdiff_t to_row) {
+  constexpr int W = kLanes<T>;
+  Vec<T> rows[W];
+#pragma GCC unroll 16
+  for (int i = 0; i < W; ++i) rows[i] = load(from + i * from_row);
+  transpose<T>(rows);
+#pragma GCC unroll 16
+  for (int i = 0; i < W; ++i) store(to + i * to_row, rows[i]);
+}
+
 // Rounding to nearest, no traps, and denormals flushed while a kernel runs; the caller's state comes back afterwards.
 // Without the flush a decaying state or a vanishing gradient makes a layer 20 times slower.
 class FloatingPointState {
