@@ -153,8 +153,8 @@ class BackwardPass {
   template <class P>
   Place place(const P& p, Index block, Index row) const {
     const Index panel = p.panels.holding(block), within = (block - p.panels.start(panel)) * W;
-    return {f.gates + p.gate_offset(panel, N) + row * p.row_width(panel) + within,
-            dgate_row(p, panel, row) + within, p.panels.width(panel) * W, p.row_width(panel)};
+    return {f.gates + p.gate_offset(panel, N) + row * p.row_width(panel) + within, dgate_row(p, panel, row) + within,
+            p.panels.width(panel) * W, p.row_width(panel)};
   }
   static void load_saved(const Place& of_first, const Place& of_last, Vec<T>* save) {
     if constexpr (Cell::saved > 0)
@@ -173,9 +173,7 @@ class BackwardPass {
     return reinterpret_cast<const T*>(f.dy.data + rows.caller_time(t, b, f.reverse) * f.dy.time +
                                       rows.caller_row(b) * f.dy.batch);
   }
-  Vec<T> with_dy(const T* dy, Index unit, Vec<T> dh) const {
-    return dy ? dh + load_partial(dy + unit, R - unit) : dh;
-  }
+  Vec<T> with_dy(const T* dy, Index unit, Vec<T> dh) const { return dy ? dh + load_partial(dy + unit, R - unit) : dh; }
 
   // ---- masked and projected forms: what the cell hands back and what comes through the product stay apart, since the
   // mask of the recurrent product is in between
@@ -220,8 +218,8 @@ class BackwardPass {
 
   // ---- the cell
 
-  // `count` blocks of units from `block` on, all blocks of a row in turn: then dy and the states are read by neighbouring
-  // cache lines. Block by block, each row would be a line of its own, and the loop would wait for memory.
+  // `count` blocks of units from `block` on, all blocks of a row in turn: then dy and the states are read by
+  // neighbouring cache lines. Block by block, each row would be a line of its own, and the loop would wait for memory.
   [[gnu::noinline]] void differentiate_cell(Index t, Range r, Index block, Index count) const {
     Place of_first[kMaxBackVectors], of_last[kMaxBackVectors];
     for (Index j = 0; j < count; ++j) {
@@ -390,8 +388,8 @@ class BackwardPass {
     }
   }
 
-  // `count` tiles of `height` numbers each; `row` is the row in each of them. Nearly all tiles have one of two heights: a
-  // copy of known length is a move or two.
+  // `count` tiles of `height` numbers each; `row` is the row in each of them. Nearly all tiles have one of two heights:
+  // a copy of known length is a move or two.
   void copy_tiles(const T*& in, T*& out, Index count, Index height, Index row) const {
     if (height == kInputTile) return copy_tiles<kInputTile>(in, out, count, row);
     if (height == kInputTile - 1) return copy_tiles<kInputTile - 1>(in, out, count, row);

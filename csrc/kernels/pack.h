@@ -46,9 +46,9 @@ inline void for_each_column(const P& phase, Index p, Index H, Gate gate, Visit v
       }
 }
 
-// Calls square(row of torch's weights, k, column in the panel) for every square of a vector's width of panel p, which has
-// K rows, and rest(row, k, column) for every single weight beside them. Columns inside, k outside: then the cache line of
-// a torch row that one square leaves half read is still near when its other half is due.
+// Calls square(row of torch's weights, k, column in the panel) for every square of a vector's width of panel p, which
+// has K rows, and rest(row, k, column) for every single weight beside them. Columns inside, k outside: then the cache
+// line of a torch row that one square leaves half read is still near when its other half is due.
 template <class T, class P, class Gate, class Square, class Rest>
 inline void for_each_square(const P& phase, Index p, Index H, Gate gate, Index K, Square square, Rest rest) {
   constexpr Index W = kLanes<T>;
