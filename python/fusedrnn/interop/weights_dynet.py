@@ -11,8 +11,8 @@ SimpleRNN              for each layer W_x, W_h, b; tanh
 biases                 one: ``bias="single"``
 =====================  =======================================================================================
 
-Source: lstm.cc, gru.cc and rnn.cc of DyNet 2.1. The builder ``LSTMBuilder`` (coupled gates, peepholes that are full
-matrices) has no counterpart here.
+Source: lstm.cc, gru.cc and rnn.cc of DyNet 2.1. The builder ``CoupledLSTMBuilder`` (in C++ ``LSTMBuilder``: coupled
+gates, peepholes that are full matrices) has no counterpart here; in Python ``LSTMBuilder`` is the vanilla one.
 """
 
 from __future__ import annotations
