@@ -6,6 +6,7 @@
 #include <numeric>
 #include <stdexcept>
 
+#include "cpu.h"
 #include "dispatch.h"
 
 namespace fusedrnn {
@@ -171,7 +172,10 @@ namespace {
 // A second thread pays when a step is long against the 0.2-0.4 us at which threads meet, and a region when the call is
 // long against starting it. The rates are this side of what the kernels reach; only the order of magnitude matters.
 constexpr double kMeeting = 0.5e-6, kRegion = 15e-6;  // seconds
-constexpr double kCoreCache = 1.5 * (1 << 20);        // bytes of weights that one core's L2 surely holds
+constexpr double kL3Rate = 25e9;                      // bytes a second for one core, where it is slow
+
+// Bytes of weights that one core's L2 surely holds beside a step's other data.
+double core_cache() { return 0.75 * static_cast<double>(l2_bytes()); }
 
 double seconds_of(const Workload& load) {
   const double memory = static_cast<double>(load.steps) * load.weight_bytes / 80e9;
@@ -198,6 +202,14 @@ double seconds_of(const Workload& load, Index most) {
          (threads > 1 ? kMeeting * static_cast<double>(load.steps) : 0);
 }
 
+// One core reads all weights of a call: well while they fit its cache, or come from L3 long before the step's products
+// are done.
+bool suits_one_core(const Workload& load) {
+  if (load.steps == 0) return false;
+  const double products = load.flops / static_cast<double>(load.steps) / (7e9 * load.lanes);
+  return load.weight_bytes <= core_cache() || 1.5 * load.weight_bytes / kL3Rate < products;
+}
+
 using Work = std::function<void(Member&)>;
 
 void run_team(std::vector<TeamWork> works, Interrupt interrupt) {
@@ -205,15 +217,14 @@ void run_team(std::vector<TeamWork> works, Interrupt interrupt) {
 }
 
 // Several calls that do not depend on each other. Side by side they need not meet at all, but every core then reads all
-// weights of its call: it pays while those fit its cache, and while no call is so long that the others' threads wait
-// for it. Beyond, each call in turn is split over all cores, which hold its weights together.
+// weights of its call: it pays while that suits a core, and while no call is so long that the others' threads wait for
+// it. Beyond, each call in turn is split over all cores, which hold its weights together.
 class SideBySide {
  public:
   explicit SideBySide(const std::vector<Workload>& loads) : loads_(loads) {
     double seconds = 0;
     for (std::size_t i = 0; i < loads.size(); ++i)
-      if (loads[i].steps > 0 && loads[i].weight_bytes <= kCoreCache)
-        calls_.push_back(i), seconds += seconds_of(loads[i]);
+      if (suits_one_core(loads[i])) calls_.push_back(i), seconds += seconds_of(loads[i]);
     if (calls_.size() < 2 || seconds <= kRegion || (threads_ = size(num_threads())) < 2) {
       calls_.clear();
       return;
@@ -775,7 +786,7 @@ StepRunner<T>::StepRunner(std::vector<std::shared_ptr<const Weights<T>>> layers,
 // share of the weights in its own cache; a share has to be worth waking a thread for.
 template <class T>
 Index StepRunner<T>::threads() const {
-  if (weight_bytes_ <= kCoreCache) return 1;
+  if (weight_bytes_ <= core_cache()) return 1;
   const Workload load{flops_, weight_bytes_, 1, 1, B_, table_of<T>(*layers_.front().weights->kernels).lanes};
   return std::max<Index>(1, std::min<Index>(num_threads(), static_cast<Index>(seconds_of(load) / kRegion)));
 }

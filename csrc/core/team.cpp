@@ -1,6 +1,7 @@
 #include "team.h"
 
 #include <pthread.h>
+#include <sched.h>
 
 #include <atomic>
 #include <chrono>
@@ -38,23 +39,27 @@ long long now_ns() {
 // When other programs hold the cores, threads that meet after every step wait for the scheduler instead of for each
 // other: two are then many times slower than one. The share of the time that a thread waits tells: alone it would have
 // taken `threads` times its own work. When that would have been quicker, calls run on one thread for a while, longer
-// each time it happens again. Results are the same either way.
+// each time it happens again. Judged over a millisecond of calls at least, or every call after a silence, in which the
+// others fell asleep, would count. Results are the same either way.
 class Crowd {
  public:
   bool now() const { return now_ns() < until_.load(std::memory_order_relaxed); }
   void report(Index threads, long long elapsed, long long waited) {
+    const long long seen = seen_ += elapsed, alone = alone_ += threads * (elapsed - waited);
+    if (seen < kWindow) return;
+    seen_ = alone_ = 0;
     const long long pause = pause_.load(std::memory_order_relaxed);
-    if (threads * (elapsed - waited) < elapsed) {
+    if (alone < seen) {
       until_ = now_ns() + pause;
       if (pause < kLongestPause) pause_ = 2 * pause;
-    } else {
-      pause_ = kFirstPause;
+    } else if (pause > kFirstPause) {
+      pause_ = pause / 2;
     }
   }
 
  private:
-  static constexpr long long kFirstPause = 5'000'000, kLongestPause = 160'000'000;  // ns
-  std::atomic<long long> until_{0}, pause_{kFirstPause};
+  static constexpr long long kWindow = 1'000'000, kFirstPause = 5'000'000, kLongestPause = 160'000'000;  // ns
+  std::atomic<long long> until_{0}, pause_{kFirstPause}, seen_{0}, alone_{0};
 } crowd;
 
 int cores() {
@@ -65,11 +70,28 @@ int cores() {
 #endif
 }
 
+// A woken thread often finds itself on the core of the one that woke it, and stays there for milliseconds.
+void step_aside([[maybe_unused]] int cpu) {
+#if defined(__linux__)
+  cpu_set_t allowed;
+  if (cpu < 0 || sched_getcpu() != cpu || sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
+  cpu_set_t others = allowed;
+  CPU_CLR(static_cast<unsigned>(cpu), &others);
+  if (CPU_COUNT(&others) == 0 || sched_setaffinity(0, sizeof others, &others) != 0) return;
+  sched_setaffinity(0, sizeof allowed, &allowed);
+#endif
+}
+
+constexpr int kSpins = 1000;  // before a thread yields
+
 struct Call {
   std::vector<Team> teams;
   std::vector<TeamWork> works;
   Index size = 0;  // threads in all
   int stop = 0;
+  int cpu = -1;                      // on which rank 0 runs
+  std::atomic<long long> waited{0};  // ns: the longest of any thread. It is the others that lost their cores
+  std::atomic<Index> finished{0};
 
   // One thread does everything, one work after the other.
   void run_alone() {
@@ -80,13 +102,26 @@ struct Call {
     }
   }
   void run_as(Index rank) {
+    if (rank != 0) step_aside(cpu);
     std::size_t i = 0;
-    while (rank >= teams[i].size) rank -= teams[i++].size;
-    Member member{&teams[i], rank};
-    const long long start = now_ns();
+    Index at = rank;
+    while (at >= teams[i].size) at -= teams[i++].size;
+    Member member{&teams[i], at};
     works[i].work(member);
-    // More threads than cores were asked for on purpose: that is no crowd.
-    if (rank == 0 && i == 0 && size <= cores()) crowd.report(teams[0].size, now_ns() - start, member.waited);
+    if (rank != 0) {
+      longest_wait(member.waited);
+      finished.fetch_add(1, std::memory_order_release);
+      return;
+    }
+    // OpenMP's own wait at the end of a region spins for milliseconds: on the core, perhaps, that the others wait for.
+    const long long since = now_ns();
+    for (int spins = 0; finished.load(std::memory_order_acquire) < size - 1; ++spins)
+      if (spins >= kSpins) sched_yield();
+    longest_wait(member.waited + now_ns() - since);
+  }
+  void longest_wait(long long ns) {
+    for (long long seen = waited; seen < ns && !waited.compare_exchange_weak(seen, ns);) {
+    }
   }
 };
 
@@ -163,7 +198,9 @@ bool run_teams(std::vector<TeamWork> works, InterruptCheck check, void* check_ar
     team.interrupted_argument = check_argument;
     call.size += team.size;
   }
-  if (call.size <= 1 || (call.size <= cores() && crowd.now())) {
+  // More threads than cores are asked for on purpose: that is no crowd.
+  const bool judged = call.size > 1 && call.size <= cores();
+  if (call.size <= 1 || (judged && crowd.now())) {
     for (Team& team : call.teams) team.interrupted = check;
     call.run_alone();
     return call.stop == 0;
@@ -176,8 +213,14 @@ bool run_teams(std::vector<TeamWork> works, InterruptCheck check, void* check_ar
     team.barriers = next + team.size;
     next += 2 * team.size;
   }
+#if defined(__linux__)
+  if (judged) call.cpu = sched_getcpu();
+#endif
+  const long long start = now_ns();
   if (forked) run_on_fresh_thread(call);
   else run_region(call);
+  // Works of their own may be of different length: there, waiting for the last says nothing.
+  if (judged && call.teams.size() == 1) crowd.report(call.size, now_ns() - start, call.waited);
   return call.stop == 0;
 }
 
