@@ -5,6 +5,7 @@ The layers are a covering set, not all products: `covering` finds some hundred t
 
 import itertools
 import math
+import pickle
 import zlib
 from functools import cache
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 import fusedrnn
-from composition import Checker, compose
+from composition import Checker, compose, join
 from fusedrnn.reference import Cell
 from problems import assert_same_bits, cell_of
 from tolerances import assert_close
@@ -188,6 +189,11 @@ def make_call(layer: Any, choice: dict[str, Any], rng: np.random.Generator) -> t
     return x, state, steps
 
 
+def pair_of(layer: Any) -> bool:
+    """Whether outputs are a pair."""
+    return bool(layer.bidirectional and layer.merge is None)
+
+
 def checker(layer: Any, choice: dict[str, Any]) -> Checker:
     T, B, I, H = choice["sizes"]
     return Checker(layer.dtype, max(4 * H, I + H, T * B), T * layer.num_layers)
@@ -221,12 +227,17 @@ def test_layers_equal_their_composition(family, choice):
         expected = compose(cell, layer, x, state, steps, tape.masks)
         dys = [rng.standard_normal(e.shape).astype(layer.dtype) for e in as_tuple(expected.y)]
         dstate = [rng.standard_normal(s.shape).astype(layer.dtype) for s in expected.state]
-        pair = layer.merge is None and layer.bidirectional
+        pair = pair_of(layer)
         turned = tuple(turn(d) for d in dys)
         grads = tape.backward(turned if pair else turned[0], tuple(dstate) if S == 2 else dstate[0])
         calm, calm_n = layer(turn(x), given, **ours)
         frozen = layer.freeze()
-        assert_same_bits([*frozen(turn(x), given, **ours)], [calm, calm_n], "frozen")
+        thawed = pickle.loads(pickle.dumps(frozen))
+        assert_same_bits([*thawed(turn(x), given, **ours)], [calm, calm_n], "frozen")
+        if not layer.zoneout and steps["past_end"] == "zero":
+            seen = layer.inspect(turn(x), given, **{name: ours[name] for name in ours if name != "past_end"})
+            top = [turn(h) for h in seen.outputs[-1 - layer.bidirectional :]]
+            assert_same_bits([*as_tuple(join(layer.merge, top))], [turn(y) for y in as_tuple(calm)], "seen")
         if choice["way"] == "one" and choice["rows"] == "full" and not choice["tokens"]:
             stream = frozen.stream(batch_size=x.shape[1])
             if given is not None:
@@ -278,7 +289,7 @@ def test_the_composition_against_differences(family, choice):
         return compose(cell, layer, a.get("x", x), s, steps, tape.masks, {name: a[name] for name in layer.params})
 
     made = run({})
-    pair = layer.merge is None and layer.bidirectional
+    pair = pair_of(layer)
     dys = [rng.standard_normal(e.shape) for e in as_tuple(made.y)]
     dstate = [rng.standard_normal(s.shape) for s in made.state]
 
