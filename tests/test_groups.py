@@ -868,25 +868,26 @@ def test_a_frozen_group_writes_where_it_is_told(which, rng):
         net.freeze()(x, out=tuple(a[:-1] for a in out) if isinstance(y, tuple) else out[:-1])
 
 
-def with_masks(seed: int, dropped: float = 0.4) -> Any:
+def with_masks(seed: int, dropped: float = 0.4, dropout: float = 0.0) -> Any:
     return Stack(
         [
             Bidirectional(
-                LSTM(3, 4, 2, recurrent_dropout=dropped, zoneout=(0.1, 0.2), rng=seed),
+                LSTM(3, 4, 2, recurrent_dropout=dropped, zoneout=(0.1, 0.2), dropout=dropout, rng=seed),
                 GRU(3, 5, weight_dropout=dropped, rng=seed),
             ),
             RNN(9, 3, zoneout=0.3, rng=seed),
-        ]
+        ],
+        dropout,
     )
 
 
 @pytest.mark.parametrize("ensemble", [False, True])
 def test_masks_of_groups_are_their_members(ensemble, rng):
-    net: Any = Ensemble([with_masks(seed) for seed in (1, 2)]) if ensemble else with_masks(1)
+    net: Any = Ensemble([with_masks(seed, dropout=0.5) for seed in (1, 2)]) if ensemble else with_masks(1, dropout=0.5)
     x = rng.standard_normal((7, 4, 3)).astype("f4")
     y, state, tape = net.forward(x)
-    names = ["0.forward.recurrent_dropout", "0.forward.zoneout_h", "0.forward.zoneout_c", "0.backward.weight_dropout"]
-    names += ["1.zoneout_h"]
+    names = [f"0.forward.{name}" for name in ("recurrent_dropout", "zoneout_h", "zoneout_c", "dropout")]
+    names = ["dropout_0", *names, "0.backward.weight_dropout", "1.zoneout_h"]
     assert list(tape.masks) == ([f"{e}.{name}" for e in (0, 1) for name in names] if ensemble else names)
     other, _, _ = net.forward(x)
     assert np.abs(other - y).max() > 0.01
@@ -908,19 +909,26 @@ def test_masks_of_groups_are_their_members(ensemble, rng):
         (
             {"zoneout_h": 0},
             ValueError,
-            "Stack: masks has 'zoneout_h'; expected a layer's name of a mask after one of '0.', '1.'",
+            "Stack: masks has 'zoneout_h'; expected 'dropout_0', or a layer's name of a mask after one of '0.', '1.'",
         ),
         (
             {"2.zoneout_h": 0},
             ValueError,
-            "Stack: masks has '2.zoneout_h'; expected a layer's name of a mask after one of '0.', '1.'",
+            "Stack: masks has '2.zoneout_h'; expected 'dropout_0', or a layer's name of a mask after one of '0.', '1.'",
         ),
         ({"1.zoneout_c": 0}, ValueError, "RNN: masks has 'zoneout_c', but this layer has zoneout=0"),
         (
             {"0.backward.zoneout": 0},
             ValueError,
             "GRU: masks has 'zoneout'; expected some of 'weight_dropout', 'recurrent_dropout', 'zoneout_h', "
-            "'zoneout_c'",
+            "'zoneout_c', 'dropout'",
+        ),
+        ({"dropout_0": 0}, ValueError, "Stack: masks has 'dropout_0', but this layer has dropout=0"),
+        ({"0.backward.dropout": 0}, ValueError, "GRU: masks has 'dropout', but this layer has dropout=0"),
+        (
+            {"1.zoneout_h": np.zeros((1, 7, 4, 3))},
+            TypeError,
+            "RNN: masks['zoneout_h'] has dtype float64; expected bool",
         ),
         (
             {"1.zoneout_h": np.zeros((1, 7, 4, 2), bool)},

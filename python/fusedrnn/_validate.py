@@ -208,7 +208,7 @@ def mask_names(owner: str, given: object, available: Mapping[str, float]) -> Map
         if name not in available:
             raise ValueError(f"{owner}: masks has {name!r}; expected some of {', '.join(map(repr, available))}")
         if not available[name]:
-            option = name.partition("_h")[0].partition("_c")[0] if name.startswith("zoneout") else name
+            option = next((option for option in ("zoneout", "dropout") if name.startswith(option)), name)
             raise ValueError(f"{owner}: masks has {name!r}, but this layer has {option}=0")
     return given
 
@@ -816,18 +816,23 @@ def member_states(owner: str, name: str, value: Any, count: int) -> Sequence[Any
     return value
 
 
-def member_masks(owner: str, value: Any, members: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """A group's masks by member; None is none."""
-    if value is None:
-        return {}
+def member_masks(
+    owner: str, value: Any, members: Mapping[str, Any], available: Mapping[str, float]
+) -> dict[str, dict[str, Any]]:
+    """A group's masks by member; `available` are those of the group itself."""
     if not isinstance(value, Mapping):
         raise TypeError(f"{owner}: masks is {kind(value)}; expected a mapping of names to arrays of bools")
     own: dict[str, dict[str, Any]] = {}
     for name, mask in value.items():
         prefix, dot, rest = str(name).partition(".")
+        if name in available:
+            mask_names(owner, {name: mask}, available)
+            continue
         if not dot or prefix not in members:
             names = ", ".join(repr(f"{member}.") for member in members)
-            raise ValueError(f"{owner}: masks has {name!r}; expected a layer's name of a mask after one of {names}")
+            alone = "".join(f"{own!r}, " for own in available) + "or " * bool(available)
+            expected = f"{alone}a layer's name of a mask after one of {names}"
+            raise ValueError(f"{owner}: masks has {name!r}; expected {expected}")
         own.setdefault(prefix, {})[rest] = mask
     return own
 

@@ -178,9 +178,10 @@ class SequenceLayer:
         masks : mapping of str to bool arrays, or None
             Masks to use instead of drawing them from ``rng``, for options that are on: ``"recurrent_dropout"``
             (L*D, B, H) and ``"weight_dropout"`` (L*D, G*H, H), True where something stays (and is scaled by
-            1 / (1 - p)); ``"zoneout_h"`` and ``"zoneout_c"`` (L*D, T, B, H), True where a unit keeps its old value.
-            With a projection, h and the columns of weight_hh have proj_size units. Those of a group's members have
-            their prefix: ``"0.zoneout_h"``. ``tape.masks`` are those used.
+            1 / (1 - p)); ``"zoneout_h"`` and ``"zoneout_c"`` (L*D, T, B, H), True where a unit keeps its old value;
+            ``"dropout"`` (L - 1, T, B, width), True where an output stays. With a projection, h and the columns of
+            weight_hh have proj_size units. Those of a group's members have their prefix: ``"0.zoneout_h"``; what a
+            `Stack` drops above its layer 0 is ``"dropout_0"``, (T, B, width). ``tape.masks`` are those used.
 
         Returns
         -------

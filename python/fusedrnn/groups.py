@@ -167,9 +167,15 @@ class LayerGroup(SequenceLayer):
 
     def _given_masks(self, masks: Any) -> Mapping[str, Any]:
         owner = type(self).__name__
-        for prefix, own in _validate.member_masks(owner, masks, self._members).items():
+        if masks is None:
+            return {}
+        for prefix, own in _validate.member_masks(owner, masks, self._members, self._own_masks()).items():
             self._members[prefix]._given_masks(own)
-        return masks or {}
+        return dict(masks)
+
+    def _own_masks(self) -> dict[str, float]:
+        """Names and rates of masks that belong to no member."""
+        return {}
 
     def freeze(self, precision: str | None = None) -> FrozenGroup:
         """Pack all parameters once, for inference; later changes of the members do not show.

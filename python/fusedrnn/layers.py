@@ -177,9 +177,9 @@ class RecurrentLayer(SequenceLayer, Parameterized):
     @property
     def _rates(self) -> Rates:
         h, c = self.zoneout if isinstance(self.zoneout, tuple) else (self.zoneout, self.zoneout)
-        return Rates(
-            self.recurrent_dropout, self.weight_dropout, (h, c if "c" in self.__dict__["_kind"].states else 0.0)
-        )
+        c = c if "c" in self.__dict__["_kind"].states else 0.0
+        between = self.dropout if self.num_layers > 1 else 0.0
+        return Rates(self.recurrent_dropout, self.weight_dropout, (h, c), between)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in ("dropout", "recurrent_dropout", "weight_dropout"):
@@ -202,18 +202,18 @@ class RecurrentLayer(SequenceLayer, Parameterized):
         rows, rates = plan.num_layers * plan.directions, self._rates
         used: Masks = {}
         if mode.drop and rates.any:
-            shapes = masks.shapes(rows, extent.T, extent.B, plan.units, arrays[1].shape)
+            between = plan.num_layers - 1, plan.inner_width
+            shapes = masks.shapes(rows, extent.T, extent.B, plan.units, arrays[1].shape, between)
             used = masks.settle(plan.owner, rates, mode.masks, shapes, self.rng)
         factors = masks.weight_factors(used, rates, plan.dtype)
         if factors is not None:
             each = plan.kind.each
             arrays[1::each] = [W_hh * factor for W_hh, factor in zip(arrays[1::each], factors, strict=True)]
         weights = pack(plan.kind, arrays, mode.keep, (0.0, 0.0) if mode.drop else plan.zoneout)
-        dropout = self.dropout if mode.drop else 0.0
         step_masks = masks.for_kernels(used, rates, rows, plan.dtype)
         state_0 = plan.initial_state(extent, state, learned)
         state_n, records = yield from unroll.forward(
-            plan, weights, x, state_0, extent, outputs, mode.keep, dropout, self.rng, step_masks
+            plan, weights, x, state_0, extent, outputs, mode.keep, used.get("dropout"), rates.dropout, step_masks
         )
         if not mode.keep:
             return state_n, None

@@ -24,11 +24,12 @@ class Rates(NamedTuple):
     recurrent_dropout: float
     weight_dropout: float
     zoneout: tuple[float, float]  # of h and c
+    dropout: float = 0.0  # of dropping an output between layers
 
     @property
     def any(self) -> bool:
         """Whether training needs masks at all."""
-        return bool(self.recurrent_dropout or self.weight_dropout or self.zoneout != (0.0, 0.0))
+        return bool(self.recurrent_dropout or self.weight_dropout or self.dropout or self.zoneout != (0.0, 0.0))
 
     def by_name(self) -> dict[str, float]:
         """The rate of each mask that training can have."""
@@ -38,13 +39,17 @@ class Rates(NamedTuple):
             "recurrent_dropout": self.recurrent_dropout,
             "zoneout_h": h,
             "zoneout_c": c,
+            "dropout": self.dropout,
         }
 
 
 def shapes(
-    directions: int, T: int, B: int, units: tuple[int, ...], W_hh: tuple[int, ...]
+    directions: int, T: int, B: int, units: tuple[int, ...], W_hh: tuple[int, ...], between: tuple[int, int]
 ) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Shape of each mask of a layer, and how it is derived; `directions` counts those of all layers."""
+    """Shape of each mask of a layer, and how it is derived.
+
+    `directions` counts those of all layers; `between` is how many outputs of lower layers there are, and their width.
+    """
     h = "hidden_size" if len(units) == 1 or units[0] == units[1] else "proj_size"
     every = {
         "weight_dropout": ((directions, *W_hh), "(num_layers*directions, rows of weight_hh, columns of weight_hh)"),
@@ -53,6 +58,7 @@ def shapes(
     }
     if len(units) == 2:
         every["zoneout_c"] = ((directions, T, B, units[1]), "(num_layers*directions, T, B, hidden_size)")
+    every["dropout"] = ((between[0], T, B, between[1]), "(num_layers - 1, T, B, width of a layer's output)")
     return every
 
 

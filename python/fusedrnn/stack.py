@@ -96,9 +96,19 @@ class Stack(LayerGroup):
             kept[name] = ran[1]
             x = ys[0]
             if mode.drop and self.dropout and not last:
-                drops.append(Drop(self.dropout, self.rng, x))
+                drops.append(Drop(self._kept(mode, f"dropout_{name}", x.shape), self.dropout))
                 drops[-1](x)
         return tuple(finals), KeptStack(kept, drops, self._plan, extent) if mode.keep else None
+
+    def _kept(self, mode: Mode, name: str, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+        """What dropout leaves of a layer's outputs: the caller's mask, or one that is drawn."""
+        if name in mode.masks:
+            return _validate.kept("Stack", f"masks[{name!r}]", mode.masks[name], shape, "(T, B, width of its output)")
+        # float32 draws whatever the dtype, so that stacks of both dtypes drop the same units.
+        return self.rng.random(shape, np.float32) >= self.dropout
+
+    def _own_masks(self) -> dict[str, float]:
+        return {f"dropout_{name}": self.dropout for name in list(self._members)[:-1]}
 
     def _stream(self, frozen: FrozenGroup, batch_size: int) -> StackStream:
         return StackStream(frozen, batch_size)
@@ -121,6 +131,13 @@ class KeptStack(KeptGroup):
     @property
     def nbytes(self) -> int:
         return super().nbytes + sum(drop.nbytes for drop in self.drops)
+
+    @property
+    def masks(self) -> dict[str, NDArray[np.bool_]]:
+        """What was dropped, under the group's names; first what was dropped between layers."""
+        return {
+            f"dropout_{name}": drop.kept for name, drop in zip(self.members, self.drops, strict=False)
+        } | super().masks
 
     def backward(
         self, dys: tuple[Array | None, ...], dstate_n: Any, dx: Array | None

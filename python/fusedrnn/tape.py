@@ -130,8 +130,7 @@ class Tape(KeptArrays):
     Attributes
     ----------
     masks : dict of str to ndarray of bool
-        What was dropped or kept by recurrent dropout, weight dropout and zoneout; ``forward(..., masks=tape.masks)``
-        repeats it.
+        What all kinds of dropout and zoneout left or kept; ``forward(..., masks=tape.masks)`` repeats it.
 
     A tape owns copies of all that it needs: inputs, states and parameters may change or vanish after forward. It can be
     used more than once, each time with the same bits, and from several threads. ``release()``, or leaving a ``with``

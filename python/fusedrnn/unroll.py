@@ -496,24 +496,23 @@ def split(
 
 
 class Drop:
-    """Dropout between two layers: what became zero, and what the rest was multiplied with."""
+    """Dropout between two layers: what stays, multiplied so that the expected value does, too."""
 
-    __slots__ = ("dropped", "scale")
+    __slots__ = ("kept", "scale")
 
-    def __init__(self, dropout: float, rng: np.random.Generator, x: Array) -> None:
-        # float32 draws whatever the dtype, so that layers of both dtypes drop the same units.
-        self.dropped = rng.random(x.shape, np.float32) < dropout
+    def __init__(self, kept: NDArray[np.bool_], dropout: float) -> None:
+        self.kept = kept
         self.scale = 1.0 / (1.0 - dropout)
 
     def __call__(self, array: Array) -> None:
         """Outputs, or their gradients, in place; what is dropped becomes zero even if it was infinite."""
         with np.errstate(all="ignore"):
             array *= self.scale
-        np.copyto(array, 0.0, where=self.dropped)
+        np.copyto(array, 0.0, where=~self.kept)
 
     @property
     def nbytes(self) -> int:
-        return self.dropped.nbytes
+        return self.kept.nbytes
 
 
 # ---- forward --------------------------------------------------------------------------------------------------------
@@ -540,11 +539,14 @@ def forward(
     extent: Extent,
     outputs: Outputs,
     keep: bool = False,
+    kept: NDArray[np.bool_] | None = None,
     dropout: float = 0.0,
-    rng: np.random.Generator | None = None,
     step_masks: Iterator[Any] = itertools.repeat(None),  # noqa: B008  an endless one has no state
 ) -> Run[tuple[tuple[Array, ...], list[Record]]]:
-    """Run all layers of one layer object; what backward needs is kept only if asked for."""
+    """Run all layers of one layer object; what backward needs is kept only if asked for.
+
+    `kept` is what dropout leaves of the outputs between layers, (L - 1, T, B, width).
+    """
     T, B, schedule = extent.T, extent.B, extent.schedule
     L, D, dtype = plan.num_layers, plan.directions, plan.dtype
     state_n = tuple([empty((L * D, B, units), dtype) for units in plan.units])
@@ -567,9 +569,8 @@ def forward(
         x = ys[0]
         if keep:
             drop = None
-            if dropout and not last:
-                assert rng is not None
-                drop = Drop(dropout, rng, x)
+            if kept is not None and not last:
+                drop = Drop(kept[layer], dropout)
                 drop(x)
             records.append(Record(tuple(tapes), factors, drop))
     return state_n, records
