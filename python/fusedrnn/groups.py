@@ -195,6 +195,7 @@ class LayerGroup(SequenceLayer):
             The precision is not available.
         """
         group = self._with_members({name: member.freeze(precision) for name, member in self._directed().items()})
+        group.__dict__.pop("rng", None)  # nothing is drawn
         return FrozenGroup(group, repr(self))
 
     def _stream(self, frozen: FrozenGroup, batch_size: int) -> Any:
