@@ -725,7 +725,7 @@ def members(owner: str, value: Any) -> tuple[Any, ...]:
     if not layers:
         raise ValueError(f"{owner}: layers is empty; expected at least one layer")
     for k, layer in enumerate(layers):
-        if not (hasattr(layer, "forward") and hasattr(layer, "freeze") and hasattr(layer, "batch_first")):
+        if not (hasattr(layer, "_run") and hasattr(layer, "forward")):
             raise TypeError(f"{owner}: layers[{k}] is {kind(layer)}; expected a layer, or a group of layers")
         if getattr(layer, "stacks_outputs", False):
             raise TypeError(f"{owner}: layers[{k}] is {kind(layer)}, whose outputs have an axis more; expected a layer")

@@ -476,7 +476,7 @@ def _masks(
 
 def _backward(
     owner: str, made_by: str, tape: FunctionalTape, dy: Any, dstate_n: dict[str, Any], need_dx: Any
-) -> tuple[Array | None, tuple[Array, ...], tuple[Array, Array, *tuple[Array | None, ...]]]:
+) -> tuple[Array | None, tuple[Array, ...], tuple[Any, ...]]:
     _validate.functional_tape(owner, tape, made_by)
     kept = tape._held()[0].tapes[0]
     T, B, I, units = tape._sizes

@@ -80,6 +80,18 @@ class Stack(LayerGroup):
         plans = [layer._plan for layer in self.layers]
         return GroupForm("Stack", plans, plans[-1].widths)
 
+    def _quick(self, x: Any) -> tuple[Any, Any] | None:
+        if not all(layer._plan.takes_quickly(x) for layer in self.layers):
+            return None
+        finals = []
+        for layer in self.layers:
+            results = layer._quick(x)
+            if results is None:  # of the first, if at all
+                return None
+            x, final = results
+            finals.append(final)
+        return x, tuple(finals)
+
     def _run(
         self, x: Array, state: Any, extent: Extent, outputs: Outputs, mode: Mode
     ) -> Run[tuple[tuple[Any, ...], KeptStack | None]]:

@@ -105,6 +105,10 @@ class Form:
     ways: tuple[bool, ...]  # whether each direction runs from the last step
     lead: tuple[int, ...]  # axes of outputs before all others
 
+    def takes_quickly(self, x: Any) -> bool:
+        """Whether `_core.infer` does it all, from `x` to the final state, where nothing else is given."""
+        return False
+
     @property
     def width_formula(self) -> str:
         """Width of an output, for messages."""
@@ -186,7 +190,6 @@ class Plan(Form):
         return other
 
     def takes_quickly(self, x: Any) -> bool:
-        """Whether `_core.infer` does it all, from y to the final state, where nothing but `x` is given."""
         return self.ways == (False,) and not self.learned_state and type(x) is ndarray and x.dtype is self.dtype
 
     def initial_state(
