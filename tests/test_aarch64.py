@@ -10,7 +10,7 @@ import pytest
 
 from fusedrnn import reference
 from fusedrnn.kinds import SIGMOID, TANH, Options, gru_kind, lstm_kind, rnn_kind
-from problems import VARIANTS, assert_results, has_kinks, make_problem
+from problems import VARIANTS, Problem, assert_results, has_kinks, make_problem, with_structure
 
 ROOT = Path(__file__).parents[1]
 COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
@@ -76,7 +76,36 @@ def test_agrees_with_the_reference(program, rng, family, options, dtype, sizes):
     ragged = B > 1
     shape: dict[str, Any] = {"T": T, "B": B, "I": I, "H": H, "lengths": ragged, "reverse": ragged}
     problem = make_problem(rng, family, dtype, **shape, options=options)
-    expected = problem.run(reference)
+    assert_results(run(program, problem, family, options), problem.run(reference), problem)
+
+
+MASKS = ("recurrent_mask", "zoneout_h", "zoneout_c")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("family", "options", "names"),
+    [
+        ("rnn", {}, MASKS),
+        ("gru", {"reset_after": True}, MASKS),
+        ("gru", {"reset_after": False, "activation": "softsign"}, MASKS),
+        ("lstm", {}, ("W_hr",)),
+        ("lstm", {}, MASKS),
+        ("lstm", {"peephole": "ifo", "coupled": True}, ("W_hr", *MASKS)),
+    ],
+    ids=str,
+)
+def test_structure_agrees_with_the_reference(program, rng, family, options, names, dtype):
+    problem = make_problem(rng, family, dtype, T=6, B=9, I=5, H=37, lengths=True, reverse=True, options=options)
+    problem = with_structure(problem, rng, *names)
+    assert_results(run(program, problem, family, options), problem.run(reference), problem)
+
+
+def run(program: Path, problem: Problem, family: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Results and gradients by name, under emulation."""
+    expected = problem.run(reference)  # for their shapes
+    (T, B, I, H), dtype, ragged = problem.sizes.values(), problem.dtype, problem.lengths is not None
+    structure = problem.structure
 
     arguments = {"nonlinearity": "tanh"} if family == "rnn" else {"reset_after": True} if family == "gru" else {}
     kind = KINDS[family](**(arguments | options))
@@ -84,19 +113,23 @@ def test_agrees_with_the_reference(program, rng, family, options, dtype, sizes):
     *limits, peephole = rest
     flat: list[Any] = [v for f in (gate, state, output) for v in (ACTIVATIONS.index(f[0]), *f[1:])]
     units = [] if problem.W_peephole is None else [problem.W_peephole]
+    masks = [structure[name] for name in MASKS if name in structure]
+    which = sum(1 << k for k, name in enumerate(MASKS) if name in structure)
+    W_hr = [structure["W_hr"]] if "W_hr" in structure else []
     numbers = [CELLS.index(kind.name), dtype == np.float64, T, B, I, H, problem.reverse, ragged, kind.peepholes]
+    numbers += [len(W_hr[0]) if W_hr else 0, which]
     header = [np.array(numbers, np.int64), np.array([*flat, *limits, PEEPHOLES.index(peephole)], np.float64)]
     lengths = [np.asarray(problem.lengths, np.int64)] if ragged else []
-    arrays = [*problem.weights, *units, problem.x, *problem.state, problem.dy, *problem.dstate]
+    arrays = [*problem.weights, *units, *W_hr, problem.x, *problem.state, problem.dy, *problem.dstate, *masks]
     given = b"".join(np.ascontiguousarray(array).tobytes() for array in [*header, *lengths, *arrays])
     done = subprocess.run([EMULATOR, str(program)], input=given, capture_output=True, check=True, timeout=300).stdout
 
     results, at = np.frombuffer(done, dtype), 0
     actual: dict[str, Any] = {name: None for name, value in expected.items() if value is None}
-    for name in ("y", "h_n", "c_n", "dx", "dh_0", "dc_0", "dW_ih", "dW_hh", "db_ih", "db_hh", "dW_peephole"):
+    for name in ("y", "h_n", "c_n", "dx", "dh_0", "dc_0", "dW_ih", "dW_hh", "db_ih", "db_hh", "dW_peephole", "dW_hr"):
         if expected.get(name) is not None:
             shape_of = expected[name].shape
             actual[name] = results[at : at + expected[name].size].reshape(shape_of)
             at += actual[name].size
     assert at == results.size
-    assert_results(actual, expected, problem)
+    return actual
