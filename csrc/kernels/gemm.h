@@ -38,6 +38,34 @@ inline void init_all(Tile<T>& t, int vectors, const T* at, Index row, Index pane
   for (int v = 0; v < vectors; ++v) t.init[v] = {at + v * kLanes<T>, row, panel};
 }
 
+// sum[r][v] += x(r) w[v]. Of x and w the shorter one stays in registers: with 16 of them, 3x4
+// sums leave four. (All of w and one x beside them are spilled, at half the speed.)
+template <class T, int ROWS, int VECTORS, class X>
+[[gnu::always_inline]] inline void add_product(Vec<T> (&sum)[ROWS][VECTORS], X x, const T* w) {
+  constexpr int W = kLanes<T>;
+  if constexpr (ROWS < VECTORS) {
+    Vec<T> kept[ROWS];
+#pragma GCC unroll 12
+    for (int r = 0; r < ROWS; ++r) kept[r] = splat(x(r));
+#pragma GCC unroll 4
+    for (int v = 0; v < VECTORS; ++v) {
+      const Vec<T> column = load(w + v * W);
+#pragma GCC unroll 12
+      for (int r = 0; r < ROWS; ++r) sum[r][v] = column * kept[r] + sum[r][v];
+    }
+  } else {
+    Vec<T> kept[VECTORS];
+#pragma GCC unroll 4
+    for (int v = 0; v < VECTORS; ++v) kept[v] = load(w + v * W);
+#pragma GCC unroll 12
+    for (int r = 0; r < ROWS; ++r) {
+      const Vec<T> row = splat(x(r));
+#pragma GCC unroll 4
+      for (int v = 0; v < VECTORS; ++v) sum[r][v] = kept[v] * row + sum[r][v];
+    }
+  }
+}
+
 template <class T, int ROWS, int VECTORS, int PANELS>
 void run_tile(const Tile<T>& t) {
   constexpr int W = kLanes<T>;
@@ -61,15 +89,7 @@ void run_tile(const Tile<T>& t) {
     for (Index k = 0; k < depth; ++k) {
 #pragma GCC unroll 2
       for (int p = 0; p < PANELS; ++p) {
-        Vec<T> column[VECTORS];
-#pragma GCC unroll 4
-        for (int v = 0; v < VECTORS; ++v) column[v] = load(w + p * w_panel + v * W);
-#pragma GCC unroll 12
-        for (int r = 0; r < ROWS; ++r) {
-          const Vec<T> x = splat(a[r][k]);
-#pragma GCC unroll 4
-          for (int v = 0; v < VECTORS; ++v) sum[p][r][v] = column[v] * x + sum[p][r][v];
-        }
+        add_product<T>(sum[p], [&](int r) { return a[r][k]; }, w + p * w_panel);
       }
       w += VECTORS * W;
     }
@@ -109,15 +129,7 @@ void run_outer_tile(const OuterTile<T>& t) {
   const Index count = t.n, w_row = t.w_row;
 #pragma GCC unroll 4
   for (Index n = 0; n < count; ++n) {
-    Vec<T> column[VECTORS];
-#pragma GCC unroll 4
-    for (int v = 0; v < VECTORS; ++v) column[v] = load(w + v * W);
-#pragma GCC unroll 12
-    for (int r = 0; r < ROWS; ++r) {
-      const Vec<T> x = splat(a[r]);
-#pragma GCC unroll 4
-      for (int v = 0; v < VECTORS; ++v) sum[r][v] = column[v] * x + sum[r][v];
-    }
+    add_product<T>(sum, [&](int r) { return a[r]; }, w);
     a += ROWS;
     w += w_row;
   }
