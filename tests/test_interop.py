@@ -3,9 +3,11 @@
 What needs the frameworks themselves is in tests/conformance/.
 """
 
+import ast
 import subprocess
 import sys
 import types
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -477,3 +479,30 @@ def test_every_public_function_is_there():
         assert getattr(interop, name).__doc__, name
     with pytest.raises(AttributeError, match="no attribute 'from_caffe'"):
         _ = interop.from_caffe
+
+
+# ---- messages -------------------------------------------------------------------------------------------------------
+
+
+def test_messages_stand_in_one_place_and_once():
+    """In _validate.py, those of the weight bridges in _messages.py; no file of a bridge writes one itself."""
+    folder = Path(interop.__file__).parent
+    for path in folder.glob("[!_]*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and node.exc.args:
+                text = node.exc.args[0]
+                again = path.name == "conventions.py" and ast.unparse(text) == "f'{owner}: {error}'"  # with a prefix
+                assert (
+                    again
+                    or not isinstance(text, (ast.Constant, ast.JoinedStr))
+                    or not ast.unparse(node.exc).startswith(("ValueError", "TypeError"))
+                ), f"{path.name}:{node.lineno}"
+    places: dict[str, set[str]] = {}
+    for path in (folder / "_messages.py", folder.parent / "_validate.py"):
+        for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            for node in ast.walk(function) if isinstance(function, ast.FunctionDef) else ():
+                if isinstance(node, ast.JoinedStr):
+                    words = "".join(part.value if isinstance(part, ast.Constant) else "{}" for part in node.values)
+                    if len(words) > 55:  # shorter ones are forms, such as "{}: {} has dtype {}; expected {}"
+                        places.setdefault(words, set()).add(f"{path.name}: {function.name}")
+    assert not {words: where for words, where in places.items() if len(where) > 1}

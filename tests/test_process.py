@@ -419,6 +419,36 @@ def test_one_layer_in_many_threads(cell, isa, dtype, rng):
     assert_same_bits(actual, expected, "threads")
 
 
+def test_threads_step_streams_of_their_own_beside_calls_of_one_frozen_layer():
+    """What a server does: one model, a stream per connection. Whole calls go on meanwhile."""
+    frozen = fusedrnn.LSTM(12, 64, num_layers=2, rng=0).freeze()
+    x = np.random.default_rng(0).standard_normal((8, 50, 3, 12)).astype(np.float32)
+    expected = [frozen(part) for part in x]
+    wrong: list[int] = []
+    together = threading.Barrier(8)
+
+    def work(k: int) -> None:
+        stream, y = frozen.stream(batch_size=3), np.empty((50, 3, 64), np.float32)
+        together.wait()
+        for turn in range(6):
+            for t in range(50):
+                stream.step(x[k, t], out=y[t])
+            whole = frozen(x[k])
+            try:
+                assert_same_bits([y, stream.state], list(expected[k]), f"thread {k}, turn {turn}")
+                assert_same_bits(whole, expected[k], f"thread {k}, turn {turn}")
+            except AssertionError:
+                wrong.append(k)
+            stream.reset()
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
 def test_thread_limits_are_local_to_a_thread():
     before = fusedrnn.get_num_threads()
     seen = []

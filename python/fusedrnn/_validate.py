@@ -203,7 +203,7 @@ def mask_names(owner: str, given: object, available: Mapping[str, float]) -> Map
     if given is None:
         return {}
     if not isinstance(given, Mapping):
-        raise TypeError(f"{owner}: masks is {kind(given)}; expected a mapping of names to arrays of bools")
+        raise no_masks(owner, given)
     for name in given:
         if name not in available:
             raise ValueError(f"{owner}: masks has {name!r}; expected some of {', '.join(map(repr, available))}")
@@ -213,11 +213,21 @@ def mask_names(owner: str, given: object, available: Mapping[str, float]) -> Map
     return given
 
 
+def no_masks(owner: str, value: object) -> TypeError:
+    """Something else in place of masks by name."""
+    return TypeError(f"{owner}: masks is {kind(value)}; expected a mapping of names to arrays of bools")
+
+
+def not_bool(owner: str, name: str, dtype: object) -> TypeError:
+    """Numbers in place of a mask: they might be meant as indices, or the other way round."""
+    return TypeError(f"{owner}: {name} has dtype {dtype}; expected bool")
+
+
 def kept(owner: str, name: str, value: Any, shape: tuple[int, ...], formula: str) -> NDArray[np.bool_]:
     """A copy of an array of bools, which alone say unmistakably what is kept."""
     array = as_array(owner, name, value)
     if array.dtype != np.bool_:
-        raise TypeError(f"{owner}: {name} has dtype {array.dtype}; expected bool")
+        raise not_bool(owner, name, array.dtype)
     exact_shape(owner, name, array, shape, formula)
     return np.array(array, order="C")
 
@@ -311,8 +321,7 @@ def parameters(
         arrays.append(array)
     if len(params) != len(specs):
         known = {spec.name for spec in specs}
-        extra = ", ".join(repr(name) for name in params if name not in known)
-        raise ValueError(f"{owner}: params has {extra}, which is no parameter of this object")
+        raise no_parameter(owner, *[name for name in params if name not in known])
     return arrays
 
 
@@ -538,7 +547,7 @@ def flag_list(owner: str, name: str, value: Any, lengths: NDArray[np.int64], T: 
 def _flags(owner: str, name: str, value: Any) -> Array:
     array = as_array(owner, name, value)
     if array.dtype != np.bool_ and not (array.size == 0 and isinstance(value, (list, tuple))):
-        raise TypeError(f"{owner}: {name} has dtype {array.dtype}; expected bool")
+        raise not_bool(owner, name, array.dtype)
     return array.astype(np.bool_, copy=False)
 
 
@@ -570,7 +579,7 @@ def tokens(
             where = f"x{f'[{b}]' if layout == 'list' else ''} holds token {x[t, b]} at t={t}"
             if layout == "batch":
                 where += f", b={b}"
-            raise IndexError(f"{owner}: {where}; expected 0 <= token < input_size = {input_size}")
+            raise no_token(owner, where, input_size)
         return np.where(outside, 0, ids)
     return ids
 
@@ -821,7 +830,7 @@ def member_masks(
 ) -> dict[str, dict[str, Any]]:
     """A group's masks by member; `available` are those of the group itself."""
     if not isinstance(value, Mapping):
-        raise TypeError(f"{owner}: masks is {kind(value)}; expected a mapping of names to arrays of bools")
+        raise no_masks(owner, value)
     own: dict[str, dict[str, Any]] = {}
     for name, mask in value.items():
         prefix, dot, rest = str(name).partition(".")
@@ -886,7 +895,7 @@ def rows(owner: str, value: Any, batch_size: int) -> NDArray[np.bool_]:
     """A mask of rows; indices are refused, as they would be read as a mask."""
     array = as_array(owner, "rows", value)
     if array.dtype != np.bool_:
-        raise TypeError(f"{owner}: rows has dtype {array.dtype}; expected bool")
+        raise not_bool(owner, "rows", array.dtype)
     exact_shape(owner, "rows", array, (batch_size,), "(batch_size,)")
     return np.ascontiguousarray(array)
 
@@ -908,7 +917,7 @@ def cell_input(owner: str, x: Any, dtype: np.dtype[Any], input_size: int) -> tup
         if x.size and (x.min() < 0 or x.max() >= input_size):
             b = int(np.argmax(((x < 0) | (x >= input_size)).reshape(-1)))
             where = f"x holds token {x.reshape(-1)[b]}" + (f" at b={b}" if x.ndim else "")
-            raise IndexError(f"{owner}: {where}; expected 0 <= token < input_size = {input_size}")
+            raise no_token(owner, where, input_size)
         return x, True, x.ndim == 0
     real_dtype(owner, "x", x.dtype, "a real floating-point dtype, or integers for tokens")
     if x.ndim not in (1, 2) or x.shape[-1] != input_size:
@@ -994,9 +1003,14 @@ def tensor_dtype(owner: str, name: str, dtype: object, expected: str) -> TypeErr
     return TypeError(f"{owner}: {name} has dtype {dtype}; expected {expected}")
 
 
-def no_parameter(owner: str, name: str) -> ValueError:
-    """A parameter that belongs to no member of a group."""
-    return ValueError(f"{owner}: params has {name!r}, which is no parameter of this object")
+def no_parameter(owner: str, *names: str) -> ValueError:
+    """Parameters that a layer, or no member of a group, has."""
+    return ValueError(f"{owner}: params has {', '.join(map(repr, names))}, which is no parameter of this object")
+
+
+def no_token(owner: str, where: str, input_size: int) -> IndexError:
+    """An integer that stands for no column of the input weights."""
+    return IndexError(f"{owner}: {where}; expected 0 <= token < input_size = {input_size}")
 
 
 def no_single_layer(owner: str, layer: object) -> TypeError:

@@ -1,4 +1,7 @@
-"""What the weight bridges say when they refuse something: ``owner: argument came-as-this; expected that``."""
+"""What the weight bridges say when they refuse something: ``owner: argument came-as-this; expected that``.
+
+What layers say stands in ``fusedrnn._validate``, and what the gradient bridges say about layers' calls.
+"""
 
 from __future__ import annotations
 
@@ -85,3 +88,42 @@ def attribute(owner: str, name: str, value: object, expected: str) -> str:
 
 def contradiction(owner: str, name: str, value: object, but: str) -> str:
     return f"{owner}: {name} is {value!r}, but {but}"
+
+
+# ---- of one bridge each ---------------------------------------------------------------------------------------------
+
+
+def no_description(owner: str, key: str, error: Exception) -> str:
+    return f"{owner}: the file's entry {key!r} is no description of a layer: {error!r}"
+
+
+def computed(argument: str, tensor: str) -> str:
+    return f"OnnxNode: {argument} is None; expected an array, as the model computes it ({tensor})"
+
+
+def no_constant(owner: str, argument: str, tensor: str) -> str:
+    return f"{owner}: {argument} ({tensor!r}) is no constant; expected it in tensors="
+
+
+def missing(owner: str, argument: str) -> str:
+    return f"{owner}: {argument} is missing; expected weights"
+
+
+def unknown_attributes(owner: str, names: Iterable[str]) -> str:
+    return f"{owner}: has unknown attributes {listed(names)}"
+
+
+def no_number(owner: str, activation: str, which: str) -> str:
+    return f"{owner}: activation {activation} has no activation_{which}; expected one, as it has no default"
+
+
+def numbers_left(owner: str, count: int) -> str:
+    return f"{owner}: activation_alpha and activation_beta have {count} numbers too many"
+
+
+def one_lstm(owner: str, count: int, among: str) -> str:
+    return f"{owner}: the model has {count} initialised LSTM.v1; expected one among {among}"
+
+
+def no_sizes(owner: str, inputs: int | None, outputs: int | None) -> str:
+    return f"{owner}: nI is {inputs} and nO is {outputs}; expected the sizes, as a vector does not tell them"

@@ -157,7 +157,7 @@ def restore(owner: str, description: str | None, arrays: Mapping[str, Array], pr
         record = json.loads(description)
         version, name, arguments = record["version"], record["class"], record["arguments"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{owner}: the file's entry {KEY!r} is no description of a layer: {error!r}") from None
+        raise ValueError(_messages.no_description(owner, KEY, error)) from None
     if version != VERSION:
         raise ValueError(_messages.attribute(owner, "the file's version", version, str(VERSION)))
     cls = getattr(cells, name, None) if name.endswith("Cell") else getattr(layers, name, None)

@@ -144,9 +144,7 @@ class OnnxNode:
         for argument, value in given.items():
             if value is None and argument in self.inputs:
                 tensor = self.inputs[argument]
-                raise ValueError(
-                    f"OnnxNode: {argument} is None; expected an array, as the model computes it ({tensor})"
-                )
+                raise ValueError(_messages.computed(argument, tensor))
         layer, axes = self.layer, (1, 0, 2)
         parts = [initial_h, initial_c][: 1 + isinstance(self._state(X), tuple)]
         state = self.state
@@ -340,10 +338,10 @@ def read_node(owner: str, node: onnx.NodeProto, constants: Any, dtype: Any) -> O
         elif argument in ("sequence_lens", "initial_h", "initial_c"):
             inputs[argument] = tensor
         else:
-            raise ValueError(f"{owner}: {argument} ({tensor!r}) is no constant; expected it in tensors=")
+            raise ValueError(_messages.no_constant(owner, argument, tensor))
     for argument in ("W", "R"):
         if argument not in values:
-            raise ValueError(f"{owner}: {argument} is missing; expected weights")
+            raise ValueError(_messages.missing(owner, argument))
     stack, options = weights_of(owner, kind, attributes, values)
     layout = int(attributes.pop("layout", 0))
     if layout not in (0, 1):
@@ -430,7 +428,7 @@ def options_of(
     sides = activations_of(owner, kind, attributes, D)
     attributes.pop("output_sequence", None)  # of operators before version 7
     if attributes:
-        raise ValueError(f"{owner}: has unknown attributes {_messages.listed(attributes)}")
+        raise ValueError(_messages.unknown_attributes(owner, attributes))
     return options, sides
 
 
@@ -451,15 +449,11 @@ def activations_of(owner: str, kind: str, attributes: dict[str, Any], D: int) ->
         for numbered, left, default in zip(("alpha", "beta"), (alphas, betas), defaults, strict=False):
             value = left.pop(0) if left else default
             if value is None:
-                raise ValueError(
-                    f"{owner}: activation {name} has no activation_{numbered}; expected one, as it has no default"
-                )
+                raise ValueError(_messages.no_number(owner, name, numbered))
             numbers.append(float(value))
         chosen.append((ours, *numbers) if numbers else ours)
     if alphas or betas:
-        raise ValueError(
-            f"{owner}: activation_alpha and activation_beta have {len(alphas) + len(betas)} numbers too many"
-        )
+        raise ValueError(_messages.numbers_left(owner, len(alphas) + len(betas)))
     sides = []
     for d in range(D):
         pairs = zip(places, chosen[d * len(places) :][: len(places)], strict=True)

@@ -69,7 +69,7 @@ def from_thinc(
         found = [node for node in source.walk() if node.name == "lstm" and node.has_param("LSTM")]
         if len(found) != 1:
             names = _messages.listed(node.name for node in source.walk())
-            raise ValueError(f"{owner}: the model has {len(found)} initialised LSTM.v1; expected one among {names}")
+            raise ValueError(_messages.one_lstm(owner, len(found), names))
         node = found[0]
         nI, nO, depth, bi = node.get_dim("nI"), node.get_dim("nO"), node.get_dim("depth"), node.get_dim("dirs") == 2
         vector = as_weights(owner, "LSTM", node.get_param("LSTM"))
@@ -79,7 +79,7 @@ def from_thinc(
     else:
         raise TypeError(_messages.wrong_source(owner, source, "a thinc model or its parameter LSTM"))
     if nI is None or nO is None:
-        raise ValueError(f"{owner}: nI is {nI} and nO is {nO}; expected the sizes, as a vector does not tell them")
+        raise ValueError(_messages.no_sizes(owner, nI, nO))
     D = 1 + bool(bi)
     H = nO // D
     inputs = [nI] + [D * H] * (depth - 1)
