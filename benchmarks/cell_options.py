@@ -66,6 +66,8 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
         {"reset_after": False, "recurrent_activation": "hard_sigmoid", "clip": 50.0},
         {"reset_after": False, "recurrent_dropout": 0.25},
         {"recurrent_activation": "hard_sigmoid", "recurrent_dropout": 0.25, "zoneout": 0.1, "call": "mask"},
+        {"layer_norm": True},
+        {"layer_norm": True, "recurrent_dropout": 0.25, "zoneout": 0.1},
     ],
     "LSTM": [
         {},
@@ -82,6 +84,8 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
         {"proj_size": 128},
         {"proj_size": 128, "recurrent_dropout": 0.25, "zoneout": 0.1},
         {"proj_size": 128, "peephole": "ifo", "cell_clip": 3.0},
+        {"layer_norm": True},
+        {"layer_norm": True, "recurrent_dropout": 0.25, "zoneout": 0.1},
         {
             "activation": "softplus",
             "recurrent_activation": "softsign",

@@ -144,7 +144,8 @@ template <class T>
 static std::shared_ptr<WeightsBase> make_weights(CellId cell, const py::array& W_ih, const py::array& W_hh,
                                                  const py::object& b_ih, const py::object& b_hh, bool training,
                                                  const py::object& units, const CellOptions& options,
-                                                 const py::object& W_hr, const py::tuple& zoneout) {
+                                                 const py::object& W_hr, const py::tuple& zoneout,
+                                                 const py::object& layer_norm) {
   require(W_ih.ndim() == 2 && W_hh.ndim() == 2, "Weights: W_ih and W_hh have two axes");
   const CellKernels<T>& kernel = table_of<T>(current_kernels()).cells[cell];
   const Index G = kernel.gates;
@@ -162,6 +163,21 @@ static std::shared_ptr<WeightsBase> make_weights(CellId cell, const py::array& W
                     vector<T>(b_ih, rows, false, "b_ih"), vector<T>(b_hh, rows, false, "b_hh")};
   raw.units = unit_rows<T>(units, kernel.unit_parameters, H, &raw.unit_rows, false, "unit_parameters");
   if (structure.R) raw.W_hr = matrix<T>(py::cast<py::array>(W_hr), R, H, nullptr, false, "W_hr");
+  if (!layer_norm.is_none()) {
+    const auto given = py::cast<py::tuple>(layer_norm);
+    require(given.size() == 5 && kernel.pack_norm, "Weights: layer_norm is (gain_ih, gain_hh, gain_c, bias_c, eps)");
+    raw.norm = {vector<T>(given[0], rows, false, "gain_ih"),
+                vector<T>(given[1], rows, false, "gain_hh"),
+                vector<T>(given[2], H, false, "gain_c"),
+                vector<T>(given[3], H, false, "bias_c"),
+                raw.b_ih,
+                raw.b_hh,
+                py::cast<double>(given[4])};
+    require(raw.norm.gain_ih && raw.norm.gain_hh, "Weights: layer_norm has gains for both products");
+    require(kernel.states == 1 || (raw.norm.gain_c && raw.norm.bias_c), "Weights: layer_norm has a gain and bias of c");
+    raw.b_ih = raw.b_hh = nullptr;  // they come after the normalisation
+    structure.normed = true;
+  }
   require(zoneout.size() == kMaxStates, "Weights: zoneout is a pair");
   for (std::size_t s = 0; s < kMaxStates; ++s) structure.zoneout[s] = py::cast<double>(zoneout[s]);
   return without_gil([&](Interrupt interrupt) -> std::shared_ptr<WeightsBase> {
@@ -249,7 +265,8 @@ static BackwardCall<T> prepare(const BackwardArguments& given) {
   const Index rows = weights.kernel().gates * H;
   const std::size_t states = static_cast<std::size_t>(weights.kernel().states);
   require(given.dstate_n.size() == states && given.dstate.size() == states, "backward: wrong number of states");
-  require(given.dparams.size() == 6, "backward: dparams are dW_ih, dW_hh, db_ih, db_hh, dunit_parameters, dW_hr");
+  require(given.dparams.size() == 7,
+          "backward: dparams are dW_ih, dW_hh, db_ih, db_hh, dunit_parameters, dW_hr, dlayer_norm");
   BackwardArrays<T> arrays;
   arrays.accumulate = given.accumulate;
   if (!given.dy.is_none()) arrays.dy = rows_of<T>(py::cast<py::array>(given.dy), steps, B, R, false, "dy");
@@ -274,6 +291,17 @@ static BackwardCall<T> prepare(const BackwardArguments& given) {
   require(given.dparams[5].is_none() == !weights.structure.R, "backward: dW_hr is for projections");
   if (weights.structure.R)
     arrays.dW_hr = matrix<T>(py::cast<py::array>(given.dparams[5]), R, H, nullptr, true, "dW_hr");
+  require(given.dparams[6].is_none() == !weights.structure.normed, "backward: dlayer_norm is for layer normalisation");
+  if (weights.structure.normed) {
+    const auto norm = py::cast<py::tuple>(given.dparams[6]);
+    require(norm.size() == 4, "backward: dlayer_norm is (dgain_ih, dgain_hh, dgain_c, dbias_c)");
+    arrays.dgain_ih = vector<T>(norm[0], rows, true, "dgain_ih");
+    arrays.dgain_hh = vector<T>(norm[1], rows, true, "dgain_hh");
+    arrays.dgain_c = vector<T>(norm[2], H, true, "dgain_c");
+    arrays.dbias_c = vector<T>(norm[3], H, true, "dbias_c");
+    require(arrays.dgain_ih && arrays.dgain_hh && (states == 1 || (arrays.dgain_c && arrays.dbias_c)),
+            "backward: dlayer_norm is incomplete");
+  }
   return BackwardCall<T>(*tape, arrays);
 }
 
@@ -516,13 +544,15 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   py::class_<WeightsBase, std::shared_ptr<WeightsBase>>(m, "Weights", py::is_final())
       .def(py::init([](const std::string& cell, const py::array& W_ih, const py::array& W_hh, const py::object& b_ih,
                        const py::object& b_hh, bool training, const py::object& unit_parameters,
-                       const py::object& options, const py::object& W_hr, const py::tuple& zoneout) {
+                       const py::object& options, const py::object& W_hr, const py::tuple& zoneout,
+                       const py::object& layer_norm) {
              const auto make = is_native<float>(W_ih) ? make_weights<float> : make_weights<double>;
              return make(cell_named(cell), W_ih, W_hh, b_ih, b_hh, training, unit_parameters, options_of(options), W_hr,
-                         zoneout);
+                         zoneout, layer_norm);
            }),
            "cell"_a, "W_ih"_a, "W_hh"_a, "b_ih"_a, "b_hh"_a, "training"_a, "unit_parameters"_a = py::none(),
-           "options"_a = py::none(), "W_hr"_a = py::none(), "zoneout"_a = py::make_tuple(0.0, 0.0))
+           "options"_a = py::none(), "W_hr"_a = py::none(), "zoneout"_a = py::make_tuple(0.0, 0.0),
+           "layer_norm"_a = py::none())
       .def_property_readonly("nbytes", [](const WeightsBase& w) { return w.nbytes; })
       .def_property_readonly("isa", [](const WeightsBase& w) { return w.kernels->name; })
       .def_property_readonly("cell", [](const WeightsBase& w) { return name_of(w.cell); })

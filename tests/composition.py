@@ -20,6 +20,9 @@ NAMES = {
     "weight_hr": "dW_hr",
 }
 
+#: The same of layer normalisation, in the order of `reference.LayerNorm`.
+NORMS = ("weight_ln_ih", "weight_ln_hh", "weight_ln_c", "bias_ln_c")
+
 
 @dataclass
 class Composed:
@@ -62,10 +65,13 @@ def compose(
             arguments, factor = step_options(layer, masks, row)
             *weights, W_peephole, W_hr = [params.get(name + suffixes[row]) for name in NAMES]
             weights[1] = weights[1] * factor
+            gains = [params.get(name + suffixes[row]) for name in NORMS]
+            norm = reference.LayerNorm(*gains, layer.layer_norm_eps) if layer.layer_norm else None
             y, final, tape = reference.forward(
                 *(cell, x, tuple(s[row] for s in state) if state else (None,) * S, *weights),
                 W_peephole=W_peephole,
                 W_hr=W_hr,
+                layer_norm=norm,
                 reverse=d == 1 or layer.backwards,
                 **arguments,
                 **(last if k == L - 1 else below),
@@ -93,6 +99,7 @@ def compose(
                     dstates[s][row] = grads.dstate[s]
                 values = {name: getattr(grads, gradient) for name, gradient in NAMES.items()}
                 values["weight_hh"] = values["weight_hh"] * factors[row]
+                values |= dict(zip(NORMS, grads.dlayer_norm or (), strict=False))
                 dparams |= {name + suffixes[row]: value for name, value in values.items()}
             dy = dx
         if layer.learned_state:

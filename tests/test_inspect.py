@@ -199,6 +199,6 @@ def test_what_is_looked_at_has_no_gradients():
     x, y, h = np.zeros((2, 1, 3), "f4"), np.zeros((2, 1, 5), "f4"), np.zeros((1, 5), "f4")
     tape = _core.forward(packed, x, None, y, (h,), _core.Schedule(2, 1), False, True)
     assert tape is not None
-    dparams = (*(np.empty_like(w) for w in weights), None, None)
+    dparams = (*(np.empty_like(w) for w in weights), None, None, None)
     with pytest.raises(ValueError, match="zoneout had no masks"):
         _core.backward(tape, y, (None,), None, False, (h,), dparams)

@@ -37,18 +37,34 @@ class LSTMCell : Functions {
     const V c = limited(f * s[1] + i * g);
     if (peephole() == kPeepholeIFO) a_o = p[PO] * c + a_o;
     const V o = gate(a_o);
-    s_new[0] = o * output(c);
-    s_new[1] = c;
     save[I] = gate.keep(a_i, i), save[G] = state.keep(a[G], g), save[O] = gate.keep(a_o, o);
     if constexpr (!COUPLED) save[F] = gate.keep(a_f, f);
+    s_new[0] = o * output(c);
+    s_new[1] = c;
   }
   template <class V>
   void backward(const V* save, const V* s, const V* s_new, const V* p, const V* ds_new, V* da, V* ds) const {
-    const V i = gate.recall(save[I]), f = recall_forget(save, i), g = state.recall(save[G]), o = gate.recall(save[O]);
-    const V out = output(s_new[1]);  // cheaper to compute again than to keep
-    const V dh = ds_new[0], da_o = gate.back(dh * out, save[O], o);
-    V dc = output.back(dh * o, s_new[1], out) + ds_new[1];
-    if (peephole() == kPeepholeIFO) dc = da_o * p[PO] + dc;
+    V dc;
+    backward_hidden(save, s_new[1], ds_new[0], da[O], dc);
+    backward_state(save, s, p, dc + ds_new[1], da, ds);
+  }
+
+  // The same in two parts, for layer normalisation of c on its way to h: `seen` is what h sees of it.
+  template <class V>
+  V hidden(const V* save, V seen) const {
+    return gate.recall(save[O]) * output(seen);
+  }
+  template <class V>
+  void backward_hidden(const V* save, V seen, V dh, V& da_o, V& dseen) const {
+    const V o = gate.recall(save[O]), out = output(seen);  // cheaper to compute again than to keep
+    da_o = gate.back(dh * out, save[O], o);
+    dseen = output.back(dh * o, seen, out);
+  }
+  // da[O] is there already.
+  template <class V>
+  void backward_state(const V* save, const V* s, const V* p, V dc, V* da, V* ds) const {
+    const V i = gate.recall(save[I]), f = recall_forget(save, i), g = state.recall(save[G]);
+    if (peephole() == kPeepholeIFO) dc = da[O] * p[PO] + dc;
     if (adjustable && cell_clip_ < __builtin_inf())
       dc = magnitude(f * s[1] + i * g) > static_cast<Element<V>>(cell_clip_) ? V{} : dc;
     if constexpr (COUPLED) {
@@ -58,13 +74,12 @@ class LSTMCell : Functions {
       da[F] = gate.back(dc * s[1], save[F], f);
     }
     da[G] = state.back(dc * i, save[G], g);
-    da[O] = da_o;
     ds[1] = dc * f;
     if (peephole() == kPeepholeIFO) {
       ds[1] = da[I] * p[I] + ds[1];
       if constexpr (!COUPLED) ds[1] = da[F] * p[F] + ds[1];
     } else if (peephole() == kPeepholeOPrev) {
-      ds[1] = da_o * p[PO] + ds[1];
+      ds[1] = da[O] * p[PO] + ds[1];
     }
   }
   // What one row and step adds to the gradients of the peepholes.

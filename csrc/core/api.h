@@ -71,7 +71,7 @@ struct Gap {
 };
 
 // How a step is built around its cell: kernels/forms.h.
-enum Form { kPlain, kMasked, kProjected, kFormCount };
+enum Form { kPlain, kMasked, kProjected, kNormed, kFormCount };
 
 // The rows of a batch by step. Rows are sorted by falling length inside, so those active at step t are the first
 // active(t); row b of step t is row offset(t) + b of every buffer over time. A mask leaves a row the steps it has, a
@@ -97,6 +97,19 @@ struct Rows {
   }
 };
 
+// Layer normalisation: gains and biases of both products in the order of the packed columns, and of an LSTM's c, (Hp,).
+template <class T>
+struct Norm {
+  T *gain_x = nullptr, *gain_h = nullptr, *bias_x = nullptr, *bias_h = nullptr, *gain_c = nullptr, *bias_c = nullptr;
+  T eps = 0;
+};
+template <class T>
+struct RawNorm {  // torch's layout
+  const T *gain_ih = nullptr, *gain_hh = nullptr, *gain_c = nullptr, *bias_c = nullptr;
+  const T *b_ih = nullptr, *b_hh = nullptr;  // in place of those of RawWeights
+  double eps = 0;
+};
+
 // Packed weights. Columns of a gate row are ordered [panel][gate][unit block of the panel][lane]: see kernels/layout.h.
 template <class T>
 struct Packed {
@@ -110,6 +123,7 @@ struct Packed {
   T* W_h_back = nullptr;  // panels of columns of h, the same
   T *W_r = nullptr, *W_r_back = nullptr;  // projection: panels of (H, units of h); of hidden columns
   T* units = nullptr;                     // (unit_parameters, Hp)
+  Norm<T> norm;
   CellOptions options;
 };
 
@@ -119,6 +133,7 @@ struct RawWeights {
   const T* units = nullptr;            // (unit_rows, H)
   Index unit_rows = 0;                 // the cell's last ones; those before them are zeros
   const T* W_hr = nullptr;             // (R, H), or null
+  RawNorm<T> norm = {};
 };
 
 // A caller's (time, batch, feature) array; strides in bytes, so that any NumPy view fits.
@@ -170,6 +185,24 @@ struct Masks {
   T rate[kMaxStates] = {};  // the share of its old state that every unit keeps
 };
 
+// Of the normed form (kernels/normed.h). Shares are what blocks of units contribute to sums over a row.
+template <class T>
+struct NormForward {
+  T* products_h = nullptr;  // rows of the recurrent product: N (training) or B, in the layout of packed columns
+  T* saved = nullptr;       // gate rows for backward; inference: the gate buffer itself
+  T *shares_x = nullptr, *shares_h = nullptr, *shares_c = nullptr;  // [group][mean, squares][block][row]
+  T* moments = nullptr;  // training: [x's groups, h's groups, c][mean, rate][N]
+};
+template <class T>
+struct NormBackward {
+  const T *products_x = nullptr, *products_h = nullptr, *moments = nullptr;  // of forward; x's in gate rows
+  T *dproducts_x = nullptr, *dproducts_h = nullptr;                          // chunk_rows gate rows
+  T* dseen = nullptr;   // gradient of normalised c: [block][chunk_rows][lane]
+  T* shares = nullptr;  // [c, x's groups, h's groups][sum, sum along][block][row]
+  T *dgain_x = nullptr, *dgain_h = nullptr, *dgain_c = nullptr, *dbias_c = nullptr;  // packed; final place of two:
+  T *dgain_ih = nullptr, *dgain_hh = nullptr;
+};
+
 template <class T>
 struct Forward {
   const Packed<T>* weights;
@@ -192,6 +225,7 @@ struct Forward {
   T* operand;             // two phases: second operand, (N or B, Hp)
   T* candidate;           // masked forms: c before zoneout, rows as of the states, or c itself
   T* hidden;              // projected form: what h is the projection of, (N or B, Hp)
+  NormForward<T> norm;
   Masks<T> masks;
   T* states_n[kMaxStates];  // final states, caller's order; null: left in the slots
   Index states_n_stride[kMaxStates];
@@ -208,6 +242,7 @@ struct Backward {
   const T* states[kMaxStates];
   const T *recurrent, *candidate;  // as in Forward
   const T *operand, *hidden;       // (N, Hp)
+  NormBackward<T> norm;
   Masks<T> masks;
   Strided dy;       // feature contiguous; data may be null
   Strided dx;       // feature contiguous; data null: not wanted
@@ -231,7 +266,8 @@ template <class T>
 struct CellKernels {
   int gates, states, phases, split, saved, unit_parameters;
   void (*pack)(const RawWeights<T>&, const Packed<T>&, Member&);
-  void (*forward[kFormCount])(const Forward<T>&, Member&);  // null: this cell has no such form
+  void (*pack_norm)(const RawNorm<T>&, const Norm<T>&, Index H);  // null: no normed form
+  void (*forward[kFormCount])(const Forward<T>&, Member&);        // null: this cell has no such form
   void (*backward[kFormCount])(const Backward<T>&, Member&);
 };
 

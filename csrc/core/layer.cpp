@@ -319,6 +319,7 @@ Index Weights<T>::padded(int state) const {
 
 template <class T>
 Form Weights<T>::form(bool masked) const {
+  if (structure.normed) return kNormed;
   if (structure.R) return kProjected;
   const bool plain = !masked && structure.zoneout[0] == 0 && structure.zoneout[1] == 0;
   return plain && has_form(kPlain) ? kPlain : kMasked;
@@ -345,6 +346,7 @@ Weights<T>::Weights(CellId cell_, const CellOptions& options, Index I_, Index H_
   const std::size_t W_h_back = training ? arena.add(product(G * wide, wide_R), sizeof(T)) : 0;
   const std::size_t W_r = structure.R ? arena.add(product(wide_R, size(H)), sizeof(T)) : 0;
   const std::size_t W_r_back = structure.R && training ? arena.add(product(wide_R, wide), sizeof(T)) : 0;
+  const std::size_t norm = structure.normed ? arena.add(product(4 * G + 2, wide), sizeof(T)) : 0;
   memory_ = arena.allocate();
   nbytes = arena.size();
   char* base = memory_.as<char>();
@@ -361,6 +363,14 @@ Weights<T>::Weights(CellId cell_, const CellOptions& options, Index I_, Index H_
   }
   if (structure.R) packed.W_r = at(W_r);
   if (structure.R && training) packed.W_r_back = at(W_r_back);
+  if (structure.normed) {
+    T* next = at(norm);
+    for (T** gates : {&packed.norm.gain_x, &packed.norm.gain_h, &packed.norm.bias_x, &packed.norm.bias_h})
+      *gates = next, next += G * wide;
+    packed.norm.gain_c = next, packed.norm.bias_c = next + wide;
+    packed.norm.eps = static_cast<T>(raw.norm.eps);
+    kernel().pack_norm(raw.norm, packed.norm, H);
+  }
 
   // Packing moves a word per cycle or so; below some 64 KiB a second thread's start costs more.
   const Index threads =
@@ -381,7 +391,7 @@ ForwardCall<T>::ForwardCall(std::shared_ptr<const Weights<T>> weights, std::shar
   const Index I = weights->I, H = weights->H, B = rows.B, N = schedule->row_count(), wide = weights->padded();
   const bool keep = training && kernel.saved > 0;
   form_ = weights->form(arrays.masked());
-  const bool masked = form_ != kPlain, projected = form_ == kProjected;
+  const bool masked = form_ != kPlain, projected = form_ == kProjected, normed = form_ == kNormed;
   Forward<T>& f = f_;
   f.weights = &weights->packed;
   f.rows = rows;
@@ -430,11 +440,20 @@ ForwardCall<T>::ForwardCall(std::shared_ptr<const Weights<T>> weights, std::shar
   const std::size_t mask =
       masked ? lasting.add(product(arrays.recurrent_mask ? size(B) : 1, size(wide_h)), sizeof(T)) : 0;
   const std::size_t recurrent = arrays.recurrent_mask ? lasting.add(product(state_rows, size(wide_h)), sizeof(T)) : 0;
-  const std::size_t candidate = arrays.kept[1].data ? lasting.add(product(state_rows, size(wide)), sizeof(T)) : 0;
+  const bool zoned_c = arrays.kept[1].data || (normed && weights->structure.zoneout[1] != 0);
+  const std::size_t candidate = zoned_c ? lasting.add(product(state_rows, size(wide)), sizeof(T)) : 0;
   std::size_t kept_rows[kMaxStates] = {};
   if (masked)
     for (int s = 0; s < kernel.states; ++s)
       kept_rows[s] = lasting.add(product(arrays.kept[s].data ? size(N) : 1, size(weights->padded(s))), 1);
+  const Index blocks = wide / lanes, groups = 1 + kernel.split;
+  const std::size_t products_h = normed ? lasting.add(product(size(kernel.gates * wide), operand_rows), sizeof(T)) : 0;
+  const std::size_t saved = normed && training ? kept.add(product(columns, size(N)), sizeof(T)) : 0;
+  const std::size_t moments = normed && training ? kept.add(product(size(4 * groups + 2), size(N)), sizeof(T)) : 0;
+  const std::size_t shares =
+      normed
+          ? scratch.add(product(size(2 * blocks), sum(size(groups * f.chunk_rows), size((groups + 1) * B))), sizeof(T))
+          : 0;
   const std::size_t x = training && !arrays.tokens ? kept.add(product(size(N), size(I)), sizeof(T)) : 0;
   const std::size_t tokens = training && arrays.tokens ? kept.add(size(N), sizeof(std::int64_t)) : 0;
   const std::size_t gather = arrays.tokens || arrays.x_direct
@@ -454,7 +473,15 @@ ForwardCall<T>::ForwardCall(std::shared_ptr<const Weights<T>> weights, std::shar
   }
   if (kernel.phases == 2) f.operand = place(long_lived, operand);
   f.recurrent = arrays.recurrent_mask ? place(long_lived, recurrent) : f.states[0];
-  f.candidate = arrays.kept[1].data ? place(long_lived, candidate) : f.states[1];
+  f.candidate = zoned_c ? place(long_lived, candidate) : f.states[1];
+  if (normed) {
+    f.norm.products_h = place(long_lived, products_h);
+    f.norm.saved = training ? place(long_lived, saved) : f.gates;
+    if (training) f.norm.moments = place(long_lived, moments);
+    f.norm.shares_x = place(temporary_, shares);
+    f.norm.shares_h = f.norm.shares_x + groups * 2 * blocks * f.chunk_rows;
+    f.norm.shares_c = f.norm.shares_h + groups * 2 * blocks * B;
+  }
   if (projected) f.hidden = place(long_lived, hidden);
   if (masked) {
     T* const factors = place(long_lived, mask);
@@ -481,7 +508,8 @@ ForwardCall<T>::ForwardCall(std::shared_ptr<const Weights<T>> weights, std::shar
     tape->schedule = schedule;
     tape->reverse = reverse;
     tape->nbytes = kept.size();
-    tape->gates = f.gates;
+    tape->gates = normed ? f.norm.saved : f.gates;
+    tape->products_x = f.gates, tape->products_h = f.norm.products_h, tape->moments = f.norm.moments;
     for (int s = 0; s < kernel.states; ++s) tape->states[s] = f.states[s];
     tape->operand = f.operand;
     tape->form = form_;
@@ -605,7 +633,8 @@ BackwardCall<T>::BackwardCall(const Tape<T>& tape, const BackwardArrays<T>& arra
   f.operand = tape.operand;
   f.recurrent = tape.recurrent, f.candidate = tape.candidate, f.hidden = tape.hidden;
   f.masks = tape.masks;
-  const bool masked = tape.form != kPlain, projected = tape.form == kProjected;
+  f.norm.products_x = tape.products_x, f.norm.products_h = tape.products_h, f.norm.moments = tape.moments;
+  const bool masked = tape.form != kPlain, projected = tape.form == kProjected, normed = tape.form == kNormed;
   const Index R = weights.R, wide_h = weights.padded(0);
   f.dy = arrays.dy;
   f.dx = arrays.dx;
@@ -614,10 +643,12 @@ BackwardCall<T>::BackwardCall(const Tape<T>& tape, const BackwardArrays<T>& arra
   f.chunk_rows = std::max<Index>(std::min(N, kBackwardRows), rows.active(0));
   f.dW_ih = arrays.dW_ih, f.dW_hh = arrays.dW_hh, f.db_ih = arrays.db_ih, f.db_hh = arrays.db_hh;
   f.dW_hr = arrays.dW_hr;
+  f.norm.dgain_ih = arrays.dgain_ih, f.norm.dgain_hh = arrays.dgain_hh;
 
   const int lanes = table_of<T>(*weights.kernels).lanes;
   const double gate_columns = static_cast<double>(kernel.gates * wide);
-  const Index blocks = wide_h / lanes, h_panels = (blocks + 3) / 4 + (blocks > 4 && (blocks + 3) / 4 % 2);
+  const Index blocks_of_units = wide / lanes, blocks = wide_h / lanes,
+              h_panels = (blocks + 3) / 4 + (blocks > 4 && (blocks + 3) / 4 % 2);
   load_.flops = 4.0 * static_cast<double>(N) * gate_columns * static_cast<double>(R + (arrays.dx.data ? I : 1));
   if (projected) load_.flops += 4.0 * static_cast<double>(N * R * H);
   load_.weight_bytes = gate_columns * static_cast<double>(R) * sizeof(T);
@@ -632,6 +663,10 @@ BackwardCall<T>::BackwardCall(const Tape<T>& tape, const BackwardArrays<T>& arra
   const std::size_t drecurrent = masked ? arena.add(product(size(B), size(wide_h)), sizeof(T)) : 0;
   const std::size_t dhidden = projected ? arena.add(product(size(B), size(wide)), sizeof(T)) : 0;
   const std::size_t dprojected = projected ? arena.add(product(size(f.chunk_rows), size(wide_h)), sizeof(T)) : 0;
+  const std::size_t dproducts = normed ? arena.add(product(2 * columns, size(f.chunk_rows)), sizeof(T)) : 0;
+  const std::size_t dseen = normed ? arena.add(product(size(wide), size(f.chunk_rows)), sizeof(T)) : 0;
+  const std::size_t shares =
+      normed ? arena.add(product(size(2 * (3 + 2 * kernel.split) * blocks_of_units), size(B)), sizeof(T)) : 0;
   const Index second = kernel.phases == 2 || projected ? H : 0;
   const std::size_t inputs = arena.add(product(size(I + R + second), size(f.chunk_rows)), sizeof(T));
   const std::size_t dW_x = arena.add(product(gates, size(I)), sizeof(T)),
@@ -639,6 +674,7 @@ BackwardCall<T>::BackwardCall(const Tape<T>& tape, const BackwardArrays<T>& arra
   const std::size_t dW_r = projected ? arena.add(product(size(wide_h), size(H)), sizeof(T)) : 0;
   const std::size_t db = arena.add(columns, sizeof(T));
   const std::size_t dunits = arena.add(product(size(kernel.unit_parameters), size(wide)), sizeof(T));
+  const std::size_t dgains = normed ? arena.add(2 * gates + 2 * size(wide), sizeof(T)) : 0;
   memory_ = arena.allocate();
   const auto place = [&](std::size_t offset) { return reinterpret_cast<T*>(memory_.as<char>() + offset); };
   f.dgates = place(dgates);
@@ -657,6 +693,13 @@ BackwardCall<T>::BackwardCall(const Tape<T>& tape, const BackwardArrays<T>& arra
   if (projected) f.dhidden = place(dhidden), f.dprojected = place(dprojected), f.dW_r = place(dW_r);
   f.inputs = place(inputs);
   f.dW_x = place(dW_x), f.dW_h = place(dW_h), f.db = place(db);
+  if (normed) {
+    f.norm.dproducts_x = place(dproducts);
+    f.norm.dproducts_h = f.norm.dproducts_x + static_cast<Index>(columns) * f.chunk_rows;
+    f.norm.dseen = place(dseen), f.norm.shares = place(shares);
+    f.norm.dgain_x = place(dgains), f.norm.dgain_h = f.norm.dgain_x + gates;
+    f.norm.dgain_c = f.norm.dgain_h + gates, f.norm.dbias_c = f.norm.dgain_c + wide;
+  }
   if (arrays.dunits) f.dunits = place(dunits);
   if (N == 0) std::memset(f.dW_x, 0, arena.size() - dW_x);  // nothing will be summed
 }
@@ -695,6 +738,10 @@ void BackwardCall<T>::finish() const {
       for (Index i = runs.begin + 1; i < runs.end; ++i)
         for (Index k = 0; k < units; ++k) sum[k] += f_.dstates[s][schedule.run(i) * wide + k];
     }
+  }
+  if (arrays_.dgain_c) {
+    std::copy_n(f_.norm.dgain_c, weights.H, arrays_.dgain_c);
+    std::copy_n(f_.norm.dbias_c, weights.H, arrays_.dbias_c);
   }
   for (Index row = 0; row < arrays_.unit_rows; ++row)
     std::copy_n(f_.dunits + (weights.kernel().unit_parameters - arrays_.unit_rows + row) * weights.padded(), weights.H,
@@ -753,6 +800,11 @@ StepRunner<T>::StepRunner(std::vector<std::shared_ptr<const Weights<T>>> layers,
     const std::size_t operand = arena.add(product(rows, wide), sizeof(T));
     // A projected layer's hidden units use the second phase's operand, which it does not have.
     const std::size_t ones = arena.add(size(weights->padded(0)), sizeof(T)), no_bytes = arena.add(wide, 1);
+    const bool normed = weights->structure.normed;
+    const Index blocks = static_cast<Index>(wide) / table_of<T>(*weights->kernels).lanes, groups = 1 + kernel.split;
+    const std::size_t products_h = normed ? arena.add(product(size(kernel.gates) * wide, rows), sizeof(T)) : 0;
+    const std::size_t shares = normed ? arena.add(product(size(2 * blocks * (2 * groups + 1)), rows), sizeof(T)) : 0;
+    const std::size_t candidate = normed ? arena.add(product(2 * rows, wide), sizeof(T)) : 0;
     Layer layer{weights, arena.allocate(), {}};
     std::memset(layer.memory.template as<char>(), 0, arena.size());
     const auto place = [&](std::size_t offset) {
@@ -768,6 +820,13 @@ StepRunner<T>::StepRunner(std::vector<std::shared_ptr<const Weights<T>>> layers,
     for (int s = 0; s < kernel.states; ++s) f.states[s] = place(states[s]);
     f.operand = f.hidden = place(operand);
     f.recurrent = f.states[0], f.candidate = f.states[1];
+    if (normed) {
+      f.candidate = place(candidate);
+      f.norm.products_h = place(products_h), f.norm.saved = f.gates;
+      f.norm.shares_x = place(shares);
+      f.norm.shares_h = f.norm.shares_x + groups * 2 * blocks * B;
+      f.norm.shares_c = f.norm.shares_h + groups * 2 * blocks * B;
+    }
     f.masks.recurrent = std::fill_n(place(ones), weights->padded(0), T(1)) - weights->padded(0);
     for (int s = 0; s < kernel.states; ++s) {
       f.masks.kept[s] = reinterpret_cast<const std::uint8_t*>(place(no_bytes));
@@ -835,8 +894,10 @@ void StepRunner<T>::read_state(int which, T* to) const {
 template <class T>
 void StepRunner<T>::write_state(int which, const T* from) {
   for (std::size_t l = 0; l < layers_.size(); ++l)
-    for (Index b = 0, n = weights(l).units(which); b < B_; ++b, from += n)
-      std::copy_n(from, n, state(l, which) + b * padded(l, which));
+    for (Index b = 0, n = weights(l).units(which), wide = padded(l, which); b < B_; ++b, from += n) {
+      T* to = std::copy_n(from, n, state(l, which) + b * wide);
+      std::fill_n(to, wide - n, T(0));  // a NaN of a step before must not stay in a padded lane
+    }
 }
 
 template class StepRunner<float>;

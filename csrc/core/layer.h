@@ -69,6 +69,7 @@ struct Interrupted {};  // thrown when a signal ended a call
 struct Structure {
   Index R = 0;                      // units of a projected h; 0: not projected
   double zoneout[kMaxStates] = {};  // of h and c; in training masks stand for them
+  bool normed = false;              // layer normalisation, with RawWeights' norm
 };
 
 class WeightsBase {
@@ -131,6 +132,7 @@ struct BackwardArrays {
   T *dW_ih = nullptr, *dW_hh = nullptr, *db_ih = nullptr, *db_hh = nullptr, *dW_hr = nullptr;
   T* dunits = nullptr;  // (unit_rows, H)
   Index unit_rows = 0;
+  T *dgain_ih = nullptr, *dgain_hh = nullptr, *dgain_c = nullptr, *dbias_c = nullptr;  // normed form
 };
 
 class TapeBase {
@@ -150,6 +152,7 @@ class Tape final : public TapeBase {
   Buffer memory;
   T *gates = nullptr, *states[kMaxStates] = {}, *operand = nullptr, *x = nullptr;
   T *recurrent = nullptr, *candidate = nullptr, *hidden = nullptr;
+  const T *products_x = nullptr, *products_h = nullptr, *moments = nullptr;  // normed form
   Masks<T> masks;
   std::int64_t* tokens = nullptr;
 };

@@ -39,6 +39,8 @@ class BackwardPass {
         padded(first.padded),
         padded_h(projection.padded),
         cell(backward.weights->options),
+        dgates_x(Form::normalises ? backward.norm.dproducts_x : backward.dgates),
+        dgates_h(Form::normalises ? backward.norm.dproducts_h : backward.dgates),
         mine(part_of(rows.B, row_rank(member), member.team->row_groups)),
         my_panels(part_of(h_panels.count, unit_rank(member), units_in_group(member))),
         my_unit_panels(part_of(unit_panels.count, unit_rank(member), units_in_group(member))) {}
@@ -50,8 +52,13 @@ class BackwardPass {
       while (begin > 0 && rows.offset(end) - rows.offset(begin - 1) <= f.chunk_rows) --begin;
       chunk_from = rows.offset(begin);
       chunk_count = rows.offset(end) - chunk_from;
-      for (Index t = end - 1; t >= begin; --t)
-        if (!step(t)) return;
+      for (Index t = end - 1; t >= begin; --t) {
+        if constexpr (Form::normalises) {
+          if (!normed_step(t)) return;
+        } else if (!step(t)) {
+          return;
+        }
+      }
       if (!barrier(m)) return;
       const bool add = end < rows.T;
       pack_inputs(begin, end);
@@ -60,6 +67,7 @@ class BackwardPass {
       if constexpr (Cell::phases == 2) weight_gradients<1>(add);
       if constexpr (Cell::unit_parameters > 0)
         if (f.dunits) unit_gradients(begin, end, add);
+      if constexpr (Form::normalises) norm_gradients(add);
       if constexpr (Form::projects) outer_products(projection, f.dprojected, packed_h(1), H, 0, f.dW_r, add);
       if (f.dx.data) input_gradients(begin);
       if (!barrier(m)) return;
@@ -69,6 +77,7 @@ class BackwardPass {
     if constexpr (Cell::phases == 2) unpack<1>();
     if constexpr (Form::masks) add_recurrent();
     if constexpr (Form::projects) unpack_projection();
+    if constexpr (Form::normalises) unpack_norm();
   }
 
  private:
@@ -87,6 +96,7 @@ class BackwardPass {
   const Panels x_panels, h_panels, unit_panels;  // of the columns of the weights packed for backward
   const Index padded, padded_h;                  // units of the cell, and of h
   const Cell cell;
+  T *const dgates_x, *const dgates_h;           // of the input and of the recurrent product
   const Range mine, my_panels, my_unit_panels;  // batch rows and panels of this thread
   Index chunk_from = 0, chunk_count = 0;
 
@@ -216,6 +226,32 @@ class BackwardPass {
       unpack_panel<T>(projection, p, R, gate_of_x<ThisPhase>, f.dW_r + projection.weight_offset(p, H), H, f.dW_hr);
   }
 
+  // ---- normed form: kernels/normed.h
+
+  using Groups = NormGroups<Cell>;
+  // Where a block of units lies in all that belongs to a row, and in packed gains.
+  struct NormPlace : Place {
+    const T *input, *product;  // of both products, as forward left them
+    T *dinput, *dproduct, *dseen;
+    Index product_row, unit, gains;
+    inline void next_row() {
+      Place::next_row();
+      input += this->row, product += product_row, dinput += this->row, dproduct += this->row, dseen += W;
+    }
+  };
+  NormPlace norm_place(Index block, Index row) const;
+  bool normed_step(Index t);
+  template <class Visit>
+  void for_each_unit(Index t, Range r, Index block, Index count, Visit visit) const;
+  void differentiate_hidden(Index t, Range r, Index block, Index count) const;
+  void differentiate_normed(Index t, Range r, Index block, Index count, const NormSums<T>& sums) const;
+  void differentiate_products(Index t, Range r, Index block, Index count, const NormSums<T>& sums) const;
+  void norm_gradients(bool add) const;
+  void unpack_norm() const;
+  Vec<T> normal(int which, Index row, Vec<T> value) const;
+  T rate(int which, Index row) const;
+  T* share_of(int which, Index block, Index b) const;
+
   // ---- the cell
 
   // `count` blocks of units from `block` on, all blocks of a row in turn: then dy and the states are read by
@@ -313,7 +349,7 @@ class BackwardPass {
   template <int P>
   void hidden_gradients(Index t, Range r, T* to, bool from_zero) {
     const auto& ph = phase<P>();
-    product_back(ph, f.dgates, f.weights->W_h_back + ph.gates_before() * padded * padded_h, h_panels, my_panels, t, r,
+    product_back(ph, dgates_h, f.weights->W_h_back + ph.gates_before() * padded * padded_h, h_panels, my_panels, t, r,
                  to, from_zero);
   }
 
@@ -412,10 +448,10 @@ class BackwardPass {
     for (Index p = panels.begin; p < panels.end; ++p) {
       const T* da = dgate_row(ph, p, chunk_from);
       sum_columns(ph, p, da, add);
-      if (f.tokens) scatter(ph, p, da, f.dW_x + ph.weight_offset(p, I), add);
+      if (f.tokens) scatter(ph, p, dgate_row(dgates_x, ph, p, chunk_from), f.dW_x + ph.weight_offset(p, I), add);
     }
-    if (!f.tokens) outer_products(ph, f.dgates, packed_x(), I, 0, f.dW_x, add);
-    outer_products(ph, f.dgates, packed_h(P), R, ThisPhase::split, f.dW_h, add);
+    if (!f.tokens) outer_products(ph, dgates_x, packed_x(), I, 0, f.dW_x, add);
+    outer_products(ph, dgates_h, packed_h(P), R, ThisPhase::split, f.dW_h, add);
   }
 
   template <class P>
@@ -564,7 +600,8 @@ class BackwardPass {
     for_each_segment_run(ph, false, ThisPhase::gates * padded, [&](Index p, Index k, Index segments, Index) {
       tile.k = k, tile.segments = segments, tile.a_step = f.chunk_rows * ph.row_width(p);
       tile.w = w + ThisPhase::gates * ph.panels.start(p) * W * width;
-      for (Index row = part.begin; row < part.end; ++row) tile.a[row - part.begin] = dgate_row(ph, p, chunk_from + row);
+      for (Index row = part.begin; row < part.end; ++row)
+        tile.a[row - part.begin] = dgate_row(dgates_x, ph, p, chunk_from + row);
       fusedrnn::FUSEDRNN_ISA::run(tile, static_cast<int>(part.end - part.begin), vectors, 1);
       init_all<T>(tile, vectors, tile.out, tile.out_row, 0);
     });

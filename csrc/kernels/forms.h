@@ -5,6 +5,7 @@
 //   Masked     the recurrent product is of mask * h, and units may keep their old states (zoneout): both in one form,
 //              because what is not wanted is a mask of ones or a rate of zero, and costs next to nothing
 //   Projected  Masked, and h is a product itself, h = W_hr hidden, with fewer units than the cell; Sak et al. 2014
+//   Normed     Masked, and the rows of both products, and of an LSTM's c, are normalised: kernels/normed.h
 #pragma once
 
 #include "layout.h"
@@ -13,16 +14,27 @@ namespace fusedrnn::FUSEDRNN_ISA {
 
 struct Plain {
   static constexpr Form id = kPlain;
-  static constexpr bool masks = false, projects = false;
+  static constexpr bool masks = false, projects = false, normalises = false;
 };
 struct Masked {
   static constexpr Form id = kMasked;
-  static constexpr bool masks = true, projects = false;
+  static constexpr bool masks = true, projects = false, normalises = false;
 };
 struct Projected {
   static constexpr Form id = kProjected;
-  static constexpr bool masks = true, projects = true;
+  static constexpr bool masks = true, projects = true, normalises = false;
 };
+struct Normed {
+  static constexpr Form id = kNormed;
+  static constexpr bool masks = true, projects = false, normalises = true;
+};
+
+template <class T>
+struct Moments;
+template <class T>
+struct NormSums;
+template <class Cell>
+struct NormGroups;
 
 // W_hr as the one gate of a phase whose units are those of h and whose inputs are the cell's hidden units.
 struct Projection {

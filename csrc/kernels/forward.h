@@ -42,7 +42,8 @@ class ForwardPass {
     finish(old_row(0), rows.active(0), rows.B);
     for (Index t = 0; t < rows.T;) {
       const Index end = chunk_end(rows, t, kProjectionRows);
-      if (!f.keep) gates_from = rows.offset(t);
+      chunk_from = rows.offset(t);
+      if (!f.keep) gates_from = chunk_from;
       // A chunk of one step takes a panel's input and recurrent part together: its gates stay in L1, and going back and
       // forth over the panels then saves input weights from the cache's edge, too.
       const Range r = my_rows(t);
@@ -59,6 +60,8 @@ class ForwardPass {
           if (!sync(m)) return;
           project_hidden(t);
         }
+        if constexpr (Form::normalises)
+          if (!sync(m) || !normed_step(t)) return;
         finish(new_row(t), rows.active(t + 1), rows.active(t));
         if (!sync(m)) return;
       }
@@ -80,6 +83,7 @@ class ForwardPass {
   const Index padded, padded_h;  // units of the cell, and of h
   const Cell cell;
   const Range mine;         // batch rows of this thread's group
+  Index chunk_from = 0;     // the first row of the steps whose input part is there
   Index gates_from = 0;     // the row of the sequence that is row 0 of the gate buffer
   const T* x[kGatherRows];  // the rows being projected, or their tokens
   int64_t tokens[kGatherRows];
@@ -200,6 +204,8 @@ class ForwardPass {
         for (Index i = 0; i < n; ++i)
           for (Index v = 0; v < width; v += W)
             store(out + i * row_width + v, load(bias + v) + load(w + tokens[i] * width + v));
+      if constexpr (Form::normalises)
+        for (int q = 0; q < panels; ++q) note_input(p + q, row, n);
       did(m, static_cast<double>(n * width));
       return;
     }
@@ -215,6 +221,8 @@ class ForwardPass {
       tile.out = out + r.begin * row_width;
       fusedrnn::FUSEDRNN_ISA::run(tile, static_cast<int>(r.end - r.begin), vectors, panels);
     }
+    if constexpr (Form::normalises)
+      for (int q = 0; q < panels; ++q) note_input(p + q, row, n);
     did(m, 2.0 * static_cast<double>(n * I * width) * panels);
   }
 
@@ -234,7 +242,8 @@ class ForwardPass {
       while (p < end) {
         const bool pair = p + 1 < end && ph.panels.width(p) == ph.panels.width(p + 1);
         if (project) project_panels<P>(p, pair ? 2 : 1, rows.offset(t) + r.begin, r.end - r.begin);
-        step_panel<P>(t, r, p, pair ? 2 : 1);
+        if constexpr (Form::normalises) product_panel(t, r, p, pair ? 2 : 1);
+        else step_panel<P>(t, r, p, pair ? 2 : 1);
         p += pair ? 2 : 1;
       }
     }
@@ -383,6 +392,21 @@ class ForwardPass {
       }
     }
   }
+
+  // ---- normed form: kernels/normed.h
+
+  using Groups = NormGroups<Cell>;
+  void note_shares(Index p, Index j, const T* product, Index row, int apart, Index count, T* shares,
+                   Index stride) const;
+  void note_input(Index p, Index row, Index count) const;
+  void product_panel(Index t, Range r, Index p, int panels);
+  bool normed_step(Index t);
+  void normed_cells(Index t, Range r, Index p, const Moments<T>* x, const Moments<T>* h);
+  void normed_hidden(Index t, Range r, Index p, const Moments<T>& c);
+  void settle_normed(Index t, Index b, Index unit, Vec<T> old, Vec<T> candidate, T* y) const;
+  void keep_moments(Index which, Index row, Index count, const Moments<T>& moments) const;
+  T* product_row(Index p, Index t, Index b) const;
+  T* saved_row(Index p, Index t, Index b) const;
 
   // The first phase's gates of one block and row.
   void load_first(Index block, Index row, Vec<T>* save) const {

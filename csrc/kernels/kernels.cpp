@@ -6,6 +6,7 @@
 #include "backward.h"
 #include "forward.h"
 #include "math.h"
+#include "normed.h"
 #include "pack.h"
 
 namespace fusedrnn::FUSEDRNN_ISA {
@@ -29,8 +30,9 @@ void add(const T* x, T* y, Index n) {
 template <class T, class Cell, class... Forms>
 constexpr CellKernels<T> kernels_of() {
   CellKernels<T> k = {Cell::gates,           Cell::states,  Cell::phases, Cell::split, Cell::saved,
-                      Cell::unit_parameters, pack<T, Cell>, {},           {}};
+                      Cell::unit_parameters, pack<T, Cell>, nullptr,      {},          {}};
   ((k.forward[Forms::id] = forward<T, Cell, Forms>, k.backward[Forms::id] = backward<T, Cell, Forms>), ...);
+  if constexpr ((Forms::normalises || ...)) k.pack_norm = pack_norm<T, Cell>;
   return k;
 }
 
@@ -39,11 +41,12 @@ constexpr KernelTable<T> table() {
   return {
       kLanes<T>,
       {kernels_of<T, RNNTanh, Plain, Masked>(), kernels_of<T, RNNRelu, Plain, Masked>(),
-       kernels_of<T, GRUAfterCell<UsualFunctions>, Plain, Masked>(),
+       kernels_of<T, GRUAfterCell<UsualFunctions>, Plain, Masked, Normed>(),
        kernels_of<T, GRUBeforeCell<UsualFunctions>, Plain, Masked>(),
-       kernels_of<T, GRUSimpleCell<UsualFunctions>, Plain, Masked>(), kernels_of<T, LSTM, Plain, Masked, Projected>(),
-       kernels_of<T, RNNOptions, Masked>(), kernels_of<T, GRUAfterCell<ChosenFunctions>, Masked>(),
-       kernels_of<T, GRUBeforeCell<ChosenFunctions>, Masked>(), kernels_of<T, GRUSimpleCell<ChosenFunctions>, Masked>(),
+       kernels_of<T, GRUSimpleCell<UsualFunctions>, Plain, Masked>(),
+       kernels_of<T, LSTM, Plain, Masked, Projected, Normed>(), kernels_of<T, RNNOptions, Masked>(),
+       kernels_of<T, GRUAfterCell<ChosenFunctions>, Masked>(), kernels_of<T, GRUBeforeCell<ChosenFunctions>, Masked>(),
+       kernels_of<T, GRUSimpleCell<ChosenFunctions>, Masked>(),
        kernels_of<T, LSTMCell<ChosenFunctions, false>, Masked, Projected>(),
        kernels_of<T, LSTMCell<ChosenFunctions, true>, Masked, Projected>()},
       add<T>,

@@ -73,6 +73,14 @@ template <class V>
   return r * r * polynomial(r, C::exp_q) + r;  // NaN for NaN, whatever the bits of `power` are then
 }
 
+inline float square_root(float x) { return __builtin_sqrtf(x); }
+inline double square_root(double x) { return __builtin_sqrt(x); }
+template <class V>
+inline V square_root(V x) {
+  for (unsigned l = 0; l < sizeof(V) / sizeof x[0]; ++l) x[l] = square_root(x[l]);
+  return x;
+}
+
 // Clamped to the range in which the result is a normal number.
 template <class V>
 [[gnu::always_inline]] inline V exp(V x) {

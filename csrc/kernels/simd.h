@@ -76,6 +76,23 @@ inline void store_partial(T* p, Vec<T> v, ptrdiff_t count) {
   for (ptrdiff_t l = 0; l < count; ++l) p[l] = lanes[l];
 }
 
+// The sum of all lanes, by halves.
+template <class T, int N>
+struct LanesOf {
+  typedef T type __attribute__((vector_size(N * sizeof(T))));
+};
+template <class T, int N = kLanes<T>>
+inline T sum_lanes(const typename LanesOf<T, N>::type& v) {
+  if constexpr (N == 2) {
+    return v[0] + v[1];
+  } else {
+    typename LanesOf<T, N / 2>::type low, high;
+    __builtin_memcpy(&low, &v, sizeof low);
+    __builtin_memcpy(&high, reinterpret_cast<const char*>(&v) + sizeof low, sizeof high);
+    return sum_lanes<T, N / 2>(low + high);
+  }
+}
+
 // min and max return their second operand when either is NaN, so with the bound first a NaN in x survives clamping.
 // GCC 12 makes compare and blend of `a < b ? a : b`; hence the intrinsics.
 #if defined(__AVX512F__)

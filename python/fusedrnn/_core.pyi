@@ -69,6 +69,8 @@ class Weights:
         options: tuple[Any, ...] | None = None,  # fusedrnn.kinds.Options
         W_hr: Array | None = None,  # projection of an LSTM's h, (R, H); W_hh is then (G*H, R), and R stands for H below
         zoneout: tuple[float, float] = (0.0, 0.0),  # shares of old h and c, in inference
+        # gain_ih (G*H,), gain_hh (G*H,), an LSTM's gain_c and bias_c (H,) or None, eps; "gru_after" and "lstm" alone
+        layer_norm: tuple[Any, ...] | None = None,
     ) -> None: ...
     @property
     def nbytes(self) -> int: ...
@@ -126,7 +128,8 @@ def backward(
     dx: Array | None,  # out: (T, B, I), last axis contiguous, zeros past the end; None (always for tokens): not wanted
     accumulate: bool,  # add to dx instead of overwriting it
     dstate: tuple[Array, ...],  # out: as state
-    # out: dW_ih, dW_hh, db_ih, db_hh, dunit_parameters, dW_hr; C-contiguous, None from the third on
+    # out: dW_ih, dW_hh, db_ih, db_hh, dunit_parameters, dW_hr, (dgain_ih, dgain_hh, dgain_c, dbias_c); C-contiguous,
+    # from the third on None
     dparams: tuple[Any, ...],
 ) -> None: ...
 def backward_all(calls: list[tuple[Any, ...]]) -> None:

@@ -49,6 +49,7 @@ class ParameterSpec(NamedTuple):
     name: str
     shape: tuple[int, ...]
     formula: str
+    initial: float | None = None  # of all its elements; None: drawn
 
 
 class LoadReport(NamedTuple):
@@ -198,6 +199,21 @@ def proj_size(owner: str, value: object, hidden_size: int) -> int:
     return n
 
 
+def layer_norm_eps(owner: str, value: object) -> float:
+    """What is added to a variance: without it a row of equal values would be divided by zero."""
+    number = finite(owner, "layer_norm_eps", value)
+    if number <= 0.0:
+        raise ValueError(f"{owner}: layer_norm_eps is {number!r}; expected a number > 0")
+    return number
+
+
+def no_layer_norm(owner: str, name: str, value: object, default: object) -> ValueError:
+    """Layer normalisation has kernels for the usual form of GRU and LSTM alone."""
+    return ValueError(
+        f"{owner}: {name} is {value!r}, which is not available together with layer_norm=True; expected {default!r}"
+    )
+
+
 def mask_names(owner: str, given: object, available: Mapping[str, float]) -> Mapping[str, Any]:
     """The caller's masks; one of an option that is switched off would be ignored in silence."""
     if given is None:
@@ -312,7 +328,7 @@ def parameters(
     """The parameters in the order of `specs`, C-contiguous and aligned; copied only where they are not."""
     arrays = []
     for spec in specs:
-        name, shape, _ = spec  # the quickest way to a tuple's members
+        name, shape, _, _ = spec  # the quickest way to a tuple's members
         array = params.get(name)
         if type(array) is not ndarray or array.dtype is not dtype or array.shape != shape:
             array = _unusual_parameter(owner, params, spec, dtype)
@@ -721,6 +737,11 @@ def any_gradient(value: Any) -> bool:
     if isinstance(value, (tuple, list)):
         return not value or any(any_gradient(item) for item in value)
     return value is not None
+
+
+def no_c_door(owner: str) -> ValueError:
+    """C's structs have no place for gains, nor for their gradients."""
+    return ValueError(f"{owner}: c_weights of a layer with layer_norm=True, which the door for C does not have")
 
 
 # ---- groups of layers -----------------------------------------------------------------------------------------------

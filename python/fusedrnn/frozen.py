@@ -105,12 +105,19 @@ class FrozenLayer(Frozen):
             Named "fusedrnn_weights", each the ``const fusedrnn_weights *`` of one layer and direction; by layer, then
             by direction. A capsule keeps its weights alive; they are shared, not copied.
 
+        Raises
+        ------
+        ValueError
+            The layer has ``layer_norm=True``.
+
         Examples
         --------
         >>> import fusedrnn
         >>> len(fusedrnn.GRU(3, 5, num_layers=2).freeze().c_weights())
         2
         """
+        if self._plan.kind.norms:
+            raise _validate.no_c_door(self._plan.owner)
         return tuple([_core.weights_capsule(weights) for weights in self._weights])
 
     @property

@@ -501,7 +501,7 @@ def _backward(
     dW_ih, dW_hh, db_ih, db_hh, dW_peephole, dW_hr = dparams
     assert dW_ih is not None
     assert dW_hh is not None
-    _core.backward(kept, dy, parts, dx, False, dstate_0, (dW_ih, dW_hh, db_ih, db_hh, dW_peephole, dW_hr))
+    _core.backward(kept, dy, parts, dx, False, dstate_0, (*dparams, None))
     return dx, dstate_0, (dW_ih, dW_hh, db_ih, db_hh, dW_peephole, dW_hr)
 
 

@@ -13,6 +13,7 @@ from .calling import LOOK, SequenceLayer
 from .ensemble import Ensemble, stacked
 from .groups import LayerGroup
 from .reference.cells import Cell, gru_cell, lstm_cell, rnn_cell
+from .reference.layer_norm import normalise
 from .tape import _shapes
 from .two_ways import Bidirectional
 from .unroll import Extent, Plan, Steps
@@ -104,6 +105,8 @@ def _see_layer(layer: Any, kept: Any, x: Array, extent: Extent) -> tuple[Inspect
     params, _ = plan.split_learned(layer._arrays())
     make, names = CELLS[kind.name.partition("_")[0]]
     cell = make(**{name: getattr(layer, name) for name in names})
+    if kind.norm_eps is not None:
+        cell = cell.normed(kind.norm_eps)
     rows: list[dict[str, Array]] = []
     for k, record in enumerate(kept.records):
         here = []
@@ -129,23 +132,27 @@ def _read(cell: Cell, params: tuple[Any, ...], x: Array, tape: _core.Tape) -> di
 
 def _gates(cell: Cell, params: tuple[Any, ...], x: Array, s: tuple[Array, ...]) -> dict[str, Array]:
     """Gates by name, from inputs (N, I) or tokens (N,) and the states before, (N, units) each."""
-    W_ih, W_hh, b_ih, b_hh, W_peephole, _ = params
+    W_ih, W_hh, b_ih, b_hh, W_peephole, _, norm = params
+    gain_ih, gain_hh, *p = norm or (None, None, *(() if W_peephole is None else W_peephole))
     G, N, H = cell.gates, len(x), len(W_ih) // cell.gates
 
-    def by_gate(product: Array, bias: Array | None) -> Array:
-        """(N, G*H) -> (G, N, H)."""
-        product = product if bias is None else product + bias
-        return product.reshape(N, product.shape[1] // H, H).swapaxes(0, 1)
+    def by_gate(product: Array, bias: Array | None, gain: Array | None = None) -> Array:
+        """(N, G*H) -> (G, N, H), with gain and bias."""
+        a = product.reshape(N, product.shape[1] // H, H).swapaxes(0, 1)
+        if gain is not None:
+            assert cell.norm_eps is not None
+            a = normalise(a, cell.norm_groups, cell.norm_eps)[0] * gain.reshape(-1, 1, H)
+        return a if bias is None else a + bias.reshape(-1, 1, H)
 
     with np.errstate(all="ignore"):  # what overflows in the kernels may do so here
         a = np.zeros((G + cell.split, N, H), W_ih.dtype)
-        a[:G] = by_gate(W_ih.T[x] if x.ndim == 1 else x @ W_ih.T, b_ih)
+        a[:G] = by_gate(W_ih.T[x] if x.ndim == 1 else x @ W_ih.T, b_ih, gain_ih)
         first = cell.first
         slots = [*range(first)] if not cell.split else [*range(G - 1), G]
         n = first * H
-        a[slots] += by_gate(s[0] @ W_hh[:n].T, None if b_hh is None else b_hh[:n])
+        a[slots] += by_gate(s[0] @ W_hh[:n].T, None if b_hh is None else b_hh[:n], gain_hh)
         if cell.phases == 1:
-            _, save = cell.forward(a, s, () if W_peephole is None else W_peephole)
+            _, save = cell.forward(a, s, p)
         else:
             operand, save = cell.gate(a[:first], s)
             a[first:] += by_gate(operand @ W_hh[n:].T, None if b_hh is None else b_hh[n:])

@@ -45,6 +45,8 @@ class CellKind(NamedTuple):
         None for the usual form of a cell, whose kernels have their functions compiled in.
     proj_size : int
         Units of a projected h; 0 without a projection.
+    norm_eps : float or None
+        Of layer normalisation; None without it.
     """
 
     name: str
@@ -54,22 +56,31 @@ class CellKind(NamedTuple):
     peepholes: int = 0
     options: Options | None = None
     proj_size: int = 0
+    norm_eps: float | None = None
 
     @property
     def each(self) -> int:
         """Number of parameters of one layer in one direction."""
-        return 2 + (2 if self.bias is True else 1 if self.bias else 0) + bool(self.peepholes) + bool(self.proj_size)
+        biases = 2 if self.bias is True else 1 if self.bias else 0
+        return 2 + biases + bool(self.peepholes) + bool(self.proj_size) + self.norms
+
+    @property
+    def norms(self) -> int:
+        """Parameters of layer normalisation: the gains of both products, and the gain and bias of c."""
+        return 0 if self.norm_eps is None else 2 * len(self.states)
 
     def placed(self, arrays: Sequence[Any]) -> tuple[Any, ...]:
-        """One direction's parameters (or their gradients) as W_ih, W_hh, b_ih, b_hh, W_peephole, W_hr.
+        """One direction's parameters (or their gradients) as W_ih, W_hh, b_ih, b_hh, W_peephole, W_hr, layer norm.
 
-        None stands for what there is not.
+        None stands for what there is not; layer norm is (gain_ih, gain_hh, gain_c, bias_c).
         """
         W_ih, W_hh, *rest = arrays
         b_ih = rest.pop(0) if self.bias else None
         b_hh = rest.pop(0) if self.bias is True else None
         W_hr = rest.pop(0) if self.proj_size else None
-        return W_ih, W_hh, b_ih, b_hh, rest.pop(0) if self.peepholes else None, W_hr
+        W_peephole = rest.pop(0) if self.peepholes else None
+        norm = (*rest, None, None)[:4] if self.norms else None
+        return W_ih, W_hh, b_ih, b_hh, W_peephole, W_hr, norm
 
 
 # ---- arguments, checked ---------------------------------------------------------------------------------------------

@@ -19,6 +19,12 @@ from .unroll import Extent, Outputs, Plan, Record, Run
 
 Array = NDArray[Any]
 
+#: What layer normalisation has no kernels for.
+NOT_NORMED = (
+    *("reset_after", "reset_gate", "proj_size", "peephole", "coupled", "clip", "cell_clip"),
+    *("activation", "recurrent_activation", "output_activation"),
+)
+
 
 def layer_specs(plan: Plan) -> tuple[ParameterSpec, ...]:
     """All parameters of a layer in torch's order: by layer, then by direction."""
@@ -103,6 +109,8 @@ class RecurrentLayer(SequenceLayer, Parameterized):
     zoneout: float | tuple[float, float]
     recurrent_dropout: float
     weight_dropout: float
+    layer_norm: bool = False
+    layer_norm_eps: float = 1e-5
     _plan: Plan
 
     def _common(
@@ -155,6 +163,17 @@ class RecurrentLayer(SequenceLayer, Parameterized):
         )
         self.__dict__["_plan"] = plan
         return layer_specs(plan) + learned_specs(plan)
+
+    def _normed(self, kind: CellKind) -> CellKind:
+        """The kind with layer normalisation, if it is wanted and there is such a form."""
+        if not self.layer_norm:
+            return kind
+        if kind.name not in ("gru_after", "lstm") or kind.proj_size:
+            for name, default in self._arguments:
+                value = getattr(self, name)
+                if name in NOT_NORMED and value != default:
+                    raise _validate.no_layer_norm(type(self).__name__, name, value, default)
+        return kind._replace(norm_eps=self.layer_norm_eps)
 
     def _in_time(self, backwards: object, learned_state: object, bidirectional: bool) -> dict[str, Any]:
         """Check where a layer starts, and from what."""
@@ -393,6 +412,11 @@ class GRU(RecurrentLayer):
         Whether there is a gate r at all.
     activation, recurrent_activation : str, (str, float), (str, float, float); None is "tanh"
         In place of the tanh of n, and of the sigmoid of the gates; see `RNN`.
+    layer_norm : bool
+        Whether W_ih x and W_hh h are normalised over r and z together, and over n apart, before the biases are added;
+        parameters ``weight_ln_ih_l0`` and ``weight_ln_hh_l0`` (3*H,), the gains.
+    layer_norm_eps : float
+        Added to the variances.
 
     Raises
     ------
@@ -401,7 +425,8 @@ class GRU(RecurrentLayer):
 
     Notes
     -----
-    Cho et al., Learning phrase representations using RNN encoder-decoder, 2014 (reset before). Arguments, parameter
+    Cho et al., Learning phrase representations using RNN encoder-decoder, 2014 (reset before). Layer normalisation: Ba,
+    Kiros and Hinton, Layer normalization, 2016, supplementary material. Arguments, parameter
     names, shapes and gate order are those of ``torch.nn.GRU``; what torch does not have is keyword-only.
 
     Examples
@@ -430,6 +455,8 @@ class GRU(RecurrentLayer):
         ("zoneout", 0.0),
         ("recurrent_dropout", 0.0),
         ("weight_dropout", 0.0),
+        ("layer_norm", False),
+        ("layer_norm_eps", 1e-5),
         ("dtype", np.dtype(np.float32)),
     )
 
@@ -460,6 +487,8 @@ class GRU(RecurrentLayer):
         zoneout: float = 0.0,
         recurrent_dropout: float = 0.0,
         weight_dropout: float = 0.0,
+        layer_norm: bool = False,
+        layer_norm_eps: float = 1e-5,
         dtype: DTypeLike = np.float32,
         rng: np.random.Generator | int | None = None,
     ) -> None:
@@ -469,12 +498,14 @@ class GRU(RecurrentLayer):
         )
         values |= self._in_time(backwards, learned_state, values["bidirectional"])
         values |= gru_options(type(self).__name__, reset_after, reset_gate, activation, recurrent_activation, clip)
+        values["layer_norm"] = _validate.flag(type(self).__name__, "layer_norm", layer_norm)
+        values["layer_norm_eps"] = _validate.layer_norm_eps(type(self).__name__, layer_norm_eps)
         self._configure(values)
         self._initialise()
 
     def _choose_kind(self) -> CellKind:
         options = (self.reset_after, self.reset_gate, self.activation, self.recurrent_activation, self.clip)
-        return gru_kind(*options, self.bias)
+        return self._normed(gru_kind(*options, self.bias))
 
 
 class LSTM(RecurrentLayer):
@@ -501,6 +532,11 @@ class LSTM(RecurrentLayer):
         given; see `RNN`.
     cell_clip : float or None
         c' is limited to [-cell_clip, cell_clip] before anything sees it, and has no gradient outside.
+    layer_norm : bool
+        Whether W_ih x and W_hh h are normalised, each over all gates, before the biases are added, and c' on its way to
+        h'; parameters ``weight_ln_ih_l0`` and ``weight_ln_hh_l0`` (4*H,), ``weight_ln_c_l0`` and ``bias_ln_c_l0`` (H,).
+    layer_norm_eps : float
+        Added to the variances.
 
     Raises
     ------
@@ -510,7 +546,8 @@ class LSTM(RecurrentLayer):
     Notes
     -----
     Hochreiter and Schmidhuber, Long short-term memory, 1997; forget gates: Gers, Schmidhuber and Cummins, 2000;
-    peepholes: Gers, Schraudolph and Schmidhuber, 2002; projection: Sak, Senior and Beaufays, 2014. All options with
+    peepholes: Gers, Schraudolph and Schmidhuber, 2002; projection: Sak, Senior and Beaufays, 2014; layer normalisation:
+    Ba, Kiros and Hinton, Layer normalization, 2016, supplementary material. All options with
     their sources: docs/cells.md. Arguments, parameter names, shapes and gate order are those of ``torch.nn.LSTM``; what
     torch does not have is keyword-only.
 
@@ -547,6 +584,8 @@ class LSTM(RecurrentLayer):
         ("zoneout", 0.0),
         ("recurrent_dropout", 0.0),
         ("weight_dropout", 0.0),
+        ("layer_norm", False),
+        ("layer_norm_eps", 1e-5),
         ("dtype", np.dtype(np.float32)),
     )
 
@@ -583,6 +622,8 @@ class LSTM(RecurrentLayer):
         zoneout: float | tuple[float, float] = 0.0,
         recurrent_dropout: float = 0.0,
         weight_dropout: float = 0.0,
+        layer_norm: bool = False,
+        layer_norm_eps: float = 1e-5,
         dtype: DTypeLike = np.float32,
         rng: np.random.Generator | int | None = None,
     ) -> None:
@@ -595,10 +636,12 @@ class LSTM(RecurrentLayer):
         values["proj_size"] = _validate.proj_size(owner, proj_size, values["hidden_size"])
         functions = (activation, recurrent_activation, output_activation)
         values |= lstm_options(owner, peephole, coupled, *functions, clip, cell_clip)
+        values["layer_norm"] = _validate.flag(owner, "layer_norm", layer_norm)
+        values["layer_norm_eps"] = _validate.layer_norm_eps(owner, layer_norm_eps)
         self._configure(values)
         self._initialise()
 
     def _choose_kind(self) -> CellKind:
         functions = (self.activation, self.recurrent_activation, self.output_activation)
         kind = lstm_kind(self.peephole, self.coupled, *functions, self.clip, self.cell_clip, self.bias)
-        return kind._replace(proj_size=self.proj_size)
+        return self._normed(kind._replace(proj_size=self.proj_size))

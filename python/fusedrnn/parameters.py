@@ -35,6 +35,11 @@ def direction_specs(kind: CellKind, H: int, inputs: int, inputs_formula: str, su
     if kind.peepholes:
         shape = (kind.peepholes, H)
         specs.append(ParameterSpec(f"weight_peephole{suffix}", shape, f"({kind.peepholes}, hidden_size)"))
+    if kind.norms:
+        specs += [ParameterSpec(f"weight_ln_{s}{suffix}", (gates * H,), f"({rows},)", 1.0) for s in ("ih", "hh")]
+        if "c" in kind.states:
+            specs.append(ParameterSpec(f"weight_ln_c{suffix}", (H,), "(hidden_size,)", 1.0))
+            specs.append(ParameterSpec(f"bias_ln_c{suffix}", (H,), "(hidden_size,)", 0.0))
     return tuple(specs)
 
 
@@ -100,7 +105,7 @@ class Parameterized:
         }
 
     def _initialise(self) -> None:
-        """Draw all parameters from U(-1/sqrt(H), 1/sqrt(H)), in torch's order.
+        """Draw the parameters from U(-1/sqrt(H), 1/sqrt(H)), in torch's order, those of layer norm excepted.
 
         Drawn in float64 and rounded, so that layers of both dtypes start from the same numbers.
         """
@@ -109,7 +114,10 @@ class Parameterized:
         _validate.room(type(self).__name__, "the parameters", elements, self.dtype)
         bound = 1.0 / math.sqrt(self.hidden_size)
         self.__dict__["params"] = {
-            spec.name: self.rng.uniform(-bound, bound, spec.shape).astype(self.dtype, copy=False) for spec in specs
+            spec.name: self.rng.uniform(-bound, bound, spec.shape).astype(self.dtype, copy=False)
+            if spec.initial is None
+            else np.full(spec.shape, spec.initial, self.dtype)
+            for spec in specs
         }
 
     def _with_params(self, params: dict[str, Array]) -> Self:
@@ -242,13 +250,14 @@ def pack(
     Weights = _core.Weights
     name, each = kind.name, kind.each
     starts = range(0, len(arrays), each)
-    usual = each == 4 and kind.bias is True and kind.options is None
+    usual = each == 4 and kind.bias is True and kind.options is None and not kind.norms
     if usual and zoneout == (0.0, 0.0):  # as quickly as can be
         return [Weights(name, arrays[i], arrays[i + 1], arrays[i + 2], arrays[i + 3], training) for i in starts]
     packed = []
     for i in starts:
-        W_ih, W_hh, b_ih, b_hh, W_peephole, W_hr = kind.placed(arrays[i : i + each])
-        packed.append(Weights(name, W_ih, W_hh, b_ih, b_hh, training, W_peephole, kind.options, W_hr, zoneout))
+        W_ih, W_hh, b_ih, b_hh, W_peephole, W_hr, norm = kind.placed(arrays[i : i + each])
+        norm = norm and (*norm, kind.norm_eps)
+        packed.append(Weights(name, W_ih, W_hh, b_ih, b_hh, training, W_peephole, kind.options, W_hr, zoneout, norm))
     return packed
 
 

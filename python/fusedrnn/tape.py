@@ -151,6 +151,8 @@ class Tape(KeptArrays):
     LSTM                 6*R*H  (i, f, g, o, c, h)            2*B*H
     LSTM, coupled        5*R*H  (i, g, o, c, h)               2*B*H
     LSTM, projected to P R*(6*H + P)  (LSTM's; o*tanh(c))     B*(H + P)
+    GRU, layer_norm      12*R*H (GRU's; both products)        B*H
+    LSTM, layer_norm     14*R*H (LSTM's; both products)       2*B*H
     ==================== ==================================== ==============
 
     Other activations, a clip or peepholes change nothing, except that such an RNN keeps its pre-activation, too: 2*R*H.

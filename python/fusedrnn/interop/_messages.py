@@ -48,6 +48,10 @@ def unknown_kind(owner: str, kind: object, kinds: Sequence[str]) -> str:
     return f"{owner}: kind is {kind!r}; expected one of {listed(kinds)}"
 
 
+def not_read(owner: str, name: str, what: str) -> str:
+    return f"{owner}: found {name}, of {what}, which it does not read; load_state_dict of a layer with it does"
+
+
 def several(owner: str, what: str, found: Sequence[object], argument: str) -> str:
     return f"{owner}: there are several {what}: {listed(found)}; choose one with {argument}"
 

@@ -186,7 +186,11 @@ def from_state_dict(
         )
     if len(groups) > 1:
         raise ValueError(_messages.several(owner, "recurrent modules", sorted(groups), SEVERAL))
-    params = {name: as_weights(owner, name, value) for name, value in next(iter(groups.values())).items()}
+    chosen, found_params = next(iter(groups.items()))
+    for key in source:
+        if str(key).startswith(f"{chosen}weight_ln_"):
+            raise ValueError(_messages.not_read(owner, str(key), "layer normalisation"))
+    params = {name: as_weights(owner, name, value) for name, value in found_params.items()}
 
     is_cell = "weight_hh" in params
     suffix = "" if is_cell else "_l0"
