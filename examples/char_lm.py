@@ -129,13 +129,13 @@ def main(arguments: list[str] | None = None) -> int:
     if not train(model, options, data, run.progress, run):
         return 130
     run.take_best()
-    run.report(evaluate(model, data.held_out, options.length))
+    reached = run.report(evaluate(model, data.held_out, options.length))
     if options.check_torch:
         from char_lm_torch import compare
 
         compare(train, options, data, run)
     run.write(sample(model, data.vocabulary, options.temperature, options.seed))
-    return 0
+    return 0 if reached else 1
 
 
 if __name__ == "__main__":

@@ -48,6 +48,7 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     add("--seconds", type=float, metavar="S", help="train this long, whatever --steps says; not reproducible")
     add("--lr", type=float, help="highest learning rate; None is 0.01, for rnn 0.004")
     add("--eval-every", type=int, default=500, metavar="N", help="steps between evaluations")
+    add("--at-most", type=float, metavar="BITS", help="the figure to reach: fail if held-out text takes more")
     add("--max-chars", type=int, default=10_000_000, metavar="N", help="use no more text than this")
     add("--seed", type=int, default=0, help="of starting weights, batches and sample")
     add("--threads", type=int, default=fusedrnn.get_num_threads(), metavar="N", help="of the recurrent layer")
@@ -164,12 +165,16 @@ class Run:
         for name, p in load(self.best)[0].items():
             self.model.params[name][...] = p
 
-    def report(self, bits: float) -> None:
-        progress = self.progress
+    def report(self, bits: float) -> bool:
+        """Print what came out; whether --at-most is kept."""
+        progress, at_most = self.progress, self.options.at_most
         rate = progress.step * self.options.batch * self.options.length / progress.seconds
         took = f"{progress.step} steps in {progress.seconds:.1f} s"
-        print(f"result: {bits:.3f} bits per character on held-out text, {took}")
+        print(f"result: {bits:.3f} bits per character on held-out text, perplexity {2**bits:.2f}, {took}")
         print(f"speed: {rate:,.0f} characters/s, {fusedrnn.get_num_threads()} threads, {fusedrnn.current_isa()}")
+        if at_most is not None:
+            print(f"reached: bits per character {bits:.3f}; expected at most {at_most:g}")
+        return at_most is None or bits <= at_most
 
     def write(self, letters: Iterator[str]) -> None:
         """Print as many of the model's letters as are wanted."""

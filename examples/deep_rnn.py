@@ -103,8 +103,8 @@ def main(arguments: list[str] | None = None) -> int:
         shown = found[:, 0]
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 3.6), width_ratios=(1, 2.4))
-    left.bar_label(left.barh(list(accuracy), list(accuracy.values())), fmt="%.3f")
-    left.set(xlim=(0.5, 1.05), xlabel="accuracy on held-out characters")
+    left.bar_label(left.barh(list(accuracy), list(accuracy.values())), fmt="%.3f", padding=3)
+    left.set(xlim=(0.5, 1.1), xlabel="accuracy on held-out characters")
     colours = ["k", "C0", "C1", "C3", "C7", "C2", "C4"]
     characters = [chr(c) for c in x_test[:1000, 0]]
     begins = characters.index("\n") + 1

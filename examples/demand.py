@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3), width_ratios=(1, 2))
     for name, curve in curves.items():
-        left.semilogy(np.convolve(curve, np.ones(10) / 10, "valid"), label=name)
+        left.plot(np.convolve(curve, np.ones(10) / 10, "valid"), label=name)
     left.set(xlabel="training step", ylabel="squared error")
     left.legend()
     shown = [i for i in range(len(test)) if ends[test[i]] % DAY == 0][:7]  # a week, each day predicted at midnight

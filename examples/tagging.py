@@ -94,7 +94,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.5))
     left.barh(list(accuracy), list(accuracy.values()), color=["C7", "C0", "C0", "C0"])
-    left.bar_label(left.containers[0], fmt="%.3f")
+    left.bar_label(left.containers[0], fmt="%.3f", padding=3)
     left.set(xlim=(0.5, 1), xlabel="accuracy on held-out sentences")
     left.invert_yaxis()
     ConfusionMatrixDisplay.from_predictions(

@@ -128,7 +128,7 @@ def main(arguments: list[str] | None = None) -> int:
     figure, axes = plt.subplots(figsize=(6, 3))
     axes.plot(*zip(*curve, strict=True), "o-", label="LSTM")
     axes.axhline(pairs, color="C1", label="pairs of words")
-    axes.set(xlabel="training step", ylabel="held-out perplexity", yscale="log")
+    axes.set(xlabel="training step", ylabel="held-out perplexity")
     axes.legend()
     save(figure, options.out, "word_lm")
     return verdict("held-out perplexity", curve[-1][1], at_most=300 if options.quick else 65)

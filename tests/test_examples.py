@@ -29,8 +29,9 @@ def bits(printed: str) -> float:
 
 @pytest.mark.parametrize("cell", ["lstm", "gru", "gru-before", "rnn"])
 def test_char_lm_learns_and_writes(tmp_path, cell):
-    printed = run(tmp_path, "--cell", cell)
-    assert bits(printed) < 4.5  # of log2(97) = 6.6; knowing only how frequent each character is gives 4.8
+    # Of log2(97) = 6.6; knowing only how frequent each character is gives 4.8.
+    printed = run(tmp_path, "--cell", cell, "--at-most", "4.5")
+    assert bits(printed) < 4.5
     assert "characters at temperature" in printed
     assert {path.name for path in tmp_path.iterdir()} == {"out"}
 
