@@ -29,6 +29,10 @@
 //   backward(save, s, s_new, p, ds_new, da, ds)   ds_new: total gradient of the new states. da[gates + split] and ds,
 //                                                 the gradient of the old states that needs no matrix product.
 //   unit_gradients(da, s, s_new, dp)              adds one row's share to the gradient of p; with unit_parameters only
+// With two states, for the normed form, the same in two parts, between which c is normalised
+//   hidden(save, seen)                            h from what it sees of c
+//   backward_hidden(save, seen, dh, da_o, dseen)  the last gate's part of backward, and the gradient of `seen`
+//   backward_state(save, s, p, dc, da, ds)        the rest, from the whole gradient of c; the last da is there already
 // Functions, two phases
 //   gate    (a, s, operand, save)              first phase: gates, and what the second product is taken of
 //   forward (a, s, save, s_new, save_last)     second phase; save holds what the first phase saved
