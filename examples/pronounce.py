@@ -115,9 +115,9 @@ def main(arguments: list[str] | None = None) -> int:
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3))
     left.plot(losses, linewidth=0.6)
-    left.set(xlabel="training step", ylabel="cross-entropy per sound", yscale="log")
-    right.bar_label(right.bar(list(rate), list(rate.values())), fmt="%.3f")
-    right.set(ylabel="phoneme error rate")
+    left.set(xlabel="training step", ylabel="cross-entropy per sound", ylim=0)
+    right.bar_label(right.bar(list(rate), list(rate.values())), fmt="%.3f", padding=3)
+    right.set(ylabel="phoneme error rate", ylim=(0, 1.1 * max(rate.values())))
     figure.tight_layout()
     save(figure, options.out, "pronounce")
     return verdict("phoneme error, beam", rate[f"beam of {options.beam}"], at_most=0.9 if options.quick else 0.16)
