@@ -5,6 +5,7 @@
 #include <chrono>
 
 #include "arrays.h"
+#include "core/cpu.h"
 #include "core/dispatch.h"
 
 namespace fusedrnn::python {
@@ -491,6 +492,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       [](int n) { require(n >= 0, "set_local_num_threads: at least 0"), set_local_num_threads(n); }, "n"_a);
   m.def("build_info", [] {
     return py::dict("compiler"_a = __VERSION__, "openmp"_a = parallel_runtime(),
+                    "l2_bytes"_a = std::to_string(l2_bytes()),
                     "assertions"_a =
 #if defined(NDEBUG)
                         "off"

@@ -40,6 +40,10 @@ def rows_of_results(results: dict[str, Any], rows: Any) -> dict[str, Any]:
     return picked | {name: results[name][rows] for name in ("h_n", "c_n", "dh_0", "dc_0") if name in results}
 
 
+def parts(state: Any) -> tuple[Any, ...]:
+    return state if isinstance(state, tuple) else (state,)
+
+
 def layer_of(problem: Problem, **options: Any) -> Any:
     """A layer with the problem's parameters."""
     name, variant = problem.family
@@ -93,6 +97,52 @@ def test_any_number_of_threads_at_other_sizes(cell, isa, B, H, rng):
     for n in 2, 7:
         with fusedrnn.threads(n):
             assert_same_bits(problem.run(functional), expected, f"{n} threads")
+
+
+# Inference over many rows gives each thread rows of its own, long and short ones alike. 16 threads need 32 rows.
+@DTYPES
+@pytest.mark.parametrize("kind", ["rnn", "gru", "lstm"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"backwards": True, "batch_first": True},
+        {"bidirectional": True, "num_layers": 2},
+        {"zoneout": 0.2},
+        {"proj_size": 21},
+    ],
+    ids=str,
+)
+def test_threads_with_rows_of_their_own(kind, dtype, options, rng):
+    if "proj_size" in options and kind != "lstm":
+        pytest.skip("only an LSTM has projections")
+    layer = getattr(fusedrnn, kind.upper())(40, 37, dtype=dtype, rng=1, **options)
+    T, B = 30, 37
+    x = rng.standard_normal((B, T, 40) if layer.batch_first else (T, B, 40)).astype(dtype)
+    state = tuple(rng.standard_normal(p.shape).astype(dtype) for p in parts(layer(x)[1]))
+    state = state if kind == "lstm" else state[0]
+    lengths = rng.integers(0, T + 1, B)
+    lengths[5] = T
+    mask = rng.random((B, T)) < 0.8
+    reset = rng.random(x.shape[:2]) < 0.1
+    tokens = rng.integers(0, 40, x.shape[:2])
+    frozen = layer.freeze()
+    calls = (
+        lambda: frozen(x),
+        lambda: frozen(x, state),
+        lambda: layer(x, state, lengths=lengths),
+        lambda: layer(x, lengths=lengths * 0),
+        lambda: layer(x, state, lengths=lengths, mask=mask, past_end="hold"),
+        lambda: layer(x, state, reset=reset),
+        lambda: layer(np.asfortranarray(x), state),
+        lambda: layer(tokens, state),
+    )
+    for i, call in enumerate(calls):
+        with fusedrnn.threads(1):
+            expected = call()
+        for n in (2, 3, 16):
+            with fusedrnn.threads(n):
+                assert_same_bits(list(call()), list(expected), f"call {i}, {n} threads")
 
 
 COUNT_THREADS = """

@@ -55,6 +55,29 @@ Schedule::Schedule(Index T, Index B, const std::int64_t* lengths, const bool* ma
   }
 }
 
+Schedule::Schedule(const Schedule& whole, Index part, Index parts) : T_(whole.T_), B_(whole.B_) {
+  const Rows& all = whole.rows_;
+  rows_.T = all.T;
+  if (!all.length) {  // rows next to each other
+    const Range share = part_of(all.B, part, parts);
+    for (Index b = share.begin; b < share.end; ++b) order_.push_back(all.caller_row(b));
+    rows_.B = share.end - share.begin;
+    rows_.order = order_.data();
+    return;
+  }
+  std::vector<Index> lengths, rows;  // long and short ones for every part
+  for (Index b = part; b < all.B; b += parts) {
+    lengths.push_back(all.length_of(b)), rows.push_back(all.caller_row(b));
+    if (all.time) time_from_.push_back(all.time_from[b]);
+  }
+  sort_by_length(std::move(lengths), rows);
+  if (!all.time) return;
+  rows_.time = all.time;
+  rows_.time_from = time_from_.data();
+  rows_.gap = all.gap;
+  rows_.gaps = part == 0 ? all.gaps : 0;
+}
+
 void Schedule::sort_by_length(std::vector<Index> lengths, const std::vector<Index>& rows) {
   const Index count = static_cast<Index>(rows.size());
   std::vector<Index> sorted(rows.size());
@@ -207,7 +230,18 @@ double seconds_of(const Workload& load, Index most) {
 bool suits_one_core(const Workload& load) {
   if (load.steps == 0) return false;
   const double products = load.flops / static_cast<double>(load.steps) / (7e9 * load.lanes);
-  return load.weight_bytes <= core_cache() || 1.5 * load.weight_bytes / kL3Rate < products;
+  return load.weight_bytes <= static_cast<double>(l2_bytes()) || 1.5 * load.weight_bytes / kL3Rate < products;
+}
+
+// Into how many shares of its rows a call is best cut, a thread each. Those need not meet at all, and write no memory
+// that lies between what another core writes; but each reads all weights, and tiles of few rows read them for little.
+Index shares_of_rows(const Workload& load) {
+  const Index rows = load.weight_bytes <= core_cache() / 2 ? 2 : 8;
+  if (load.rows < 2 * rows || load.steps == 0 || seconds_of(load) < kRegion) return 1;
+  const Index threads = num_threads();
+  Workload share = load;
+  share.flops /= static_cast<double>(threads);
+  return load.rows >= threads * rows && suits_one_core(share) ? threads : 1;
 }
 
 using Work = std::function<void(Member&)>;
@@ -272,14 +306,17 @@ class SideBySide {
   Index share_ = 1;
 };
 
+// Counting the threads there are is a system call, as dear as a short call itself.
+void run_split(const Work& work, const Workload& load, Interrupt interrupt) {
+  const Index threads = load.steps > 0 && seconds_of(load) >= kRegion ? num_threads() : 1;
+  run_team({{choose_team(load, threads), work}}, interrupt);
+}
+
 void run_works(const std::vector<Work>& works, const std::vector<Workload>& loads, const SideBySide& together,
                Interrupt interrupt) {
   if (!together.empty()) together.run(works, interrupt);
-  // Counting the threads there are is a system call, as dear as a short call itself.
-  const auto counts = [](const Workload& load) { return load.steps > 0 && seconds_of(load) >= kRegion; };
-  const Index threads = std::any_of(loads.begin(), loads.end(), counts) ? num_threads() : 1;
   for (std::size_t i = 0; i < works.size(); ++i)
-    if (!together.has(i)) run_team({{choose_team(loads[i], threads), works[i]}}, interrupt);
+    if (!together.has(i)) run_split(works[i], loads[i], interrupt);
 }
 
 template <class T>
@@ -385,7 +422,7 @@ Weights<T>::Weights(CellId cell_, const CellOptions& options, Index I_, Index H_
 template <class T>
 ForwardCall<T>::ForwardCall(std::shared_ptr<const Weights<T>> weights, std::shared_ptr<const Schedule> schedule,
                             const ForwardArrays<T>& arrays, bool reverse, bool training)
-    : weights_(*weights), schedule_(*schedule), arrays_(arrays) {
+    : weights_(weights), schedule_(schedule), arrays_(arrays) {
   const CellKernels<T>& kernel = weights->kernel();
   const Rows& rows = schedule->rows();
   const Index I = weights->I, H = weights->H, B = rows.B, N = schedule->row_count(), wide = weights->padded();
@@ -524,7 +561,7 @@ ForwardCall<T>::ForwardCall(std::shared_ptr<const Weights<T>> weights, std::shar
 template <class T>
 void ForwardCall<T>::copy_input(Member& m, Interrupt interrupt) const {
   const Rows& rows = f_.rows;
-  const Index I = weights_.I;
+  const Index I = weights_->I;
   const Range steps = part_of(rows.T, m.rank, m.team->size);
   for (Index t = steps.begin; t < steps.end && !__atomic_load_n(m.team->stop, __ATOMIC_RELAXED); ++t) {
     if (m.rank == 0 && m.team->interrupted && interrupt.check(interrupt.argument))
@@ -546,10 +583,10 @@ void ForwardCall<T>::copy_input(Member& m, Interrupt interrupt) const {
 // The masks of zoneout, in the order of rows and padded to whole vectors.
 template <class T>
 void ForwardCall<T>::copy_kept(Member& m) const {
-  for (int s = 0; s < weights_.kernel().states; ++s) {
+  for (int s = 0; s < weights_->kernel().states; ++s) {
     const Strided& from = arrays_.kept[s];
     if (!from.data) continue;
-    const Index units = weights_.units(s), wide = weights_.padded(s);
+    const Index units = weights_->units(s), wide = weights_->padded(s);
     const Range steps = part_of(f_.rows.T, m.rank, m.team->size);
     for (Index t = steps.begin; t < steps.end; ++t)
       for (Index b = 0; b < f_.rows.active(t); ++b) {
@@ -563,21 +600,30 @@ void ForwardCall<T>::copy_kept(Member& m) const {
 }
 
 template <class T>
+std::vector<ForwardCall<T>> ForwardCall<T>::by_rows(Index parts) const {
+  std::vector<ForwardCall> calls;
+  if (parts <= 1 || f_.history || schedule_->cut()) return calls;
+  for (Index part = 0; part < parts; ++part)
+    calls.emplace_back(weights_, std::make_shared<Schedule>(*schedule_, part, parts), arrays_, f_.reverse, false);
+  return calls;
+}
+
+template <class T>
 void ForwardCall<T>::run(Member& m, Interrupt interrupt) const {
   if (tape_) copy_input(m, interrupt);
   copy_kept(m);
-  weights_.kernel().forward[form_](f_, m);
+  weights_->kernel().forward[form_](f_, m);
 }
 
 template <class T>
 void ForwardCall<T>::finish() const {
-  for (int s = 0; schedule_.cut() && s < weights_.kernel().states; ++s)
-    for (Index row = 0, wide = weights_.padded(s); row < schedule_.B(); ++row) {
-      const Index b = schedule_.last_run(row, f_.reverse), steps = f_.rows.length_of(b);
+  for (int s = 0; schedule_->cut() && s < weights_->kernel().states; ++s)
+    for (Index row = 0, wide = weights_->padded(s); row < schedule_->B(); ++row) {
+      const Index b = schedule_->last_run(row, f_.reverse), steps = f_.rows.length_of(b);
       const Index at = !f_.history ? ((steps + f_.slot) & 1) * f_.rows.B
                        : steps     ? f_.rows.B + f_.rows.offset(steps - 1)
                                    : 0;
-      std::copy_n(f_.states[s] + (at + b) * wide, weights_.units(s),
+      std::copy_n(f_.states[s] + (at + b) * wide, weights_->units(s),
                   arrays_.state_n[s] + row * arrays_.state_n_stride[s]);
     }
 }
@@ -590,7 +636,18 @@ void run_forward(std::vector<ForwardCall<T>>& calls, Interrupt interrupt) {
     works.push_back([&](Member& m) { call.run(m, interrupt); });
     loads.push_back(call.load());
   }
-  run_works(works, loads, SideBySide(loads), interrupt);
+  const SideBySide together(loads);
+  if (!together.empty()) run_works(works, loads, together, interrupt);
+  for (std::size_t i = 0; i < calls.size() && together.empty(); ++i) {
+    const std::vector<ForwardCall<T>> shares = calls[i].by_rows(shares_of_rows(loads[i]));
+    if (shares.empty()) {
+      run_split(works[i], loads[i], interrupt);
+      continue;
+    }
+    std::vector<TeamWork> teams;
+    for (const ForwardCall<T>& share : shares) teams.push_back({{}, [&](Member& m) { share.run(m, interrupt); }});
+    run_team(std::move(teams), interrupt);
+  }
   for (const ForwardCall<T>& call : calls) call.finish();
 }
 

@@ -25,6 +25,9 @@ class Schedule {
  public:
   // mask, reset: (B, T) in C order, or null. Past a row's length neither is read; reset[b, 0] means nothing.
   Schedule(Index T, Index B, const std::int64_t* lengths, const bool* mask = nullptr, const bool* reset = nullptr);
+  // One of `parts` equal shares of another's rows, which has no cuts and lives as long. The caller's arrays are the
+  // same.
+  Schedule(const Schedule& whole, Index part, Index parts);
   Index T() const { return T_; }  // of the caller's arrays
   Index B() const { return B_; }
   Index row_count() const { return rows_.offset(rows_.T); }
@@ -177,6 +180,8 @@ class ForwardCall {
   ForwardCall(std::shared_ptr<const Weights<T>> weights, std::shared_ptr<const Schedule> schedule,
               const ForwardArrays<T>& arrays, bool reverse, bool training);
   const Workload& load() const { return load_; }
+  // The same call as one for each share of the rows; empty when that can't be.
+  std::vector<ForwardCall> by_rows(Index parts) const;
   void run(Member& m, Interrupt interrupt) const;
   void finish() const;  // with resets: the final states to their place
   std::unique_ptr<TapeBase> take_tape() { return std::move(tape_); }
@@ -185,8 +190,8 @@ class ForwardCall {
   void copy_input(Member& m, Interrupt interrupt) const;
   void copy_kept(Member& m) const;
 
-  const Weights<T>& weights_;
-  const Schedule& schedule_;
+  std::shared_ptr<const Weights<T>> weights_;
+  std::shared_ptr<const Schedule> schedule_;
   ForwardArrays<T> arrays_;
   Forward<T> f_{};
   Form form_;

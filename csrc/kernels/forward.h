@@ -44,6 +44,8 @@ class ForwardPass {
       const Index end = chunk_end(rows, t, kProjectionRows);
       chunk_from = rows.offset(t);
       if (!f.keep) gates_from = chunk_from;
+      // Rows of unequal length lie elsewhere in every chunk: another group's may lie where this group's did.
+      if (t > 0 && rows.offset_at && m.team->row_groups > 1 && !barrier(m)) return;
       // A chunk of one step takes a panel's input and recurrent part together: its gates stay in L1, and going back and
       // forth over the panels then saves input weights from the cache's edge, too.
       const Range r = my_rows(t);
