@@ -145,7 +145,7 @@ inline void exchange(Vec<T>& a, Vec<T>& b) {
     b[l] = l & STEP ? y[l] : x[l | STEP];
   }
 #else
-  Bits<Vec<T> > of_a, of_b;  // lanes of x, then those of y
+  Bits<Vec<T>> of_a, of_b;  // lanes of x, then those of y
   for (int l = 0; l < W; ++l) {
     of_a[l] = l & STEP ? W + (l & ~STEP) : l;
     of_b[l] = l & STEP ? W + l : l | STEP;
