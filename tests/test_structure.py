@@ -500,7 +500,8 @@ def lstm_forward(**options: Any) -> Any:
         (
             lambda: fusedrnn.RNN(3, 5).forward(X, masks={"zone": 1}),
             ValueError,
-            "RNN: masks has 'zone'; expected some of 'weight_dropout', 'recurrent_dropout', 'zoneout_h', 'zoneout_c', 'dropout'",
+            "RNN: masks has 'zone'; expected some of 'weight_dropout', 'recurrent_dropout', 'zoneout_h', 'zoneout_c', "
+            "'dropout'",
         ),
         (
             lambda: lstm_forward(W_hr=np.zeros((5, 5))),
