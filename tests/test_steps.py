@@ -13,10 +13,11 @@ from hypothesis import given, note
 from hypothesis import strategies as st
 
 import fusedrnn
+from composition import Checker, join, split
 from fusedrnn import functional, reference
 from fusedrnn.reference import CELLS
 from problems import VARIANTS, Problem, assert_results, assert_same_bits, cell_of, make_problem
-from test_properties import Checker, examples, join, split
+from test_properties import examples
 
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
 REVERSE = pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
