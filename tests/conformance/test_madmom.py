@@ -18,6 +18,8 @@ import pytest
 
 from fusedrnn import interop
 
+pytest.importorskip("scipy", reason="madmom's layers import SciPy: pip install '.[conformance]'")
+
 RECURRENT = ("RecurrentLayer", "LSTMLayer", "GRULayer", "BidirectionalLayer")
 #: Folder of networks, and how many recurrent layers all of them have together.
 FOLDERS = {
