@@ -13,6 +13,7 @@ import textwrap
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -657,3 +658,12 @@ def test_unknown_fusedrnn_isa_is_an_import_error_that_names_the_choices():
     last = done.stderr.strip().splitlines()[-1]
     choices = " ".join(f"'{isa}'" for isa in fusedrnn.available_isas())
     assert last == f"ImportError: FUSEDRNN_ISA is 'mmx'; this build and CPU offer {choices}"
+
+
+L2 = Path("/sys/devices/system/cpu/cpu0/cache/index2/size")
+
+
+@pytest.mark.skipif(not L2.exists(), reason="this system does not say how large L2 is")
+def test_the_size_of_l2_is_the_systems():
+    said = int(L2.read_text().strip().removesuffix("K")) * 1024
+    assert int(_core.build_info()["l2_bytes"]) == min(max(said, 128 * 1024), 4 * 1024**2)

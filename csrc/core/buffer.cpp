@@ -1,9 +1,7 @@
 #include "buffer.h"
 
 #include <pthread.h>
-#include <unistd.h>
 
-#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <map>
@@ -22,21 +20,7 @@ namespace fusedrnn {
 namespace {
 
 constexpr std::size_t kHugePage = std::size_t{2} << 20;
-
-// Unused bytes the pool keeps at most. A training step of a layer with 2048 units uses 700 MiB between its calls; what
-// is not kept is cleared page by page at the next.
-std::size_t most_kept() {
-  static const std::size_t most = [] {
-    std::size_t bytes = std::size_t{512} << 20;
-#if defined(_SC_PHYS_PAGES)
-    const long pages = sysconf(_SC_PHYS_PAGES), size = sysconf(_SC_PAGESIZE);
-    if (pages > 0 && size > 0)
-      bytes = std::max(bytes, static_cast<std::size_t>(pages) / 16 * static_cast<std::size_t>(size));
-#endif
-    return bytes;
-  }();
-  return most;
-}
+constexpr std::size_t kKeep = std::size_t{512} << 20;  // unused bytes the pool keeps at most
 
 // Size classes an eighth of a power of two apart: at most 12.5 % is wasted, and shapes that vary a little share.
 std::size_t size_class(std::size_t bytes) {
@@ -77,7 +61,7 @@ class Pool {
   void give(void* data, std::size_t bytes) noexcept {
     try {
       const std::lock_guard<std::mutex> lock(mutex_);
-      if (kept_ + bytes <= most_kept()) {
+      if (kept_ + bytes <= kKeep) {
         free_[bytes].push_back(data);
         kept_ += bytes;
         return;
