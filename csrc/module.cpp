@@ -390,9 +390,19 @@ static py::array sum_held_typed(const Schedule& schedule, const py::array& dy, b
 }
 
 // The usual call of a one-way layer in one go: with one step and one row the way through Python takes longer than the
-// kernels do. Returns y and the state; or None, when x is not a plain array and Python has to look at it.
+// kernels do. Returns y and the state; or None, when x or the initial state are no plain arrays of the right shape and
+// Python has to look at them.
 template <class T>
-static py::object infer_typed(const std::vector<WeightsPointer>& layers, const py::array& x, bool batch_first) {
+static bool plain_state(const py::handle& o, Index L, Index B, Index units) {
+  if (Py_TYPE(o.ptr()) != py::detail::npy_api::get().PyArray_Type_) return false;
+  const auto a = py::reinterpret_borrow<py::array>(o);
+  return is_native<T>(a) && is_aligned<T>(a) && (a.flags() & py::array::c_style) && a.ndim() == 3 && a.shape(0) == L &&
+         a.shape(1) == B && a.shape(2) == units;
+}
+
+template <class T>
+static py::object infer_typed(const std::vector<WeightsPointer>& layers, const py::array& x, bool batch_first,
+                              const py::handle& given) {
   const auto L = static_cast<Index>(layers.size()), I = layers.front()->I, H = layers.front()->H, R = layers.front()->R;
   if (!is_native<T>(x) || x.ndim() != 3 || x.shape(2) != I || x.size() == 0) return py::none();
   const Index steps = x.shape(batch_first), B = x.shape(!batch_first), item = sizeof(T);
@@ -401,8 +411,16 @@ static py::object infer_typed(const std::vector<WeightsPointer>& layers, const p
   const auto weights_of = [&](std::size_t l) { return std::static_pointer_cast<const Weights<T>>(layers[l]); };
   const auto states = static_cast<std::size_t>(weights_of(0)->kernel().states);
   py::array y, states_n[kMaxStates];
+  const T* initial[kMaxStates] = {};
+  const bool pair = states == 2 && !given.is_none();
+  if (pair && (!PyTuple_CheckExact(given.ptr()) || PyTuple_GET_SIZE(given.ptr()) != 2)) return py::none();
   for (std::size_t s = 0; s < states; ++s) {
-    const Index shape[] = {L, B, s == 0 ? R : H};
+    const Index units = s == 0 ? R : H, shape[] = {L, B, units};
+    if (!given.is_none()) {
+      const py::handle part = pair ? py::handle(PyTuple_GET_ITEM(given.ptr(), static_cast<Py_ssize_t>(s))) : given;
+      if (!plain_state<T>(part, L, B, units)) return py::none();
+      initial[s] = static_cast<const T*>(py::reinterpret_borrow<py::array>(part).data());
+    }
     states_n[s] = new_array(dtype, shape, 3);
   }
   Strided input{static_cast<char*>(const_cast<void*>(x.data())), x.strides(batch_first), x.strides(!batch_first),
@@ -423,6 +441,7 @@ static py::object infer_typed(const std::vector<WeightsPointer>& layers, const p
       const Index units = weights->units(static_cast<int>(s));
       arrays.state_n[s] = static_cast<T*>(states_n[s].mutable_data()) + static_cast<Index>(l) * B * units;
       arrays.state_n_stride[s] = units;
+      if (initial[s]) arrays.state[s] = initial[s] + static_cast<Index>(l) * B * units, arrays.state_stride[s] = units;
     }
     std::vector<ForwardCall<T>> calls;
     calls.emplace_back(weights, schedule, arrays, false, false);
@@ -435,7 +454,7 @@ static py::object infer_typed(const std::vector<WeightsPointer>& layers, const p
 
 static PyObject* infer_bound(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
   return bound([&]() -> py::object {
-    require(count == 3 && PyList_Check(arguments[0]), "infer: takes a list of weights, x and batch_first");
+    require(count == 4 && PyList_Check(arguments[0]), "infer: takes a list of weights, x, batch_first and a state");
     if (Py_TYPE(arguments[1]) != py::detail::npy_api::get().PyArray_Type_) return py::none();
     std::vector<WeightsPointer> layers;
     for (const py::handle& item : py::reinterpret_borrow<py::list>(arguments[0]))
@@ -443,8 +462,8 @@ static PyObject* infer_bound(PyObject*, PyObject* const* arguments, Py_ssize_t c
     require(!layers.empty(), "infer: no weights");
     const auto x = py::reinterpret_borrow<py::array>(arguments[1]);
     const bool batch_first = arguments[2] == Py_True;
-    return layers.front()->is_double ? infer_typed<double>(layers, x, batch_first)
-                                     : infer_typed<float>(layers, x, batch_first);
+    return layers.front()->is_double ? infer_typed<double>(layers, x, batch_first, arguments[3])
+                                     : infer_typed<float>(layers, x, batch_first, arguments[3]);
   });
 }
 
@@ -506,7 +525,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   };
   static PyMethodDef functions[] = {
       by_hand("empty", empty_bound, "empty(shape, dtype, /)\n--\n\nAn uninitialised C-contiguous array."),
-      by_hand("infer", infer_bound, "infer(weights, x, batch_first, /)\n--\n\nThe usual call of a one-way layer."),
+      by_hand("infer", infer_bound,
+              "infer(weights, x, batch_first, state, /)\n--\n\nThe usual call of a one-way layer."),
       {nullptr, nullptr, 0, nullptr}};
   if (PyModule_AddFunctions(m.ptr(), functions) < 0) throw py::error_already_set();
   m.def("trim_pool", &trim_pool);

@@ -424,10 +424,12 @@ def test_a_list_is_a_ragged_batch(cell, isa, dtype, rng):
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
-def test_a_large_stream_is_split_over_threads(cell):
-    """Weights beyond a core's cache: several threads take a step, and give the bits of one."""
-    layer = {"lstm": fusedrnn.LSTM, "gru": fusedrnn.GRU, "rnn": fusedrnn.RNN}[cell](520, 1030, num_layers=2, rng=0)
-    x = np.random.default_rng(1).standard_normal((4, 1, 520)).astype(np.float32)
+@pytest.mark.parametrize(("I", "H", "steps"), [(520, 1030, 4), (250, 350, 50)])
+def test_a_large_stream_is_split_over_threads(cell, I, H, steps):
+    """Weights beyond a core's cache: several threads take a step (the smaller size: the next one, if it comes at once),
+    and give the bits of one."""
+    layer = {"lstm": fusedrnn.LSTM, "gru": fusedrnn.GRU, "rnn": fusedrnn.RNN}[cell](I, H, num_layers=2, rng=0)
+    x = np.random.default_rng(1).standard_normal((steps, 1, I)).astype(np.float32)
     with fusedrnn.threads(1):
         expected, _ = layer(x)
     for threads in (1, 2, 3, 16):

@@ -11,6 +11,7 @@ import math
 import pickle
 import threading
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -598,6 +599,43 @@ def test_chunks_carry_the_state(kind: type[Any], dtype: str, rng: np.random.Gene
     b, end = layer(x[4:], middle)
     assert same(np.concatenate([a, b]), y)
     assert same(end, state)
+
+
+@each_layer
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_states_of_any_layout_and_dtype(kind: type[Any], batch_first: bool, rng: np.random.Generator) -> None:
+    """Plain arrays take a shorter way than others; the results are the same, and so are the errors."""
+    layer = kind(4, 5, 2, batch_first=batch_first, rng=0)
+    net = fusedrnn.Stack([layer, kind(5, 3, batch_first=batch_first, rng=1)])
+    x = rng.normal(size=(3, 6, 4)).astype(np.float32)
+    B = 3 if batch_first else 6
+    state = like(layer(x)[1], [rng.normal(size=(2, B, 5)).astype(np.float32) for _ in parts(layer(x)[1])])
+    upper = net(x)[1][1]
+    expected, expected_net = layer.forward(x, state)[:2], net.forward(x, (state, upper))[:2]
+    views: list[Callable[[Array], Any]] = [
+        lambda part: part,
+        lambda part: part.astype(np.float64),
+        lambda part: part.astype(">f4"),
+        lambda part: np.asfortranarray(part),
+        lambda part: np.repeat(part, 2, axis=2)[:, :, ::2],
+        lambda part: part.tolist(),
+        lambda part: np.frombuffer(part.tobytes(), np.float32).reshape(part.shape),  # read-only
+    ]
+    for view in views:
+        given = like(state, [view(part) for part in parts(state)])
+        for one in (layer, layer.freeze()):
+            assert same(one(x, given), expected)
+        for one in (net, net.freeze()):
+            assert same(one(x, (given, upper)), expected_net)
+    for wrong in (like(state, [part[:, :-1] for part in parts(state)]), (*parts(state), parts(state)[0])):
+        for one in (layer, layer.freeze()):
+            with pytest.raises((TypeError, ValueError), match=f"{kind.__name__}: .*state"):
+                one(x, wrong)
+        for one in (net, net.freeze()):
+            with pytest.raises((TypeError, ValueError), match="state"):
+                one(x, (wrong, upper))
+            with pytest.raises(ValueError, match="state"):
+                one(x, (state,))
 
 
 @each_layer

@@ -195,7 +195,10 @@ namespace {
 // A second thread pays when a step is long against the 0.2-0.4 us at which threads meet, and a region when the call is
 // long against starting it. The rates are this side of what the kernels reach; only the order of magnitude matters.
 constexpr double kMeeting = 0.5e-6, kRegion = 15e-6;  // seconds
-constexpr double kL3Rate = 25e9;                      // bytes a second for one core, where it is slow
+// Threads of a region that ended a moment ago still spin, and are there at once.
+constexpr double kWarmRegion = 5e-6;
+constexpr long long kMoment = 50'000;  // ns
+constexpr double kL3Rate = 25e9;       // bytes a second for one core, where it is slow
 
 // Bytes of weights that one core's L2 surely holds beside a step's other data.
 double core_cache() { return 0.75 * static_cast<double>(l2_bytes()); }
@@ -899,12 +902,14 @@ StepRunner<T>::StepRunner(std::vector<std::shared_ptr<const Weights<T>>> layers,
 }
 
 // While one core's cache holds the weights, a second thread costs more than it brings. Beyond it, each thread keeps its
-// share of the weights in its own cache; a share has to be worth waking a thread for.
+// share of the weights in its own cache; a share has to be worth waking a thread for. Steps that follow each other at
+// once find the threads of the step before awake: they need less to be worth it.
 template <class T>
 Index StepRunner<T>::threads() const {
   if (weight_bytes_ <= core_cache()) return 1;
   const Workload load{flops_, weight_bytes_, 1, 1, B_, table_of<T>(*layers_.front().weights->kernels).lanes};
-  return std::max<Index>(1, std::min<Index>(num_threads(), static_cast<Index>(seconds_of(load) / kRegion)));
+  const double region = now_ns() - last_step_ < kMoment ? kWarmRegion : kRegion;
+  return std::max<Index>(1, std::min<Index>(num_threads(), static_cast<Index>(seconds_of(load) / region)));
 }
 
 template <class T>
@@ -933,6 +938,7 @@ void StepRunner<T>::step(const T* x, const std::int64_t* tokens, T* y) {
     run(member);
   }
   for (Layer& layer : layers_) layer.forward.slot ^= 1;
+  if (weight_bytes_ > core_cache()) last_step_ = now_ns();
 }
 
 template <class T>

@@ -268,6 +268,7 @@ class StepRunner {
   Index B_;
   std::vector<Layer> layers_;
   double flops_ = 0, weight_bytes_ = 0;
+  long long last_step_ = 0;  // when it ended; kept when the weights may be worth several threads
 };
 
 }  // namespace fusedrnn

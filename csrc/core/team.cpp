@@ -16,6 +16,12 @@
 #endif
 
 namespace fusedrnn {
+
+long long now_ns() {
+  using namespace std::chrono;
+  return duration_cast<nanoseconds>(steady_clock::now().time_since_epoch()).count();
+}
+
 namespace {
 
 std::atomic<int> process_threads{0};  // 0: whatever OpenMP says
@@ -30,11 +36,6 @@ struct RegisterForkHandler {
     pthread_atfork(nullptr, nullptr, [] { forked = true; });
   }
 } register_fork_handler;
-
-long long now_ns() {
-  using namespace std::chrono;
-  return duration_cast<nanoseconds>(steady_clock::now().time_since_epoch()).count();
-}
 
 // When other programs hold the cores, threads that meet after every step wait for the scheduler instead of for each
 // other: two are then many times slower than one. The share of the time that a thread waits tells: alone it would have

@@ -109,7 +109,7 @@ def forward(
     # and (T, B, H), last axes contiguous.
     masks: tuple[Array | None, Array | None, Array | None] | None = None,
 ) -> Tape | None: ...
-def infer(weights: list[Weights], x: Any, batch_first: bool, /) -> tuple[Any, Any] | None:
+def infer(weights: list[Weights], x: Any, batch_first: bool, state: Any, /) -> tuple[Any, Any] | None:
     """y and the final state of stacked one-way layers from zero states; None: x is no plain array of floats.
 
     The same as `forward` of each layer, without the way back and forth between Python and here.

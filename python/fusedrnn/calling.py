@@ -81,8 +81,8 @@ class SequenceLayer:
         """The same one-way layer, its parameters and rng included, running from the last step to the first."""
         raise NotImplementedError
 
-    def _quick(self, x: Any) -> tuple[Any, Any] | None:
-        """The usual call, from zero states over plain arrays, where there is a shorter way to its results."""
+    def _quick(self, x: Any, state: Any) -> tuple[Any, Any] | None:
+        """The usual call, over plain arrays, where there is a shorter way to its results."""
         return None
 
     def __call__(
@@ -152,8 +152,8 @@ class SequenceLayer:
         >>> y.shape, h.shape, c.shape
         ((7, 2, 5), (2, 2, 5), (2, 2, 5))
         """
-        if state is lengths is mask is reset is None and past_end == "zero":  # as quickly as can be
-            results = self._quick(x)
+        if lengths is mask is reset is None and past_end == "zero":  # as quickly as can be
+            results = self._quick(x, state)
             if results is not None:
                 return results
         return infer(self, x, state, Steps(lengths, mask, reset, past_end))
@@ -289,7 +289,7 @@ class Frozen:
         """A frozen layer in a direction of its own was turned before it was frozen."""
         return self
 
-    def _quick(self, x: Any) -> tuple[Any, Any] | None:
+    def _quick(self, x: Any, state: Any) -> tuple[Any, Any] | None:
         """As of `SequenceLayer`."""
         return None
 
@@ -324,8 +324,8 @@ class Frozen:
         TypeError, ValueError, IndexError
             As for calling a layer; ValueError also if `out` does not fit, is read-only, or overlaps an input.
         """
-        if state is lengths is mask is reset is out is None and past_end == "zero":  # as quickly as can be
-            results = self._quick(x)
+        if lengths is mask is reset is out is None and past_end == "zero":  # as quickly as can be
+            results = self._quick(x, state)
             if results is not None:
                 return results
         return infer(self, x, state, Steps(lengths, mask, reset, past_end), out)

@@ -67,8 +67,9 @@ class FrozenLayer(Frozen):
         put(self, "params", MappingProxyType(params))
         put(self, "precision", precision)
 
-    def _quick(self, x: Any) -> tuple[Any, Any] | None:
-        return _core.infer(self._weights, x, self._plan.batch_first) if self._plan.takes_quickly(x) else None
+    def _quick(self, x: Any, state: Any) -> tuple[Any, Any] | None:
+        plan = self._plan
+        return _core.infer(self._weights, x, plan.batch_first, state) if plan.takes_quickly(x) else None
 
     def _run(
         self, x: Array, state: Any, extent: Extent, outputs: Outputs, mode: Mode

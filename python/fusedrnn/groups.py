@@ -359,8 +359,8 @@ class FrozenGroup(Frozen):
     def _plan(self) -> Form:
         return self._group._plan
 
-    def _quick(self, x: Any) -> tuple[Any, Any] | None:
-        return self._group._quick(x)
+    def _quick(self, x: Any, state: Any) -> tuple[Any, Any] | None:
+        return self._group._quick(x, state)
 
     def _run(self, x: Array, state: Any, extent: Extent, outputs: Outputs, mode: Mode) -> Run[tuple[Any, Kept | None]]:
         return self._group._run(x, state, extent, outputs, mode)

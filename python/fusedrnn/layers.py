@@ -205,10 +205,15 @@ class RecurrentLayer(SequenceLayer, Parameterized):
             value = _validate.probability(type(self).__name__, name, value)
         super().__setattr__(name, value)
 
-    def _quick(self, x: Any) -> tuple[Any, Any] | None:
-        if not self._plan.takes_quickly(x):
+    def _quick(self, x: Any, state: Any) -> tuple[Any, Any] | None:
+        plan = self._plan
+        if not plan.takes_quickly(x):
             return None
-        return _core.infer(pack(self._plan.kind, self._arrays(), False, self._plan.zoneout), x, self.batch_first)
+        if state is not None:  # before anything is packed
+            given = (state,) if len(plan.parts) == 1 else state
+            if not plan.is_plain_state(given, x.shape[0 if plan.batch_first else 1]):
+                return None
+        return _core.infer(pack(plan.kind, self._arrays(), False, plan.zoneout), x, plan.batch_first, state)
 
     def _given_masks(self, masks: Any) -> Mapping[str, Any]:
         return {} if masks is None else _validate.mask_names(self._plan.owner, masks, self._rates.by_name())

@@ -80,13 +80,17 @@ class Stack(LayerGroup):
         plans = [layer._plan for layer in self.layers]
         return GroupForm("Stack", plans, plans[-1].widths)
 
-    def _quick(self, x: Any) -> tuple[Any, Any] | None:
+    def _quick(self, x: Any, state: Any) -> tuple[Any, Any] | None:
         if not all(layer._plan.takes_quickly(x) for layer in self.layers):
             return None
+        if state is None:
+            state = [None] * len(self.layers)
+        elif type(state) is not tuple or len(state) != len(self.layers):
+            return None
         finals = []
-        for layer in self.layers:
-            results = layer._quick(x)
-            if results is None:  # of the first, if at all
+        for layer, own in zip(self.layers, state, strict=True):
+            results = layer._quick(x, own)
+            if results is None:
                 return None
             x, final = results
             finals.append(final)

@@ -9,7 +9,7 @@ import copy
 import functools
 import itertools
 from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeGuard, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,7 +106,7 @@ class Form:
     lead: tuple[int, ...]  # axes of outputs before all others
 
     def takes_quickly(self, x: Any) -> bool:
-        """Whether `_core.infer` does it all, from `x` to the final state, where nothing else is given."""
+        """Whether `_core.infer` does it all, from `x` to the final state, where at most a state is given."""
         return False
 
     @property
@@ -190,7 +190,9 @@ class Plan(Form):
         return other
 
     def takes_quickly(self, x: Any) -> bool:
-        return self.ways == (False,) and not self.learned_state and type(x) is ndarray and x.dtype is self.dtype
+        if self.ways != (False,) or self.learned_state:
+            return False
+        return type(x) is ndarray and x.dtype is self.dtype and x.ndim == 3
 
     def initial_state(
         self, extent: Extent, state: tuple[Array | None, ...] | None, learned: tuple[Array, ...] | None
@@ -232,22 +234,27 @@ class Plan(Form):
     ) -> tuple[Array | None, ...] | None:
         if state is None:
             return None
-        given = (state,) if type(state) is ndarray else state
-        if type(given) is tuple and len(given) == len(self.units) and extent.layout == "batch":  # as quickly as can be
-            rows = self.num_layers * self.directions, extent.B
-            for array, units in zip(given, self.units, strict=True):
-                if type(array) is not ndarray or array.dtype is not self.dtype:
-                    break
-                if array.shape != (*rows, units) or not array.flags.carray:
-                    break
-            else:
-                return given
+        given = (state,) if len(self.parts) == 1 else state
+        if extent.layout == "batch" and self.is_plain_state(given, extent.B):  # as quickly as can be
+            return given
         shape, formula = self._state_shape(extent, self.parts[-1])
         h_shape = self._state_shape(extent, "h")
         parts = _validate.state(self.owner, argument, state, self.parts, shape, formula, self.dtype, optional, h_shape)
         if extent.layout == "unbatched":
             return tuple(None if part is None else part[:, None] for part in parts)
         return parts
+
+    def is_plain_state(self, state: Any, B: int) -> TypeGuard[tuple[Array, ...]]:
+        """Whether kernels can read this state of a batch as it is."""
+        if type(state) is not tuple or len(state) != len(self.units):
+            return False
+        rows = self.num_layers * self.directions, B
+        for array, units in zip(state, self.units, strict=True):
+            if type(array) is not ndarray or array.dtype is not self.dtype:
+                return False
+            if array.shape != (*rows, units) or not array.flags.carray:
+                return False
+        return True
 
     def state_to_caller(self, extent: Extent, state: tuple[Array, ...]) -> Any:
         if extent.layout == "unbatched":
