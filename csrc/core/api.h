@@ -125,6 +125,7 @@ struct Packed {
   T* units = nullptr;                     // (unit_parameters, Hp)
   Norm<T> norm;
   CellOptions options;
+  bool fetch_ahead = false;  // W_h is larger than a core's cache: while a panel is used, the next one comes from beyond
 };
 
 template <class T>

@@ -394,6 +394,7 @@ Weights<T>::Weights(CellId cell_, const CellOptions& options, Index I_, Index H_
   packed.I = I, packed.H = H, packed.R = R;
   packed.W_x = at(W_x), packed.W_h = at(W_h), packed.b_x = at(b_x), packed.b_h = at(b_h);
   if (training) packed.W_x_back = at(W_x_back), packed.W_h_back = at(W_h_back);
+  packed.fetch_ahead = G * wide * size(R) * sizeof(T) > l2_bytes();
   packed.options = options;
   if (unit_parameters > 0) {
     packed.units = at(units);

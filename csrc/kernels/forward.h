@@ -265,8 +265,14 @@ class ForwardPass {
     tile.out = scratch, tile.out_row = w_width, tile.out_panel = w_width;
 
     const TileRows tiles(r, vectors);
+    const Range own = my_panels(ph);
+    const Index next = slot(t) ? p - 1 : p + 1;
+    const bool ahead = f.weights->fetch_ahead && tiles.tiles >= kFetchingTiles && next >= own.begin && next < own.end;
     for (Index i = 0; i < tiles.tiles; ++i) {
       const Range part = tiles.tile(i);
+      if (ahead)
+        fetch_ahead(tile, f.weights->W_h + ph.weight_offset(next, R), R * w_width * static_cast<Index>(sizeof(T)), i,
+                    tiles.tiles);
       T* gates = gate_row(ph, p, rows.offset(t) + part.begin);
       init_all<T>(tile, vectors, gates + ThisPhase::split * width, row_width, row_width * f.gate_rows);
       if constexpr (ThisPhase::split)  // the recurrent part of the split gate starts from its own bias

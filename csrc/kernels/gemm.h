@@ -30,7 +30,11 @@ struct Tile {
   } init[kMaxVectors];  // what each vector's sums start from
   T* out;
   Index out_row, out_panel;
+  const char* ahead = nullptr;  // tall tiles fetch this into L2 meanwhile, a cache line for each k
+  Index ahead_lines = 0;
 };
+inline constexpr Index kCacheLine = 64;
+inline constexpr Index kFetchingTiles = 5;  // with fewer, fetching takes a load for nearly every k, and they wait anyway
 
 // PANELS = 2 serves one row: eight chains of FMAs hide their latency, four do not.
 template <class T>
@@ -66,7 +70,7 @@ template <class T, int ROWS, int VECTORS, class X>
   }
 }
 
-template <class T, int ROWS, int VECTORS, int PANELS>
+template <class T, int ROWS, int VECTORS, int PANELS, bool AHEAD = false>
 void run_tile(const Tile<T>& t) {
   constexpr int W = kLanes<T>;
   Vec<T> sum[PANELS][ROWS][VECTORS];
@@ -84,9 +88,22 @@ void run_tile(const Tile<T>& t) {
   const Index depth = t.k, segments = t.segments, a_step = t.a_step, w_panel = t.w_panel;
   T* const out = t.out;
   const Index out_row = t.out_row, out_panel = t.out_panel;
+  [[maybe_unused]] const char* ahead = t.ahead;
+  [[maybe_unused]] const char* const ahead_end = ahead + t.ahead_lines * kCacheLine;
   for (Index s = 0; s < segments; ++s) {
+    Index from = 0;
+    if constexpr (AHEAD) {
+      from = (ahead_end - ahead) / kCacheLine < depth ? (ahead_end - ahead) / kCacheLine : depth;
 #pragma GCC unroll 4
-    for (Index k = 0; k < depth; ++k) {
+      for (Index k = 0; k < from; ++k) {
+        __builtin_prefetch(ahead, 0, 2);
+        ahead += kCacheLine;
+        add_product<T>(sum[0], [&](int r) { return a[r][k]; }, w);
+        w += VECTORS * W;
+      }
+    }
+#pragma GCC unroll 4
+    for (Index k = from; k < depth; ++k) {
 #pragma GCC unroll 2
       for (int p = 0; p < PANELS; ++p) {
         add_product<T>(sum[p], [&](int r) { return a[r][k]; }, w + p * w_panel);
@@ -139,9 +156,12 @@ void run_outer_tile(const OuterTile<T>& t) {
     for (int v = 0; v < VECTORS; ++v) store(t.out + (r * VECTORS + v) * W, sum[r][v]);
 }
 
-// Run-time shapes to compiled ones.
+// Run-time shapes to compiled ones. Beyond a core's cache there are many rows, or it would not pay to fetch ahead: then
+// nearly all tiles have one of two heights.
 template <class T, int VECTORS, int ROWS = tile_rows(VECTORS)>
 inline void run_rows(const Tile<T>& t, int rows) {
+  if constexpr (VECTORS >= 3 && ROWS + 1 >= tile_rows(VECTORS))
+    if (rows == ROWS && t.ahead_lines > 0) return run_tile<T, ROWS, VECTORS, 1, true>(t);
   if (rows == ROWS) return run_tile<T, ROWS, VECTORS, 1>(t);
   if constexpr (ROWS > 1) run_rows<T, VECTORS, ROWS - 1>(t, rows);
 }
@@ -190,6 +210,14 @@ inline void run(const OuterTile<T>& t, int rows, int vectors) {
     default:
       return run_outer_rows<T, 4>(t, rows);
   }
+}
+
+// Share `i` of `parts` of the next `bytes` of weights, for tile i to fetch.
+template <class T>
+inline void fetch_ahead(Tile<T>& tile, const T* next, Index bytes, Index i, Index parts) {
+  const Range lines = part_of(bytes / kCacheLine, i, parts);
+  tile.ahead = reinterpret_cast<const char*>(next) + lines.begin * kCacheLine;
+  tile.ahead_lines = lines.end - lines.begin;
 }
 
 // Cuts [begin, end) into tiles of nearly equal height (32 rows are 6 5 5 5 5 6, not 5 x 6 + 2).

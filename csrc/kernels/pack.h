@@ -53,9 +53,9 @@ template <class T, class P, class Gate, class Square, class Rest>
 inline void for_each_square(const P& phase, Index p, Index H, Gate gate, Index K, Square square, Rest rest) {
   constexpr Index W = kLanes<T>;
   const Index width = phase.panels.width(p);
-  for (Index k = 0; k < K; k += W)
-    for (Index g = 0; g < P::gates; ++g)
-      for (Index j = 0; j < width; ++j) {
+  for (Index g = 0; g < P::gates; ++g)
+    for (Index j = 0; j < width; ++j)
+      for (Index k = 0; k < K; k += W) {
         const Index unit = (phase.panels.start(p) + j) * W, column = (g * width + j) * W, row = gate(g) * H + unit;
         if (k + W <= K && unit + W <= H) {
           square(row, k, column);
@@ -86,24 +86,28 @@ inline void unpack_panel(const P& phase, Index p, Index H, Gate gate, const T* p
       [&](Index row, Index k, Index column) { w[row * K + k] = panel[k * width + column]; });
 }
 
-// The same weights for dx and dh: [panel of K columns][gate columns in the order of gate rows][K columns].
+// The same weights for dx and dh: [panel of K columns][gate columns in the order of gate rows][K columns]. A torch row
+// is read as it lies and dealt out to the panels: panel by panel, each piece would be a page of its own.
 template <class T, class P, class Gate>
 inline void pack_back(const P& phase, Index H, Gate gate, const T* w, Index K, T* packed, Range mine,
                       const Panels& panels, Member& m) {
   constexpr Index W = kLanes<T>;
-  for (Index q = mine.begin; q < mine.end; ++q) {
-    const Index first = panels.start(q) * W, row_width = panels.width(q) * W;
-    const Index real = K - first < row_width ? K - first : row_width;
-    T* panel = packed + first * P::gates * phase.padded;
-    if (real != row_width || phase.padded != H) zero(panel, P::gates * phase.padded * row_width);
-    for (Index p = 0; p < phase.panels.count; ++p) {
-      T* rows = panel + P::gates * phase.panels.start(p) * W * row_width;
-      for_each_column<T>(phase, p, H, gate, [&](Index row, Index column) {
-        __builtin_memcpy(rows + column * row_width, w + row * K + first, static_cast<size_t>(real) * sizeof(T));
-      });
-      did(m, kPackCost * static_cast<double>(P::gates * phase.panels.width(p) * W * real));
-      if (stopped(m)) return;
-    }
+  const Index rows = P::gates * phase.padded, begin = panels.start(mine.begin) * W, end = panels.start(mine.end) * W;
+  if (end > K || phase.padded != H) zero(packed + begin * rows, (end - begin) * rows);
+  for (Index p = 0; p < phase.panels.count; ++p) {
+    const Index before = P::gates * phase.panels.start(p) * W;
+    for_each_column<T>(phase, p, H, gate, [&](Index row, Index column) {
+      for (Index q = mine.begin; q < mine.end; ++q) {
+        const Index first = panels.start(q) * W, width = panels.width(q) * W;
+        T* to = packed + first * rows + (before + column) * width;
+        const T* from = w + row * K + first;
+        if (first + width <= K)
+          for (Index k = 0; k < width; k += W) store(to + k, load(from + k));
+        else __builtin_memcpy(to, from, static_cast<size_t>(K - first) * sizeof(T));
+      }
+    });
+    did(m, kPackCost * static_cast<double>(P::gates * phase.panels.width(p) * W * (end - begin)));
+    if (stopped(m)) return;
   }
 }
 
