@@ -194,7 +194,7 @@ namespace {
 
 // A second thread pays when a step is long against the 0.2-0.4 us at which threads meet, and a region when the call is
 // long against starting it. The rates are this side of what the kernels reach; only the order of magnitude matters.
-constexpr double kMeeting = 0.5e-6, kRegion = 15e-6;  // seconds
+constexpr double kMeeting = 0.2e-6, kRegion = 15e-6;  // seconds
 // Threads of a region that ended a moment ago still spin, and are there at once.
 constexpr double kWarmRegion = 5e-6;
 constexpr long long kMoment = 50'000;  // ns
