@@ -99,6 +99,31 @@ def test_any_number_of_threads_at_other_sizes(cell, isa, B, H, rng):
             assert_same_bits(problem.run(functional), expected, f"{n} threads")
 
 
+FORMS = [
+    ("rnn", {"zoneout": 0.2, "recurrent_dropout": 0.3}),
+    ("gru", {"weight_dropout": 0.2, "num_layers": 2, "bidirectional": True}),
+    ("gru", {"layer_norm": True, "recurrent_dropout": 0.3}),
+    ("lstm", {"zoneout": (0.2, 0.1), "recurrent_dropout": 0.3, "peephole": "ifo"}),
+    ("lstm", {"proj_size": 101, "zoneout": 0.1, "recurrent_dropout": 0.3}),
+    ("lstm", {"layer_norm": True, "zoneout": 0.1}),
+]
+
+
+@DTYPES
+@pytest.mark.parametrize(("kind", "options"), FORMS, ids=str)
+def test_training_in_every_form_on_any_number_of_threads(kind, dtype, options, rng):
+    x, lengths = rng.standard_normal((9, 34, 150)).astype(dtype), rng.integers(0, 10, 34)
+    results = []
+    for n in (1, 2, 5, 16):
+        layer = getattr(fusedrnn, kind.upper())(150, 203, dtype=dtype, rng=1, **options)  # the same masks each time
+        with fusedrnn.threads(n):
+            y, state, tape = layer.forward(x, lengths=lengths)
+            grads = tape.backward(y, state)
+        results.append((y, state, grads.x, grads.state, grads.params))
+    for result in results[1:]:
+        assert_same_bits(result, results[0], "threads")
+
+
 # Inference over many rows gives each thread rows of its own, long and short ones alike. 16 threads need 32 rows.
 @DTYPES
 @pytest.mark.parametrize("kind", ["rnn", "gru", "lstm"])

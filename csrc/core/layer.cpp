@@ -195,10 +195,14 @@ namespace {
 // A second thread pays when a step is long against the 0.2-0.4 us at which threads meet, and a region when the call is
 // long against starting it. The rates are this side of what the kernels reach; only the order of magnitude matters.
 constexpr double kMeeting = 0.2e-6, kRegion = 15e-6;  // seconds
-// Threads of a region that ended a moment ago still spin, and are there at once.
-constexpr double kWarmRegion = 5e-6;
+// Threads of a region that ended a moment ago still spin, and are there at once; after a fork they are new ones each
+// time.
+constexpr double kWarmRegion = 5e-6, kForkedRegion = 300e-6;
 constexpr long long kMoment = 50'000;  // ns
 constexpr double kL3Rate = 25e9;       // bytes a second for one core, where it is slow
+
+// What a call has to take for starting threads to pay.
+double region_seconds() { return after_fork() ? kForkedRegion : kRegion; }
 
 // Bytes of weights that one core's L2 surely holds beside a step's other data.
 double core_cache() { return 0.75 * static_cast<double>(l2_bytes()); }
@@ -210,7 +214,7 @@ double seconds_of(const Workload& load) {
 
 TeamShape choose_team(const Workload& load, Index most) {
   const double seconds = seconds_of(load);
-  if (most <= 1 || load.steps == 0 || seconds < kRegion) return {};
+  if (most <= 1 || load.steps == 0 || seconds < region_seconds()) return {};
   TeamShape shape;
   shape.size = std::min<Index>(most, static_cast<Index>(seconds / static_cast<double>(load.steps) / kMeeting));
   if (shape.size <= 1) return {};
@@ -240,7 +244,7 @@ bool suits_one_core(const Workload& load) {
 // that lies between what another core writes; but each reads all weights, and tiles of few rows read them for little.
 Index shares_of_rows(const Workload& load) {
   const Index rows = load.weight_bytes <= core_cache() / 2 ? 2 : 8;
-  if (load.rows < 2 * rows || load.steps == 0 || seconds_of(load) < kRegion) return 1;
+  if (load.rows < 2 * rows || load.steps == 0 || seconds_of(load) < region_seconds()) return 1;
   const Index threads = num_threads();
   Workload share = load;
   share.flops /= static_cast<double>(threads);
@@ -262,7 +266,7 @@ class SideBySide {
     double seconds = 0;
     for (std::size_t i = 0; i < loads.size(); ++i)
       if (suits_one_core(loads[i])) calls_.push_back(i), seconds += seconds_of(loads[i]);
-    if (calls_.size() < 2 || seconds <= kRegion || (threads_ = size(num_threads())) < 2) {
+    if (calls_.size() < 2 || seconds <= region_seconds() || (threads_ = size(num_threads())) < 2) {
       calls_.clear();
       return;
     }
@@ -311,7 +315,7 @@ class SideBySide {
 
 // Counting the threads there are is a system call, as dear as a short call itself.
 void run_split(const Work& work, const Workload& load, Interrupt interrupt) {
-  const Index threads = load.steps > 0 && seconds_of(load) >= kRegion ? num_threads() : 1;
+  const Index threads = load.steps > 0 && seconds_of(load) >= region_seconds() ? num_threads() : 1;
   run_team({{choose_team(load, threads), work}}, interrupt);
 }
 
@@ -909,7 +913,8 @@ template <class T>
 Index StepRunner<T>::threads() const {
   if (weight_bytes_ <= core_cache()) return 1;
   const Workload load{flops_, weight_bytes_, 1, 1, B_, table_of<T>(*layers_.front().weights->kernels).lanes};
-  const double region = now_ns() - last_step_ < kMoment ? kWarmRegion : kRegion;
+  const bool awake = !after_fork() && now_ns() - last_step_ < kMoment;
+  const double region = awake ? kWarmRegion : region_seconds();
   return std::max<Index>(1, std::min<Index>(num_threads(), static_cast<Index>(seconds_of(load) / region)));
 }
 

@@ -163,6 +163,8 @@ void run_on_fresh_thread(Call& call) {
 
 }  // namespace
 
+bool after_fork() { return forked; }
+
 int num_threads() {
   if (local_threads > 0) return local_threads;
   if (const int n = process_threads.load(); n > 0) return n;

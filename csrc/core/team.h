@@ -14,6 +14,7 @@ void set_local_num_threads(int n);  // for this thread; 0: as the process
 int local_num_threads();            // 0: as the process
 const char* parallel_runtime();     // "GNU OpenMP ...", or "none"
 
+bool after_fork();   // this thread has survived a fork: its calls start threads of their own, 50 us each
 long long now_ns();  // of a clock that never goes back
 
 // Asked now and then while a call runs; true: a signal wants it to end. Called on the thread that called run_team.
