@@ -585,6 +585,23 @@ def test_memory_of_large_results_is_given_back():
     assert resident() - before < 16 << 20
 
 
+@LINUX
+def test_sizes_no_longer_used_make_room_for_those_that_are():
+    """A pool full of other sizes must not mean fresh pages in every call."""
+    faults = run("""
+        import resource
+        import numpy as np
+        from fusedrnn import _core
+        for size in range(64):
+            _core.empty(((8 + size) << 18,), np.dtype(np.float32))
+        for _ in range(3):
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            _core.empty((100 << 18,), np.dtype(np.float32))[::1024] = 1
+            print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    """).stdout.split()
+    assert int(faults[0]) >= 50 > int(faults[-1])  # 100 MiB in pages of 2 MiB, at least
+
+
 def test_absurd_sizes_are_errors(rng):
     for I, H in (2**62, 1), (1, 2**62), (2**31, 2**31), (2**40, 2**10), (1, 2**24):
         for kind in fusedrnn.RNN, fusedrnn.GRU, fusedrnn.LSTM:

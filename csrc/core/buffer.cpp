@@ -4,10 +4,11 @@
 
 #include <cstdint>
 #include <cstdlib>
+#include <deque>
+#include <list>
 #include <map>
 #include <mutex>
 #include <new>
-#include <vector>
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -40,7 +41,8 @@ class Pool {
       const std::lock_guard<std::mutex> lock(mutex_);
       const auto found = free_.find(bytes);
       if (found != free_.end() && !found->second.empty()) {
-        void* data = found->second.back();
+        void* data = found->second.back()->data;
+        blocks_.erase(found->second.back());
         found->second.pop_back();
         kept_ -= bytes;
         return data;
@@ -58,23 +60,33 @@ class Pool {
     return data;
   }
 
+  // What has lain here for longest makes room: else the sizes of a layer that is no longer used would fill the pool,
+  // and every call of the next one would clear fresh pages.
   void give(void* data, std::size_t bytes) noexcept {
-    try {
-      const std::lock_guard<std::mutex> lock(mutex_);
-      if (kept_ + bytes <= kKeep) {
-        free_[bytes].push_back(data);
+    if (bytes <= kKeep) {
+      try {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        auto& of_size = free_[bytes];
+        blocks_.push_back({data, bytes});
+        try {
+          of_size.push_back(std::prev(blocks_.end()));
+        } catch (...) {
+          blocks_.pop_back();
+          throw;
+        }
         kept_ += bytes;
+        while (kept_ > kKeep) free_oldest();
         return;
+      } catch (...) {  // no memory for the lists themselves: free the block
       }
-    } catch (...) {  // no memory for the list itself: free the block
     }
     std::free(data);
   }
 
   std::size_t trim() {
     const std::lock_guard<std::mutex> lock(mutex_);
-    for (auto& [bytes, blocks] : free_)
-      for (void* data : blocks) std::free(data);
+    for (const Block& block : blocks_) std::free(block.data);
+    blocks_.clear();
     free_.clear();
 #if defined(__GLIBC__)
     malloc_trim(0);  // else blocks below malloc's threshold for mmap stay in its heap
@@ -85,7 +97,20 @@ class Pool {
   std::mutex mutex_;
 
  private:
-  std::map<std::size_t, std::vector<void*>> free_;
+  struct Block {
+    void* data;
+    std::size_t bytes;
+  };
+  void free_oldest() {
+    const Block oldest = blocks_.front();
+    free_[oldest.bytes].pop_front();  // of its size, too, it is the oldest
+    blocks_.pop_front();
+    kept_ -= oldest.bytes;
+    std::free(oldest.data);
+  }
+
+  std::list<Block> blocks_;                                             // unused ones, the latest last
+  std::map<std::size_t, std::deque<std::list<Block>::iterator>> free_;  // the same by size
   std::size_t kept_ = 0;
 };
 

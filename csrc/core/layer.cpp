@@ -216,7 +216,7 @@ TeamShape choose_team(const Workload& load, Index most) {
   const double seconds = seconds_of(load);
   if (most <= 1 || load.steps == 0 || seconds < region_seconds()) return {};
   TeamShape shape;
-  shape.size = std::min<Index>(most, static_cast<Index>(seconds / static_cast<double>(load.steps) / kMeeting));
+  shape.size = std::min<Index>(most, static_cast<Index>(seconds / static_cast<double>(load.meetings) / kMeeting));
   if (shape.size <= 1) return {};
   const Index units = std::min(shape.size, load.unit_panels);
   // Threads beyond the panels take other rows; fewer than eight rows each would starve the tiles.
@@ -229,7 +229,7 @@ TeamShape choose_team(const Workload& load, Index most) {
 double seconds_of(const Workload& load, Index most) {
   const Index threads = choose_team(load, most).size;
   return seconds_of(load) / static_cast<double>(threads) +
-         (threads > 1 ? kMeeting * static_cast<double>(load.steps) : 0);
+         (threads > 1 ? kMeeting * static_cast<double>(load.meetings) : 0);
 }
 
 // One core reads all weights of a call: well while they fit its cache, or come from L3 long before the step's products
@@ -464,6 +464,7 @@ ForwardCall<T>::ForwardCall(std::shared_ptr<const Weights<T>> weights, std::shar
   load_.weight_bytes = gate_columns * static_cast<double>(weights->R) * sizeof(T);
   if (projected) load_.flops += 2.0 * static_cast<double>(N * weights->R * H);
   load_.steps = rows.T, load_.rows = B, load_.lanes = lanes;
+  load_.meetings = rows.T * (kernel.phases + projected + normed);
   load_.unit_panels = (wide / lanes + most_blocks - 1) / most_blocks;
 
   // One allocation: the tape's, and what only this call needs.
@@ -718,6 +719,7 @@ BackwardCall<T>::BackwardCall(const Tape<T>& tape, const BackwardArrays<T>& arra
   if (projected) load_.flops += 4.0 * static_cast<double>(N * R * H);
   load_.weight_bytes = gate_columns * static_cast<double>(R) * sizeof(T);
   load_.steps = rows.T, load_.rows = B, load_.lanes = lanes, load_.unit_panels = h_panels;
+  load_.meetings = rows.T * (kernel.phases + projected + normed);
 
   Arena arena;
   const std::size_t columns = size(kernel.gates + kernel.split) * size(wide), gates = size(kernel.gates) * size(wide);

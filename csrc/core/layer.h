@@ -170,6 +170,7 @@ struct Workload {
   double flops, weight_bytes;  // weights: read at every step
   Index steps, unit_panels, rows;
   int lanes;
+  Index meetings = 0;  // of a team, one or several a step
 };
 
 // One layer in one direction, made ready: everything allocated, to be run by a team. Two directions of a layer are two
