@@ -34,7 +34,7 @@ struct Tile {
   Index ahead_lines = 0;
 };
 inline constexpr Index kCacheLine = 64;
-inline constexpr Index kFetchingTiles = 5;  // with fewer, fetching takes a load for nearly every k, and they wait anyway
+inline constexpr Index kFetchingTiles = 5;  // with fewer, nearly every k would fetch a line, and all wait anyway
 
 // PANELS = 2 serves one row: eight chains of FMAs hide their latency, four do not.
 template <class T>
@@ -172,8 +172,9 @@ inline void run_outer_rows(const OuterTile<T>& t, int rows) {
   if constexpr (ROWS > 1) run_outer_rows<T, VECTORS, ROWS - 1>(t, rows);
 }
 
+// Out of line: these tables of tiles would stand in every form of every cell.
 template <class T>
-inline void run(const Tile<T>& t, int rows, int vectors, int panels) {
+[[gnu::noinline]] void run(const Tile<T>& t, int rows, int vectors, int panels) {
   if (panels == 2) {
     switch (vectors) {
       case 1:
@@ -199,7 +200,7 @@ inline void run(const Tile<T>& t, int rows, int vectors, int panels) {
 }
 
 template <class T>
-inline void run(const OuterTile<T>& t, int rows, int vectors) {
+[[gnu::noinline]] void run(const OuterTile<T>& t, int rows, int vectors) {
   switch (vectors) {
     case 1:
       return run_outer_rows<T, 1>(t, rows);
