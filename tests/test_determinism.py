@@ -5,6 +5,7 @@ All of it on one instruction set; across them results agree within the tolerance
 
 import subprocess
 import sys
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,14 @@ def layer_of(problem: Problem, **options: Any) -> Any:
     return layer
 
 
+def trained(layer: Any, x: Any, lengths: Any, threads: int) -> tuple[Any, ...]:
+    """All results of a training step on so many threads."""
+    with fusedrnn.threads(threads):
+        y, state, tape = layer.forward(x, lengths=lengths)
+        grads = tape.backward(y, state)
+    return y, state, grads.x, grads.state, grads.params
+
+
 # ---- threads
 
 
@@ -67,14 +76,9 @@ def test_both_directions_on_any_number_of_threads(dtype, merge, I, H, rng):
     layer = fusedrnn.LSTM(I, H, num_layers=2, bidirectional=True, merge=merge, dtype=dtype, rng=1)
     T, B = 12, 19
     x, lengths = rng.standard_normal((T, B, I)).astype(dtype), rng.integers(0, T + 1, B)
-    results = []
-    for n in (1, 2, 3, 5):
-        with fusedrnn.threads(n):
-            y, state, tape = layer.forward(x, lengths=lengths)
-            grads = tape.backward(y, state)
-            results.append((y, state, grads.x, grads.state, grads.params))
-    for result in results[1:]:
-        assert_same_bits(result, results[0], "threads")
+    expected = trained(layer, x, lengths, 1)
+    for n in 2, 3, 5:
+        assert_same_bits(trained(layer, x, lengths, n), expected, f"{n} threads")
 
 
 @DTYPES
@@ -113,15 +117,10 @@ FORMS = [
 @pytest.mark.parametrize(("kind", "options"), FORMS, ids=str)
 def test_training_in_every_form_on_any_number_of_threads(kind, dtype, options, rng):
     x, lengths = rng.standard_normal((9, 34, 150)).astype(dtype), rng.integers(0, 10, 34)
-    results = []
-    for n in (1, 2, 5, 16):
-        layer = getattr(fusedrnn, kind.upper())(150, 203, dtype=dtype, rng=1, **options)  # the same masks each time
-        with fusedrnn.threads(n):
-            y, state, tape = layer.forward(x, lengths=lengths)
-            grads = tape.backward(y, state)
-        results.append((y, state, grads.x, grads.state, grads.params))
-    for result in results[1:]:
-        assert_same_bits(result, results[0], "threads")
+    make = partial(getattr(fusedrnn, kind.upper()), 150, 203, dtype=dtype, rng=1, **options)  # the same masks each time
+    expected = trained(make(), x, lengths, 1)
+    for n in 2, 5, 16:
+        assert_same_bits(trained(make(), x, lengths, n), expected, f"{n} threads")
 
 
 # Inference over many rows gives each thread rows of its own, long and short ones alike. 16 threads need 32 rows.
