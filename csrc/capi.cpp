@@ -451,7 +451,7 @@ std::unique_ptr<StepRunner<T>> make_runner(const fusedrnn_weights* const* weight
               name_of(stack.back()->cell), stack.back()->I, stack.back()->R);
     stack.push_back(std::static_pointer_cast<const Weights<T>>(weights[l]->base));
   }
-  return std::make_unique<StepRunner<T>>(std::move(stack), B);
+  return std::make_unique<StepRunner<T>>(std::move(stack), B, true);  // the header promises the calling thread
 }
 
 int stream_new(const fusedrnn_weights* const* weights, std::ptrdiff_t layers, std::ptrdiff_t B,

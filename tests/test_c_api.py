@@ -769,6 +769,30 @@ assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert ended.returncode == 0, ended.stderr
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
+def test_steps_stay_on_the_calling_thread():
+    """As the header promises, for audio callbacks; Python's streams share large weights between threads."""
+    script = """
+import os, sys
+sys.path.insert(0, {tests!r})
+import numpy as np, fusedrnn, test_c_api as c
+from problems import make_problem
+fusedrnn.set_num_threads(1)  # packing, too, takes several
+p = make_problem(np.random.default_rng(0), "lstm", "float32", T=1, B=1, I=600, H=600)
+weights = c.pack(p.cell, p.weights)
+fusedrnn.set_num_threads(2)
+stream = c.made(c.API.stream_new, (c.Pointer * 1)(weights), 1, 1)
+x, y = np.zeros((1, 600), np.float32), np.empty((1, 600), np.float32)
+before = len(os.listdir("/proc/self/task"))
+for _ in range(20):
+    c.done(c.API.stream_step(stream, x.ctypes.data, y.ctypes.data))
+print(len(os.listdir("/proc/self/task")) - before)
+"""
+    command = [sys.executable, "-W", "ignore", "-c", script.format(tests=str(Path(__file__).parent))]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert ended.stdout.split() == ["0"], ended.stderr
+
+
 # ---- with compilers
 
 CC = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc") or shutil.which("clang")

@@ -855,7 +855,8 @@ void run_backward(std::vector<BackwardCall<T>>& calls, Interrupt interrupt) {
 // ---- one step -----------------------------------------------------------------------------------
 
 template <class T>
-StepRunner<T>::StepRunner(std::vector<std::shared_ptr<const Weights<T>>> layers, Index B) : B_(B) {
+StepRunner<T>::StepRunner(std::vector<std::shared_ptr<const Weights<T>>> layers, Index B, bool alone)
+    : B_(B), alone_(alone) {
   for (auto& weights : layers) {
     const CellKernels<T>& kernel = weights->kernel();
     const std::size_t wide = size(weights->padded()), rows = size(B);
@@ -912,8 +913,13 @@ StepRunner<T>::StepRunner(std::vector<std::shared_ptr<const Weights<T>>> layers,
 // share of the weights in its own cache; a share has to be worth waking a thread for. Steps that follow each other at
 // once find the threads of the step before awake: they need less to be worth it.
 template <class T>
+bool StepRunner<T>::shareable() const {
+  return !alone_ && weight_bytes_ > core_cache();
+}
+
+template <class T>
 Index StepRunner<T>::threads() const {
-  if (weight_bytes_ <= core_cache()) return 1;
+  if (!shareable()) return 1;
   const Workload load{flops_, weight_bytes_, 1, 1, B_, table_of<T>(*layers_.front().weights->kernels).lanes};
   const bool awake = !after_fork() && now_ns() - last_step_ < kMoment;
   const double region = awake ? kWarmRegion : region_seconds();
@@ -946,7 +952,7 @@ void StepRunner<T>::step(const T* x, const std::int64_t* tokens, T* y) {
     run(member);
   }
   for (Layer& layer : layers_) layer.forward.slot ^= 1;
-  if (weight_bytes_ > core_cache()) last_step_ = now_ns();
+  if (shareable()) last_step_ = now_ns();
 }
 
 template <class T>

@@ -236,7 +236,8 @@ void run_backward(std::vector<BackwardCall<T>>& calls, Interrupt interrupt);
 template <class T>
 class StepRunner {
  public:
-  StepRunner(std::vector<std::shared_ptr<const Weights<T>>> layers, Index B);
+  // alone: on the calling thread whatever the size, as callers need who must not wait or allocate.
+  StepRunner(std::vector<std::shared_ptr<const Weights<T>>> layers, Index B, bool alone = false);
   // x: rows of (B, I), or tokens (B,); y: (B, H), rows contiguous.
   void step(const T* x, const std::int64_t* tokens, T* y);
   // All layers' h (which = 0) or c (1) as of now, (layers, B, H).
@@ -264,9 +265,11 @@ class StepRunner {
   };
   T* state(std::size_t layer, int which) const;  // (B, padded)
 
+  bool shareable() const;  // whether several threads may take a step
   Index threads() const;
 
   Index B_;
+  bool alone_;
   std::vector<Layer> layers_;
   double flops_ = 0, weight_bytes_ = 0;
   long long last_step_ = 0;  // when it ended; kept when the weights may be worth several threads

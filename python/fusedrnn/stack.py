@@ -211,7 +211,7 @@ class StackStream:
         x : array-like
             (B, I) floats, or (B,) tokens.
         out : ndarray (B, width) or None
-            Where to write; nothing is allocated then.
+            Where to write; on one thread nothing is allocated then.
 
         Returns
         -------
