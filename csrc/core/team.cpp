@@ -3,6 +3,7 @@
 #include <pthread.h>
 #include <sched.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -63,6 +64,26 @@ class Crowd {
   std::atomic<long long> until_{0}, pause_{kFirstPause}, seen_{0}, alone_{0};
 } crowd;
 
+// How long threads take to meet depends on how far apart their cores are, and a hypervisor moves those while a process
+// runs: 0.14 us for two, then 0.33 for some minutes (docs/experiments.md). So now and then a region begins with a few
+// meetings. What they took counts for a while; then it is forgotten, so that the next call tries again.
+class Meetings {
+ public:
+  static constexpr Index kFirst = 2, kCount = 8;  // in the first ones some threads are still on their way
+  bool known() const { return now_ns() < until_.load(std::memory_order_relaxed); }
+  double slowness() const { return known() ? slowness_.load(std::memory_order_relaxed) : 1; }
+  void report(Index threads, double ns) {
+    slowness_ = std::max(1.0, ns / (kTwoThreads + kEachMore * static_cast<double>(threads - 2)));
+    until_ = now_ns() + kValid;
+  }
+
+ private:
+  static constexpr double kTwoThreads = 140, kEachMore = 10;  // ns, on cores near each other: docs/scaling.md
+  static constexpr long long kValid = 100'000'000;            // ns
+  std::atomic<double> slowness_{1};
+  std::atomic<long long> until_{0};
+} meetings;
+
 int cores() {
 #if defined(_OPENMP)
   return omp_get_num_procs();
@@ -91,6 +112,7 @@ struct Call {
   Index size = 0;  // threads in all
   int stop = 0;
   int cpu = -1;                      // on which rank 0 runs
+  Flag* practice = nullptr;          // one per thread, when the time of meetings is not known
   std::atomic<long long> waited{0};  // ns: the longest of any thread. It is the others that lost their cores
   std::atomic<Index> finished{0};
 
@@ -104,6 +126,7 @@ struct Call {
   }
   void run_as(Index rank) {
     if (rank != 0) step_aside(cpu);
+    if (practice) practise(rank);
     std::size_t i = 0;
     Index at = rank;
     while (at >= teams[i].size) at -= teams[i++].size;
@@ -119,6 +142,17 @@ struct Call {
     for (int spins = 0; finished.load(std::memory_order_acquire) < size - 1; ++spins)
       if (spins >= kSpins) sched_yield();
     longest_wait(member.waited + now_ns() - since);
+  }
+  void practise(Index rank) {
+    long long since = 0;
+    for (Index count = 1; count <= Meetings::kFirst + Meetings::kCount; ++count) {
+      __atomic_store_n(&practice[rank].at, count, __ATOMIC_RELEASE);
+      for (Index other = 0; other < size; ++other)
+        for (int spins = 0; __atomic_load_n(&practice[other].at, __ATOMIC_ACQUIRE) < count; ++spins)
+          if (spins >= kSpins) sched_yield();
+      if (rank == 0 && count == Meetings::kFirst) since = now_ns();
+    }
+    if (rank == 0) meetings.report(size, static_cast<double>(now_ns() - since) / Meetings::kCount);
   }
   void longest_wait(long long ns) {
     for (long long seen = waited; seen < ns && !waited.compare_exchange_weak(seen, ns);) {
@@ -164,6 +198,7 @@ void run_on_fresh_thread(Call& call) {
 }  // namespace
 
 bool after_fork() { return forked; }
+double meeting_slowness() { return meetings.slowness(); }
 
 int num_threads() {
   if (local_threads > 0) return local_threads;
@@ -209,13 +244,14 @@ bool run_teams(std::vector<TeamWork> works, InterruptCheck check, void* check_ar
     return call.stop == 0;
   }
   call.teams[0].interrupted = check;
-  std::vector<Flag> flags(static_cast<std::size_t>(2 * call.size));
+  std::vector<Flag> flags(static_cast<std::size_t>(3 * call.size));
   Flag* next = flags.data();
   for (Team& team : call.teams) {
     team.flags = next;
     team.barriers = next + team.size;
     next += 2 * team.size;
   }
+  if (judged && !forked && !meetings.known()) call.practice = next;
 #if defined(__linux__)
   if (judged) call.cpu = sched_getcpu();
 #endif

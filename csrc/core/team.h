@@ -16,6 +16,8 @@ const char* parallel_runtime();     // "GNU OpenMP ...", or "none"
 
 bool after_fork();   // this thread has survived a fork: its calls start threads of their own, 50 us each
 long long now_ns();  // of a clock that never goes back
+// How many times longer than on near cores a meeting of threads took lately; 1 when that is not known.
+double meeting_slowness();
 
 // Asked now and then while a call runs; true: a signal wants it to end. Called on the thread that called run_team.
 using InterruptCheck = bool (*)(void*);
