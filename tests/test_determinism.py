@@ -35,6 +35,11 @@ def rows_of(problem: Problem, rows: Any) -> Problem:
     )
 
 
+def sums_of_results(results: dict[str, Any]) -> dict[str, Any]:
+    """The gradients of the parameters."""
+    return {name: results[name] for name in results if name.startswith(("dW", "db"))}
+
+
 def rows_of_results(results: dict[str, Any], rows: Any) -> dict[str, Any]:
     """What belongs to rows of the batch: all but the gradients of the parameters, which are sums over them."""
     picked = {name: results[name][:, rows] for name in ("y", "dx") if results[name] is not None}
@@ -115,8 +120,9 @@ FORMS = [
 
 @DTYPES
 @pytest.mark.parametrize(("kind", "options"), FORMS, ids=str)
-def test_training_in_every_form_on_any_number_of_threads(kind, dtype, options, rng):
-    x, lengths = rng.standard_normal((9, 34, 150)).astype(dtype), rng.integers(0, 10, 34)
+@pytest.mark.parametrize(("T", "B"), [(9, 34), (2, 30)])  # the second: few rows for 353 inputs
+def test_training_in_every_form_on_any_number_of_threads(kind, dtype, T, B, options, rng):
+    x, lengths = rng.standard_normal((T, B, 150)).astype(dtype), rng.integers(0, T + 1, B)
     make = partial(getattr(fusedrnn, kind.upper()), 150, 203, dtype=dtype, rng=1, **options)  # the same masks each time
     expected = trained(make(), x, lengths, 1)
     for n in 2, 5, 16:
@@ -203,6 +209,25 @@ def test_a_row_alone_is_the_row_in_a_batch(cell, isa, dtype, reverse, tokens, rn
     for rows in [0], [7], [22], [3, 4], [20, 1, 5], list(range(8)), list(range(13)):
         alone = rows_of(problem, rows).run(functional)
         assert_same_bits(rows_of_results(alone, slice(None)), rows_of_results(whole, rows), f"rows {rows}")
+
+
+# A row without gradients adds zeros to sums, which changes nothing, but makes few rows many: those are summed another
+# way, in the same order.
+@DTYPES
+@pytest.mark.parametrize("options", [{}, {"lengths": True, "reverse": True}, {"tokens": True}], ids=str)
+@pytest.mark.parametrize(("I", "H"), [(40, 53), (97, 24)])
+def test_few_rows_are_summed_as_many(cell, isa, dtype, I, H, options, rng):
+    many = make_problem(rng, cell, dtype, T=2, B=40, I=I, H=H, **options)
+    rows = np.sort(rng.choice(40, 9, replace=False))
+    others = np.setdiff1d(np.arange(40), rows)
+    many.dy[:, others] = 0
+    for d in many.dstate:
+        d[others] = 0
+    few = rows_of(many, rows)
+    expected = sums_of_results(many.run(functional))
+    for n in 1, 2, 5:
+        with fusedrnn.threads(n):
+            assert_same_bits(sums_of_results(few.run(functional)), expected, f"{n} threads")
 
 
 @DTYPES

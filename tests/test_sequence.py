@@ -64,6 +64,19 @@ def test_every_combination_of_options(cell, isa, dtype, sizes, options):
     assert_results(problem.run(functional), expected, problem)
 
 
+# With a quarter as many rows as inputs, or fewer, the weight gradients are summed in place.
+FEW_ROWS = [(1 + n % 3, 1 + n % 4, 30 + n, 30 + (n * 29 + 10) % 70) for n in range(0, 70, 3)]
+assert all(4 * T * B <= I + H for T, B, I, H in FEW_ROWS)
+
+
+@DTYPES
+@pytest.mark.parametrize("sizes", FEW_ROWS, ids="T{0[0]}-B{0[1]}-I{0[2]}-H{0[3]}".format)
+def test_few_rows(cell, isa, dtype, sizes):
+    options = OPTIONS[zlib.crc32(f"{cell} {sizes}".encode()) % len(OPTIONS)]
+    problem, expected = solved(cell, dtype, *sizes, options)
+    assert_results(problem.run(functional), expected, problem)
+
+
 # Rows are projected and differentiated in chunks of 192 and 768: fewer, that many, more; and steps larger than a chunk.
 CHUNKED = [(400, 1), (97, 2), (64, 3), (65, 3), (256, 3), (257, 3), (12, 64), (41, 70), (2, 193), (3, 769)]
 

@@ -235,11 +235,13 @@ STRUCTURES = [
 @DTYPES
 @pytest.mark.parametrize(("cell", "names"), STRUCTURES, ids=lambda v: v if isinstance(v, str) else "-".join(v))
 @pytest.mark.parametrize("rows", ["full", "ragged", "holes"])
-def test_functions_equal_the_reference(cell, names, isa, dtype, rows, rng):
-    problem = make_problem(rng, cell, dtype, T=6, B=5, I=7, H=37, lengths=rows != "full", reverse=rows != "full")
+@pytest.mark.parametrize("sizes", [(6, 5, 7, 37), (2, 3, 30, 37)], ids=str)  # the second has few rows for its inputs
+def test_functions_equal_the_reference(cell, names, isa, dtype, rows, sizes, rng):
+    T, B, I, H = sizes
+    problem = make_problem(rng, cell, dtype, T=T, B=B, I=I, H=H, lengths=rows != "full", reverse=rows != "full")
     problem = with_structure(problem, rng, *names)
     if rows == "holes":
-        steps = {"mask": rng.random((5, 6)) < 0.7, "reset": rng.random((6, 5)) < 0.3}
+        steps = {"mask": rng.random((B, T)) < 0.7, "reset": rng.random((T, B)) < 0.3}
         problem = problem.but(**steps, past_end="hold", dy=np.nan_to_num(problem.dy))
     assert_results(problem.run(functional), problem.run(reference), problem)
 

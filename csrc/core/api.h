@@ -255,8 +255,9 @@ struct Backward {
   T* doperand;              // two phases: (B, Hp)
   T* drecurrent;            // masked forms: gradient of the operand of the recurrent product, (B, Rp), zeros at first
   T *dprojected, *dhidden;  // projected form: gate rows of Projection for chunk_rows; (B, Hp)
-  T* inputs;  // the chunk's x, h and second operand (or hidden), packed for the weight gradients: (I + R [+ H],
-              // chunk_rows)
+  T* inputs;      // the chunk's x, h and second operand (or hidden), packed for the weight gradients: their widths,
+                  // rounded up to whole vectors, times chunk_rows
+  bool few_rows;  // all rows are one chunk, and so few that weight gradients are summed where the caller wants them
   T *dW_x, *dW_h, *db, *dW_r;  // sums in panel layout, and their final place:
   T *dW_ih, *dW_hh, *db_ih, *db_hh, *dW_hr;
   T* dunits;  // (unit_parameters, Hp); null: not wanted
@@ -291,6 +292,7 @@ struct Kernels {
 inline constexpr Index kProjectionRows = 192;  // rows projected at once: their gates stay in L2 until their step
 inline constexpr Index kGatherRows = 192;      // rows of x a thread addresses (or gathers) at once
 inline constexpr Index kBackwardRows = 768;    // rows per chunk of backward: dW is read and written once per chunk
+inline constexpr Index kFewRows = 4;           // so many times fewer rows than inputs are few: Backward::few_rows
 
 // The end of the chunk of steps that starts at t: as many whole steps as fit in `rows`, at least one.
 FUSEDRNN_INLINE Index chunk_end(const Rows& r, Index t, Index rows) {

@@ -192,7 +192,7 @@ template void sum_held<double>(const Schedule&, const Strided&, double*, Index, 
 
 namespace {
 
-// A second thread pays when a step is long against the 0.2-0.4 us at which threads meet, and a region when the call is
+// A second thread pays when a step is long against the 0.2-0.5 us at which threads meet, and a region when the call is
 // long against starting it. The rates are this side of what the kernels reach; only the order of magnitude matters.
 constexpr double kMeeting = 0.2e-6, kRegion = 15e-6;  // seconds
 // Threads of a region that ended a moment ago still spin, and are there at once; after a fork they are new ones each
@@ -203,6 +203,8 @@ constexpr double kL3Rate = 25e9;       // bytes a second for one core, where it 
 
 // What a call has to take for starting threads to pay.
 double region_seconds() { return after_fork() ? kForkedRegion : kRegion; }
+
+double meeting_seconds() { return kMeeting * meeting_slowness(); }
 
 // Bytes of weights that one core's L2 surely holds beside a step's other data.
 double core_cache() { return 0.75 * static_cast<double>(l2_bytes()); }
@@ -216,7 +218,8 @@ TeamShape choose_team(const Workload& load, Index most) {
   const double seconds = seconds_of(load);
   if (most <= 1 || load.steps == 0 || seconds < region_seconds()) return {};
   TeamShape shape;
-  shape.size = std::min<Index>(most, static_cast<Index>(seconds / static_cast<double>(load.meetings) / kMeeting));
+  shape.size =
+      std::min<Index>(most, static_cast<Index>(seconds / static_cast<double>(load.meetings) / meeting_seconds()));
   if (shape.size <= 1) return {};
   const Index units = std::min(shape.size, load.unit_panels);
   // Threads beyond the panels take other rows; fewer than eight rows each would starve the tiles.
@@ -229,7 +232,7 @@ TeamShape choose_team(const Workload& load, Index most) {
 double seconds_of(const Workload& load, Index most) {
   const Index threads = choose_team(load, most).size;
   return seconds_of(load) / static_cast<double>(threads) +
-         (threads > 1 ? kMeeting * static_cast<double>(load.meetings) : 0);
+         (threads > 1 ? meeting_seconds() * static_cast<double>(load.meetings) : 0);
 }
 
 // One core reads all weights of a call: well while they fit its cache, or come from L3 long before the step's products
@@ -702,6 +705,7 @@ BackwardCall<T>::BackwardCall(const Tape<T>& tape, const BackwardArrays<T>& arra
   f.norm.products_x = tape.products_x, f.norm.products_h = tape.products_h, f.norm.moments = tape.moments;
   const bool masked = tape.form != kPlain, projected = tape.form == kProjected, normed = tape.form == kNormed;
   const Index R = weights.R, wide_h = weights.padded(0);
+  f.few_rows = N > 0 && N <= kBackwardRows && kFewRows * N <= I + R && !projected;
   f.dy = arrays.dy;
   f.dx = arrays.dx;
   f.accumulate = arrays.accumulate;
@@ -734,10 +738,10 @@ BackwardCall<T>::BackwardCall(const Tape<T>& tape, const BackwardArrays<T>& arra
   const std::size_t dseen = normed ? arena.add(product(size(wide), size(f.chunk_rows)), sizeof(T)) : 0;
   const std::size_t shares =
       normed ? arena.add(product(size(2 * (3 + 2 * kernel.split) * blocks_of_units), size(B)), sizeof(T)) : 0;
-  const Index second = kernel.phases == 2 || projected ? H : 0;
-  const std::size_t inputs = arena.add(product(size(I + R + second), size(f.chunk_rows)), sizeof(T));
-  const std::size_t dW_x = arena.add(product(gates, size(I)), sizeof(T)),
-                    dW_h = arena.add(product(gates, size(R)), sizeof(T));
+  const Index wide_x = (I + lanes - 1) / lanes * lanes, second = kernel.phases == 2 || projected ? wide : 0;
+  const std::size_t inputs = arena.add(product(size(wide_x + wide_h + second), size(f.chunk_rows)), sizeof(T));
+  const std::size_t dW_x = arena.add(product(gates, size(f.few_rows && !tape.tokens ? 0 : I)), sizeof(T)),
+                    dW_h = arena.add(product(gates, size(f.few_rows ? 0 : R)), sizeof(T));
   const std::size_t dW_r = projected ? arena.add(product(size(wide_h), size(H)), sizeof(T)) : 0;
   const std::size_t db = arena.add(columns, sizeof(T));
   const std::size_t dunits = arena.add(product(size(kernel.unit_parameters), size(wide)), sizeof(T));

@@ -395,7 +395,7 @@ class BackwardPass {
       tile_rows(First::gates * First::most < kMaxVectors && !Form::projects ? First::gates * First::most : kMaxVectors);
 
   T* packed_x() const { return f.inputs; }
-  T* packed_h(int phase) const { return f.inputs + (I + phase * R) * f.chunk_rows; }
+  T* packed_h(int phase) const { return f.inputs + (x_panels.blocks * W + phase * padded_h) * f.chunk_rows; }
 
   void pack_inputs(Index begin, Index end) {
     if (!f.tokens) pack_tiles(I, packed_x(), begin, end, [&](Index t) { return f.x + rows.offset(t) * I; }, I);
@@ -410,6 +410,7 @@ class BackwardPass {
   template <class FirstRow>
   void pack_tiles(Index K, T* packed, Index begin, Index end, FirstRow first_row, Index stride) const {
     const TileRows tiles({0, K}, kInputTile);
+    const Panels columns(blocks_of<T>(K), kColumns);
     const Range share = part_of(chunk_count, m.rank, m.team->size);
     for (Index t = begin; t < end; ++t) {
       const Index at = rows.offset(t) - chunk_from, count = rows.active(t);
@@ -418,6 +419,10 @@ class BackwardPass {
       for (Index b = from; b < to; ++b, row += stride) {
         const T* in = row;
         T* out = packed;
+        if (f.few_rows) {
+          copy_columns(in, out, columns, K, at + b);
+          continue;
+        }
         copy_tiles(in, out, tiles.wide, tiles.most, at + b);
         copy_tiles(in, out, tiles.tiles - tiles.wide, tiles.least, at + b);
       }
@@ -438,6 +443,17 @@ class BackwardPass {
       __builtin_memcpy(out + row * HEIGHT, in, HEIGHT * sizeof(T));
   }
 
+  // Few rows: [panel of inputs][row][input of the panel], in whole vectors.
+  static constexpr int kColumns = 3;
+  void copy_columns(const T* in, T* out, const Panels& columns, Index K, Index row) const {
+    for (Index q = 0; q < columns.count; ++q) {
+      const Index from = columns.start(q) * W, width = columns.width(q) * W, real = K - from < width ? K - from : width;
+      T* to = out + from * f.chunk_rows + row * width;
+      __builtin_memcpy(to, in + from, static_cast<size_t>(real) * sizeof(T));
+      zero(to + real, width - real);
+    }
+  }
+
   // Each thread takes its share of (panel, input) pairs. A block of packed inputs stays in L2 while the panels of gate
   // gradients pass by.
   template <int P>
@@ -450,8 +466,50 @@ class BackwardPass {
       sum_columns(ph, p, da, add);
       if (f.tokens) scatter(ph, p, dgate_row(dgates_x, ph, p, chunk_from), f.dW_x + ph.weight_offset(p, I), add);
     }
+    if (f.few_rows) {
+      if (!f.tokens) sum_in_place(ph, dgates_x, packed_x(), I, 0, gate_of_x<ThisPhase>, f.dW_ih);
+      return sum_in_place(ph, dgates_h, packed_h(P), R, ThisPhase::split, gate_of_h<ThisPhase>, f.dW_hh);
+    }
     if (!f.tokens) outer_products(ph, dgates_x, packed_x(), I, 0, f.dW_x, add);
     outer_products(ph, dgates_h, packed_h(P), R, ThisPhase::split, f.dW_h, add);
+  }
+
+  // The weight gradients of few rows. In panels, putting them into torch's layout afterwards would take as long as
+  // summing them. So here the inputs are the vector dimension, and a tile's sums are torch's rows: the same chains of
+  // multiply-adds, in the same order.
+  template <class P, class Gate>
+  void sum_in_place(const P& ph, T* dgates, const T* inputs, Index K, Index skip, Gate gate, T* dw) {
+    const Panels columns(blocks_of<T>(K), kColumns);
+    const Index panel_parts = ph.panels.count < m.team->size ? ph.panels.count : m.team->size;
+    const Index column_parts = m.team->size / panel_parts;
+    if (m.rank >= panel_parts * column_parts) return;
+    const Range panels = part_of(ph.panels.count, m.rank % panel_parts, panel_parts);
+    const Range mine_of_columns = part_of(columns.count, m.rank / panel_parts, column_parts);
+    alignas(64) T scratch[kMaxTileVectors * W];
+    for (Index p = panels.begin; p < panels.end; ++p) {
+      const Index width = ph.panels.width(p) * W, unit = ph.panels.start(p) * W;
+      const TileRows tiles({0, H - unit < width ? H - unit : width}, kColumns);
+      for (Index q = mine_of_columns.begin; q < mine_of_columns.end; ++q) {
+        const Index from = columns.start(q) * W, vectors = columns.width(q), real = K - from;
+        const bool whole = real >= vectors * W;
+        OuterTile<T> tile;
+        tile.n = chunk_count, tile.a_row = ph.row_width(p), tile.add = false;
+        tile.w = inputs + from * f.chunk_rows, tile.w_row = vectors * W;
+        tile.out_row = whole ? K : vectors * W;
+        for (Index g = 0; g < P::gates; ++g)
+          for (Index i = 0; i < tiles.tiles; ++i) {
+            const Range r = tiles.tile(i);
+            T* to = dw + (gate(g) * H + unit + r.begin) * K + from;
+            tile.a = dgate_row(dgates, ph, p, chunk_from) + (skip + g) * width + r.begin;
+            tile.out = whole ? to : scratch;
+            fusedrnn::FUSEDRNN_ISA::run(tile, static_cast<int>(r.end - r.begin), static_cast<int>(vectors));
+            for (Index row = 0; !whole && row < r.end - r.begin; ++row)
+              __builtin_memcpy(to + row * K, scratch + row * vectors * W, static_cast<size_t>(real) * sizeof(T));
+          }
+        did(m, 2.0 * static_cast<double>(P::gates * width * vectors * W * chunk_count));
+        if (stopped(m)) return;
+      }
+    }
   }
 
   template <class P>
@@ -473,8 +531,8 @@ class BackwardPass {
         tile.w = dgate_row(dgates, ph, p, chunk_from) + skip * ph.panels.width(p) * W;
         for (Index i = from; i < to; ++i) {
           const Range r = tiles.tile(i);
-          tile.a = inputs + r.begin * f.chunk_rows;
-          tile.out = dw + ph.weight_offset(p, K) + r.begin * width;
+          tile.a = inputs + r.begin * f.chunk_rows, tile.a_row = r.end - r.begin;
+          tile.out = dw + ph.weight_offset(p, K) + r.begin * width, tile.out_row = width;
           fusedrnn::FUSEDRNN_ISA::run(tile, static_cast<int>(r.end - r.begin), static_cast<int>(width / W));
         }
         did(m, 2.0 * static_cast<double>((to - from) * kInputTile * width * chunk_count));
@@ -615,8 +673,9 @@ class BackwardPass {
     const ThisPhase& ph = phase<P>();
     const Range panels = part_of(ph.panels.count, m.rank, m.team->size);
     for (Index p = panels.begin; p < panels.end; ++p) {
-      unpack_panel<T>(ph, p, H, gate_of_x<ThisPhase>, f.dW_x + ph.weight_offset(p, I), I, f.dW_ih);
-      unpack_panel<T>(ph, p, H, gate_of_h<ThisPhase>, f.dW_h + ph.weight_offset(p, R), R, f.dW_hh);
+      if (!f.few_rows || f.tokens)
+        unpack_panel<T>(ph, p, H, gate_of_x<ThisPhase>, f.dW_x + ph.weight_offset(p, I), I, f.dW_ih);
+      if (!f.few_rows) unpack_panel<T>(ph, p, H, gate_of_h<ThisPhase>, f.dW_h + ph.weight_offset(p, R), R, f.dW_hh);
       const T* db = f.db + ph.gate_offset(p, 1);
       if (f.db_ih)
         for_each_column<T>(ph, p, H, gate_of_x<ThisPhase>, [&](Index row, Index c) { f.db_ih[row] = db[c]; });

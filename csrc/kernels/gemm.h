@@ -125,11 +125,12 @@ void run_tile(const Tile<T>& t) {
 // sum over n of outer products: out[m][v] (+)= a[n][m] * w[n][v], the weight gradient of one tile of inputs m.
 template <class T>
 struct OuterTile {
-  const T* a;  // (n, rows), packed
-  Index n;
+  const T* a;
+  Index n, a_row;
   const T* w;
   Index w_row;
-  T* out;  // (rows, vectors)
+  T* out;
+  Index out_row;
   bool add;
 };
 
@@ -140,20 +141,20 @@ void run_outer_tile(const OuterTile<T>& t) {
 #pragma GCC unroll 12
   for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 4
-    for (int v = 0; v < VECTORS; ++v) sum[r][v] = t.add ? load(t.out + (r * VECTORS + v) * W) : Vec<T>{};
+    for (int v = 0; v < VECTORS; ++v) sum[r][v] = t.add ? load(t.out + r * t.out_row + v * W) : Vec<T>{};
   const T* a = t.a;
   const T* w = t.w;
-  const Index count = t.n, w_row = t.w_row;
+  const Index count = t.n, a_row = t.a_row, w_row = t.w_row;
 #pragma GCC unroll 4
   for (Index n = 0; n < count; ++n) {
     add_product<T>(sum, [&](int r) { return a[r]; }, w);
-    a += ROWS;
+    a += a_row;
     w += w_row;
   }
 #pragma GCC unroll 12
   for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 4
-    for (int v = 0; v < VECTORS; ++v) store(t.out + (r * VECTORS + v) * W, sum[r][v]);
+    for (int v = 0; v < VECTORS; ++v) store(t.out + r * t.out_row + v * W, sum[r][v]);
 }
 
 // Run-time shapes to compiled ones. Beyond a core's cache there are many rows, or it would not pay to fetch ahead: then

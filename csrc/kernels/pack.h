@@ -86,27 +86,32 @@ inline void unpack_panel(const P& phase, Index p, Index H, Gate gate, const T* p
       [&](Index row, Index k, Index column) { w[row * K + k] = panel[k * width + column]; });
 }
 
-// The same weights for dx and dh: [panel of K columns][gate columns in the order of gate rows][K columns]. A torch row
-// is read as it lies and dealt out to the panels: panel by panel, each piece would be a page of its own.
+// The same weights for dx and dh: [panel of K columns][gate columns in the order of gate rows][K columns]. For the gate
+// panels `from`, into the column panels `to`. A torch row is read as it lies and dealt out to the panels: panel by
+// panel, each piece would be a page of its own.
 template <class T, class P, class Gate>
-inline void pack_back(const P& phase, Index H, Gate gate, const T* w, Index K, T* packed, Range mine,
-                      const Panels& panels, Member& m) {
+inline void pack_back(const P& phase, Range from, Index H, Gate gate, const T* w, Index K, T* packed, Range to,
+                      Member& m) {
   constexpr Index W = kLanes<T>;
-  const Index rows = P::gates * phase.padded, begin = panels.start(mine.begin) * W, end = panels.start(mine.end) * W;
-  if (end > K || phase.padded != H) zero(packed + begin * rows, (end - begin) * rows);
-  for (Index p = 0; p < phase.panels.count; ++p) {
-    const Index before = P::gates * phase.panels.start(p) * W;
+  const Panels columns(blocks_of<T>(K), kMaxBackVectors);
+  const Index rows = P::gates * phase.padded;
+  for (Index p = from.begin; p < from.end; ++p) {
+    const Index before = P::gates * phase.panels.start(p) * W, count = P::gates * phase.panels.width(p) * W;
+    for (Index q = to.begin; q < to.end; ++q) {
+      const Index first = columns.start(q) * W, width = columns.width(q) * W;
+      if (first + width > K || phase.padded != H) zero(packed + first * rows + before * width, count * width);
+    }
     for_each_column<T>(phase, p, H, gate, [&](Index row, Index column) {
-      for (Index q = mine.begin; q < mine.end; ++q) {
-        const Index first = panels.start(q) * W, width = panels.width(q) * W;
-        T* to = packed + first * rows + (before + column) * width;
-        const T* from = w + row * K + first;
+      for (Index q = to.begin; q < to.end; ++q) {
+        const Index first = columns.start(q) * W, width = columns.width(q) * W;
+        T* out = packed + first * rows + (before + column) * width;
+        const T* in = w + row * K + first;
         if (first + width <= K)
-          for (Index k = 0; k < width; k += W) store(to + k, load(from + k));
-        else __builtin_memcpy(to, from, static_cast<size_t>(K - first) * sizeof(T));
+          for (Index k = 0; k < width; k += W) store(out + k, load(in + k));
+        else __builtin_memcpy(out, in, static_cast<size_t>(K - first) * sizeof(T));
       }
     });
-    did(m, kPackCost * static_cast<double>(P::gates * phase.panels.width(p) * W * (end - begin)));
+    did(m, kPackCost * static_cast<double>(count * (columns.start(to.end) - columns.start(to.begin)) * W));
     if (stopped(m)) return;
   }
 }
@@ -118,9 +123,28 @@ void pack_phase(const RawWeights<T>& raw, const Packed<T>& packed, Member& m) {
   const Index I = packed.I, H = packed.H, R = packed.R;
   const ThisPhase phase(H);
   const Range mine = part_of(phase.panels.count, m.rank, m.team->size);
+  // For backward each thread packs the columns that it will multiply with. Alone, a thread packs a panel's rows both
+  // ways while they are near.
+  const bool alone = m.team->size == 1;
+  const auto back_x = [&](Range panels) {
+    const Index count = Panels(blocks_of<T>(I), kMaxBackVectors).count;
+    if (packed.W_x_back)
+      pack_back<T>(phase, panels, H, gate_of_x<ThisPhase>, raw.W_ih, I,
+                   packed.W_x_back + phase.gates_before() * phase.padded * blocks_of<T>(I) * W,
+                   part_of(count, m.rank, m.team->size), m);
+  };
+  const auto back_h = [&](Range panels) {
+    const Index count = Panels(blocks_of<T>(R), kMaxBackVectors).count;
+    if (packed.W_h_back)
+      pack_back<T>(phase, panels, H, gate_of_h<ThisPhase>, raw.W_hh, R,
+                   packed.W_h_back + phase.gates_before() * phase.padded * blocks_of<T>(R) * W,
+                   part_of(count, m.rank, m.team->size), m);
+  };
   for (Index p = mine.begin; p < mine.end; ++p) {
     pack_panel<T>(phase, p, H, gate_of_x<ThisPhase>, raw.W_ih, I, packed.W_x + phase.weight_offset(p, I));
+    if (alone) back_x({p, p + 1});
     pack_panel<T>(phase, p, H, gate_of_h<ThisPhase>, raw.W_hh, R, packed.W_h + phase.weight_offset(p, R));
+    if (alone) back_h({p, p + 1});
     T* b_x = packed.b_x + phase.weight_offset(p, 1);
     zero(b_x, phase.w_width(p));
     for_each_column<T>(phase, p, H, gate_of_x<ThisPhase>, [&](Index row, Index column) {
@@ -139,14 +163,9 @@ void pack_phase(const RawWeights<T>& raw, const Packed<T>& packed, Member& m) {
     did(m, kPackCost * static_cast<double>((I + R) * phase.w_width(p)));
     if (stopped(m)) return;
   }
-  if (packed.W_x_back) {
-    const Index before = phase.gates_before() * phase.padded;
-    const Panels x_panels(blocks_of<T>(I), kMaxBackVectors), h_panels(blocks_of<T>(R), kMaxBackVectors);
-    pack_back<T>(phase, H, gate_of_x<ThisPhase>, raw.W_ih, I, packed.W_x_back + before * x_panels.blocks * W,
-                 part_of(x_panels.count, m.rank, m.team->size), x_panels, m);
-    pack_back<T>(phase, H, gate_of_h<ThisPhase>, raw.W_hh, R, packed.W_h_back + before * h_panels.blocks * W,
-                 part_of(h_panels.count, m.rank, m.team->size), h_panels, m);
-  }
+  if (alone) return;
+  back_x({0, phase.panels.count});
+  back_h({0, phase.panels.count});
 }
 
 template <class T>
@@ -159,10 +178,10 @@ void pack_projection(const RawWeights<T>& raw, const Packed<T>& packed, Member& 
                   packed.W_r + phase.weight_offset(p, packed.H));
     did(m, kPackCost * static_cast<double>(packed.H * phase.w_width(p)));
   }
-  if (!packed.W_r_back) return;
-  const Panels panels(blocks_of<T>(packed.H), kMaxBackVectors);
-  pack_back<T>(phase, packed.R, gate_of_x<ThisPhase>, raw.W_hr, packed.H, packed.W_r_back,
-               part_of(panels.count, m.rank, m.team->size), panels, m);
+  const Panels columns(blocks_of<T>(packed.H), kMaxBackVectors);
+  if (packed.W_r_back)
+    pack_back<T>(phase, {0, phase.panels.count}, packed.R, gate_of_x<ThisPhase>, raw.W_hr, packed.H, packed.W_r_back,
+                 part_of(columns.count, m.rank, m.team->size), m);
 }
 
 template <class T, class Cell>
