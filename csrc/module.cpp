@@ -308,11 +308,23 @@ static BackwardCall<T> prepare(const BackwardArguments& given) {
 
 template <class T>
 static py::list forward_typed(const std::vector<ForwardArguments>& several, bool training) {
-  std::vector<ForwardCall<T>> calls;
-  for (const ForwardArguments& one : several) calls.push_back(prepare<T>(one, training));
-  without_gil([&](Interrupt interrupt) { run_forward(calls, interrupt); });
+  // Layers upon each other follow each other in the list: the x of one is the y of the one before.
+  std::vector<std::size_t> level(several.size());
+  for (std::size_t i = 1; i < several.size(); ++i)
+    if (several[i].x.is(several[i - 1].y)) level[i] = level[i - 1] + 1;
+  const std::size_t levels = 1 + *std::max_element(level.begin(), level.end());
+  require(levels == 1 || !training, "forward_all: layers upon each other are for inference");
   py::list tapes;
-  for (ForwardCall<T>& call : calls) tapes.append(py::cast(call.take_tape()));
+  const auto run_level = [&](const auto& belongs, auto run) {
+    std::vector<ForwardCall<T>> calls;
+    for (std::size_t i = 0; i < several.size(); ++i)
+      if (belongs(i)) calls.push_back(prepare<T>(several[i], training));
+    without_gil([&](Interrupt interrupt) { run(calls, interrupt); });
+    for (ForwardCall<T>& call : calls) tapes.append(py::cast(call.take_tape()));
+  };
+  if (levels > 1 && levels == several.size()) run_level([](std::size_t) { return true; }, run_stacked<T>);
+  else
+    for (std::size_t l = 0; l < levels; ++l) run_level([&](std::size_t i) { return level[i] == l; }, run_forward<T>);
   return tapes;
 }
 
@@ -400,6 +412,8 @@ static bool plain_state(const py::handle& o, Index L, Index B, Index units) {
          a.shape(1) == B && a.shape(2) == units;
 }
 
+static constexpr double kInnerOutputs = 64 << 20;  // bytes
+
 template <class T>
 static py::object infer_typed(const std::vector<WeightsPointer>& layers, const py::array& x, bool batch_first,
                               const py::handle& given) {
@@ -426,6 +440,15 @@ static py::object infer_typed(const std::vector<WeightsPointer>& layers, const p
   Strided input{static_cast<char*>(const_cast<void*>(x.data())), x.strides(batch_first), x.strides(!batch_first),
                 x.strides(2)};
   bool direct = is_aligned<T>(x) && (I == 1 || input.feature == item);
+  // Layers that may run beside each other need all outputs at once; large ones come one after the other, so that there
+  // are never more than two. The same limit stands in unroll.py.
+  const bool at_once = static_cast<double>(L - 1) * static_cast<double>(steps * B * R * item) <= kInnerOutputs;
+  std::vector<ForwardCall<T>> calls;
+  std::vector<py::array> inner;
+  const auto run = [&] {
+    without_gil([&](Interrupt interrupt) { run_stacked(calls, interrupt); });
+    calls.clear(), inner.clear();
+  };
   for (std::size_t l = 0; l < layers.size(); ++l) {
     const auto weights = weights_of(l);
     require(weights->is_double == (item == 8) && weights->H == H && weights->R == R && (l == 0 || weights->I == R),
@@ -443,11 +466,12 @@ static py::object infer_typed(const std::vector<WeightsPointer>& layers, const p
       arrays.state_n_stride[s] = units;
       if (initial[s]) arrays.state[s] = initial[s] + static_cast<Index>(l) * B * units, arrays.state_stride[s] = units;
     }
-    std::vector<ForwardCall<T>> calls;
     calls.emplace_back(weights, schedule, arrays, false, false);
-    without_gil([&](Interrupt interrupt) { run_forward(calls, interrupt); });
+    if (!at_once) run();
+    inner.push_back(output);
     y = output, input = arrays.y, direct = true;
   }
+  if (at_once) run();
   if (states == 1) return py::make_tuple(y, states_n[0]);
   return py::make_tuple(y, py::make_tuple(states_n[0], states_n[1]));
 }

@@ -3,6 +3,7 @@
 All of it on one instruction set; across them results agree within the tolerances of test_sequence.py.
 """
 
+import copy
 import subprocess
 import sys
 from functools import partial
@@ -175,6 +176,46 @@ def test_threads_with_rows_of_their_own(kind, dtype, options, rng):
                 assert_same_bits(list(call()), list(expected), f"call {i}, {n} threads")
 
 
+# In inference layers upon each other may run beside each other, some steps apart.
+@DTYPES
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("rnn", {"batch_first": True}),
+        ("gru", {"zoneout": 0.2}),
+        ("gru", {"reset_after": False, "layer_norm": False, "backwards": True}),
+        ("lstm", {}),
+        ("lstm", {"layer_norm": True, "learned_state": True}),
+        ("lstm", {"proj_size": 21}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(("T", "B"), [(3, 2), (50, 1), (131, 5)])
+def test_stacked_layers_on_any_number_of_threads(kind, dtype, options, T, B, rng):
+    layer = getattr(fusedrnn, kind.upper())(40, 37, num_layers=5, dtype=dtype, rng=1, **options)
+    shape = (B, T) if layer.batch_first else (T, B)
+    x, tokens = rng.standard_normal((*shape, 40)).astype(dtype), rng.integers(0, 40, shape)
+    state = tuple(rng.standard_normal(p.shape).astype(dtype) for p in parts(layer(x)[1]))
+    state = state if kind == "lstm" else state[0]
+    lengths, mask, reset = rng.integers(0, T + 1, B), rng.random((B, T)) < 0.8, rng.random(shape) < 0.1
+    frozen = layer.freeze()
+    twice = fusedrnn.Ensemble([layer, copy.deepcopy(layer)]).freeze()
+    calls = (
+        lambda: frozen(x),
+        lambda: layer(x, state),
+        lambda: frozen(tokens, state, lengths=lengths),
+        lambda: frozen(x, state, mask=mask, past_end="hold"),
+        lambda: frozen(x, state, lengths=lengths, reset=reset),
+        lambda: twice(x),
+    )
+    for i, call in enumerate(calls):
+        with fusedrnn.threads(1):
+            expected = call()
+        for n in (2, 3, 5, 16):
+            with fusedrnn.threads(n):
+                assert_same_bits(list(call()), list(expected), f"call {i}, {n} threads")
+
+
 COUNT_THREADS = """
 import os, numpy as np, fusedrnn
 layer = fusedrnn.{layer}
@@ -195,6 +236,25 @@ def test_the_sizes_above_do_use_several_threads(layer):
     script = COUNT_THREADS.format(layer=f"{layer}({LARGE['I']}, {LARGE['H']})", **LARGE)
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=60)
     assert int(done.stdout) >= 3
+
+
+# Steps too short to be split are not; but each of three layers may have a thread.
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="threads are counted through /proc")
+@pytest.mark.skipif(fusedrnn._core.build_info()["openmp"].startswith("none"), reason="built without OpenMP")
+@pytest.mark.parametrize(("layers", "threads"), [(1, 0), (3, 2)])
+@pytest.mark.parametrize("arguments", ["x", "x, mask=np.ones((1, 2000), bool)"])
+def test_stacked_layers_use_a_thread_each(layers, threads, arguments):
+    script = f"""
+import os, numpy as np, fusedrnn
+frozen = fusedrnn.RNN(16, 16, num_layers={layers}).freeze()
+x = np.zeros((2000, 1, 16), np.float32)
+before = len(os.listdir("/proc/self/task"))
+with fusedrnn.threads(16):
+    frozen({arguments})
+print(len(os.listdir("/proc/self/task")) - before)
+"""
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=60)
+    assert int(done.stdout) == threads
 
 
 # ---- batches

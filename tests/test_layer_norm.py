@@ -246,7 +246,9 @@ def check(problem: Problem) -> None:
 @DTYPES
 @REVERSE
 @pytest.mark.parametrize("tokens", [False, True], ids=["floats", "tokens"])
-@pytest.mark.parametrize("sizes", [(7, 9, 13, 17), (40, 23, 33, 20), (11, 1, 5, 40), (5, 70, 30, 33), (2, 5, 51, 33)], ids=str)
+@pytest.mark.parametrize(
+    "sizes", [(7, 9, 13, 17), (40, 23, 33, 20), (11, 1, 5, 40), (5, 70, 30, 33), (2, 5, 51, 33)], ids=str
+)
 def test_kernels_equal_the_reference(cell, isa, dtype, sizes, tokens, reverse, rng):
     T, B, I, H = sizes
     for every in False, True:

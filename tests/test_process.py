@@ -188,6 +188,12 @@ CALLS = {
     "training": ("", "layer.forward(x)", ""),
     "frozen": ("frozen = layer.freeze()", "frozen(x)", "assert (frozen(small)[0] == y_small).all()"),
     "strided": ("x = np.asfortranarray(x)", "layer(x)", ""),
+    # On two threads a layer each, the upper one a few steps behind.
+    "stacked": (
+        "stack = fusedrnn.LSTM(100, 100, 2, dtype=np.float64, rng=0); z = rng.standard_normal((80000, 1, 100))",
+        "stack(z)",
+        "",
+    ),
     # Where the signal comes in the middle of a tape's use, the tape can be used again.
     "backward": (
         "y, _, tape = layer.forward(x[: len(x) // 2])",

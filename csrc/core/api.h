@@ -151,9 +151,11 @@ struct alignas(64) Flag {
 
 struct Team {
   Index size = 1, row_groups = 1;
-  Flag* flags = nullptr;     // one per thread: steps done, watched by the thread's row group
-  Flag* barriers = nullptr;  // one per thread: barriers passed, watched by everybody
-  int* stop = nullptr;       // set by rank 0 when a signal arrived: everybody returns at once
+  Flag* flags = nullptr;        // one per thread: steps done, watched by the thread's row group
+  Flag* barriers = nullptr;     // one per thread: barriers passed, watched by everybody
+  int* stop = nullptr;          // set by rank 0 when a signal arrived: everybody returns at once
+  Flag* progress = nullptr;     // one per thread: steps whose outputs are there, watched by the team above
+  const Team* below = nullptr;  // whose outputs this team reads while they come
   bool (*interrupted)(void*) = nullptr;
   void* interrupted_argument = nullptr;
 };
@@ -220,6 +222,7 @@ struct Forward {
   T* gates;               // gate rows: N (keep) or chunk_rows of them
   Index gate_rows;
   Index chunk_rows;
+  Index projected_rows;   // most rows whose input part is computed at once
   T* states[kMaxStates];  // (B + N or 2 * B, Hp; h: Rp); the first B rows hold the initial state
   Index slot;             // 0 or 1: which of the two slots holds it, when there is no history
   T* recurrent;           // operand of the recurrent product, rows as of the states: h itself, or h under its mask

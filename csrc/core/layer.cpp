@@ -254,6 +254,27 @@ Index shares_of_rows(const Workload& load) {
   return load.rows >= threads * rows && suits_one_core(share) ? threads : 1;
 }
 
+// How many steps a layer runs behind the one below it: enough to make a product of their input part, few beside all.
+Index steps_behind(const Workload& load) { return std::clamp<Index>(load.steps / 12, 4, 16); }
+
+// How many of these layers, from the first on, had better run as a wavefront than each in turn over all threads: as
+// many as there are threads for, or one. Each core then reads all weights of its layer.
+Index wavefront(const Workload* loads, Index count) {
+  double seconds = 0, apart = 0, slowest = 0;
+  for (Index l = 0; l < count; ++l) seconds += seconds_of(loads[l]);
+  if (count < 2 || loads[0].steps == 0 || seconds < region_seconds()) return 1;
+  const Index threads = num_threads(), layers = std::min(threads, count);
+  for (Index l = 0; l < layers; ++l) {
+    const Index shares = shares_of_rows(loads[l]);
+    apart += shares > 1 ? seconds_of(loads[l]) / static_cast<double>(shares) : seconds_of(loads[l], threads);
+    slowest = std::max(slowest, seconds_of(loads[l], threads / layers));
+    if (threads / layers == 1 && !suits_one_core(loads[l])) return 1;
+  }
+  const double behind =
+      static_cast<double>((layers - 1) * steps_behind(loads[0])) / static_cast<double>(loads[0].steps);
+  return layers > 1 && slowest * (1 + behind) < apart ? layers : 1;
+}
+
 using Work = std::function<void(Member&)>;
 
 void run_team(std::vector<TeamWork> works, Interrupt interrupt) {
@@ -452,8 +473,9 @@ ForwardCall<T>::ForwardCall(std::shared_ptr<const Weights<T>> weights, std::shar
   f.tokens_time = schedule->B();
   f.y = arrays.y;
   f.y_T = schedule->T();
+  f.projected_rows = kProjectionRows;
   for (Index t = 0; t < rows.T;) {
-    const Index end = chunk_end(rows, t, kProjectionRows);
+    const Index end = chunk_end(rows, t, f.projected_rows);
     f.chunk_rows = std::max(f.chunk_rows, rows.offset(end) - rows.offset(t));
     t = end;
     if (!rows.offset_at) break;  // all chunks are alike
@@ -641,6 +663,15 @@ void ForwardCall<T>::finish() const {
 }
 
 template <class T>
+void run_one(ForwardCall<T>& call, Interrupt interrupt) {
+  const std::vector<ForwardCall<T>> shares = call.by_rows(shares_of_rows(call.load()));
+  if (shares.empty()) return run_split([&](Member& m) { call.run(m, interrupt); }, call.load(), interrupt);
+  std::vector<TeamWork> teams;
+  for (const ForwardCall<T>& share : shares) teams.push_back({{}, [&](Member& m) { share.run(m, interrupt); }});
+  run_team(std::move(teams), interrupt);
+}
+
+template <class T>
 void run_forward(std::vector<ForwardCall<T>>& calls, Interrupt interrupt) {
   std::vector<Work> works;
   std::vector<Workload> loads;
@@ -650,15 +681,32 @@ void run_forward(std::vector<ForwardCall<T>>& calls, Interrupt interrupt) {
   }
   const SideBySide together(loads);
   if (!together.empty()) run_works(works, loads, together, interrupt);
-  for (std::size_t i = 0; i < calls.size() && together.empty(); ++i) {
-    const std::vector<ForwardCall<T>> shares = calls[i].by_rows(shares_of_rows(loads[i]));
-    if (shares.empty()) {
-      run_split(works[i], loads[i], interrupt);
-      continue;
-    }
-    std::vector<TeamWork> teams;
-    for (const ForwardCall<T>& share : shares) teams.push_back({{}, [&](Member& m) { share.run(m, interrupt); }});
-    run_team(std::move(teams), interrupt);
+  for (std::size_t i = 0; i < calls.size() && together.empty(); ++i) run_one(calls[i], interrupt);
+  for (const ForwardCall<T>& call : calls) call.finish();
+}
+
+// As a wavefront: every layer on threads of its own, a few steps behind the one below. They meet once in these steps,
+// where the threads that split a layer meet after each, and no core reads another layer's weights.
+template <class T>
+void run_wavefront(ForwardCall<T>* calls, Index layers, Interrupt interrupt) {
+  const Index steps = steps_behind(calls[0].load()), share = num_threads() / layers;
+  std::vector<TeamWork> teams;
+  for (Index l = layers; l-- > 0;) {  // the last first: its thread, which sees signals, is the last to end
+    calls[l].keep_close(steps);
+    teams.push_back({choose_team(calls[l].load(), share), [&, l](Member& m) { calls[l].run(m, interrupt); }, l > 0});
+  }
+  run_team(std::move(teams), interrupt);
+}
+
+template <class T>
+void run_stacked(std::vector<ForwardCall<T>>& calls, Interrupt interrupt) {
+  std::vector<Workload> loads;
+  for (const ForwardCall<T>& call : calls) loads.push_back(call.load());
+  for (std::size_t i = 0; i < calls.size();) {
+    const Index layers = wavefront(loads.data() + i, static_cast<Index>(calls.size() - i));
+    if (layers > 1) run_wavefront(&calls[i], layers, interrupt);
+    else run_one(calls[i], interrupt);
+    i += size(layers);
   }
   for (const ForwardCall<T>& call : calls) call.finish();
 }
@@ -888,7 +936,7 @@ StepRunner<T>::StepRunner(std::vector<std::shared_ptr<const Weights<T>>> layers,
     f.x_direct = true;
     f.tokens_time = B;
     f.gates = place(gates);
-    f.gate_rows = f.chunk_rows = B;
+    f.gate_rows = f.chunk_rows = f.projected_rows = B;
     for (int s = 0; s < kernel.states; ++s) f.states[s] = place(states[s]);
     f.operand = f.hidden = place(operand);
     f.recurrent = f.states[0], f.candidate = f.states[1];
@@ -989,6 +1037,8 @@ template class ForwardCall<float>;
 template class ForwardCall<double>;
 template class BackwardCall<float>;
 template class BackwardCall<double>;
+template void run_stacked(std::vector<ForwardCall<float>>&, Interrupt);
+template void run_stacked(std::vector<ForwardCall<double>>&, Interrupt);
 template void run_forward(std::vector<ForwardCall<float>>&, Interrupt);
 template void run_forward(std::vector<ForwardCall<double>>&, Interrupt);
 template void run_backward(std::vector<BackwardCall<float>>&, Interrupt);

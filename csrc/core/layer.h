@@ -183,6 +183,8 @@ class ForwardCall {
   const Workload& load() const { return load_; }
   // The same call as one for each share of the rows; empty when that can't be.
   std::vector<ForwardCall> by_rows(Index parts) const;
+  // Computes the input part of no more than so many steps at once, for a layer below or above that runs beside it.
+  void keep_close(Index steps) { f_.projected_rows = std::min(f_.projected_rows, steps * f_.rows.B); }
   void run(Member& m, Interrupt interrupt) const;
   void finish() const;  // with resets: the final states to their place
   std::unique_ptr<TapeBase> take_tape() { return std::move(tape_); }
@@ -230,6 +232,9 @@ template <class T>
 void run_forward(std::vector<ForwardCall<T>>& calls, Interrupt interrupt);
 template <class T>
 void run_backward(std::vector<BackwardCall<T>>& calls, Interrupt interrupt);
+// Inference through one-way layers upon each other: each call's x is the y of the one before it, over the same steps.
+template <class T>
+void run_stacked(std::vector<ForwardCall<T>>& calls, Interrupt interrupt);
 
 // Stacked one-way layers, one step at a time: on the calling thread, which then allocates nothing, or, when the weights
 // exceed a core's cache, on several. Owns the states.

@@ -116,10 +116,11 @@ struct Call {
   std::atomic<long long> waited{0};  // ns: the longest of any thread. It is the others that lost their cores
   std::atomic<Index> finished{0};
 
-  // One thread does everything, one work after the other.
+  // One thread does everything, one work after the other; what a work reads comes from one behind it.
   void run_alone() {
-    for (std::size_t i = 0; i < works.size(); ++i) {
+    for (std::size_t i = works.size(); i-- > 0;) {
       teams[i].size = teams[i].row_groups = 1;
+      teams[i].below = nullptr;
       Member member{&teams[i], 0};
       works[i].work(member);
     }
@@ -244,12 +245,15 @@ bool run_teams(std::vector<TeamWork> works, InterruptCheck check, void* check_ar
     return call.stop == 0;
   }
   call.teams[0].interrupted = check;
-  std::vector<Flag> flags(static_cast<std::size_t>(3 * call.size));
+  std::vector<Flag> flags(static_cast<std::size_t>(4 * call.size));
   Flag* next = flags.data();
-  for (Team& team : call.teams) {
+  for (std::size_t i = 0; i < call.teams.size(); ++i) {
+    Team& team = call.teams[i];
     team.flags = next;
     team.barriers = next + team.size;
-    next += 2 * team.size;
+    team.progress = next + 2 * team.size;
+    if (call.works[i].follows_next) team.below = &call.teams[i + 1];
+    next += 3 * team.size;
   }
   if (judged && !forked && !meetings.known()) call.practice = next;
 #if defined(__linux__)

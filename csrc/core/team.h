@@ -26,10 +26,11 @@ struct TeamShape {
   Index size = 1, row_groups = 1;
 };
 
-// Work for one team of threads.
+// Work for one team of threads. It may read what the next one in the list writes, while that comes.
 struct TeamWork {
   TeamShape shape;
   std::function<void(Member&)> work;
+  bool follows_next = false;
 };
 
 // Runs all of `works` side by side, each on its own threads; the calling thread is rank 0 of the first. Returns false

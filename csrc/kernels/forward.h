@@ -41,7 +41,8 @@ class ForwardPass {
     zero_past_the_end();
     finish(old_row(0), rows.active(0), rows.B);
     for (Index t = 0; t < rows.T;) {
-      const Index end = chunk_end(rows, t, kProjectionRows);
+      const Index end = chunk_end(rows, t, f.projected_rows);
+      if (!wait_for_input(m, end)) return;
       chunk_from = rows.offset(t);
       if (!f.keep) gates_from = chunk_from;
       // Rows of unequal length lie elsewhere in every chunk: another group's may lie where this group's did.
@@ -67,6 +68,7 @@ class ForwardPass {
         finish(new_row(t), rows.active(t + 1), rows.active(t));
         if (!sync(m)) return;
       }
+      note_progress(m, end);
     }
   }
 

@@ -57,6 +57,18 @@ inline bool sync(Member& m) { return meet(m, m.team->flags, ++m.steps, m.rank - 
 // Between the parts of a chunk: everybody waits for everybody.
 inline bool barrier(Member& m) { return meet(m, m.team->barriers, ++m.meetings, 0, m.team->size); }
 
+// A layer upon another may run beside it, some steps behind: it waits for the steps that it reads, and says how far its
+// own are.
+inline bool wait_for_input(Member& m, Index steps) {
+  const Team* below = m.team->below;
+  for (Index rank = 0; below && rank < below->size; ++rank)
+    if (!wait_for(m, below->progress[rank], steps)) return false;
+  return true;
+}
+inline void note_progress(const Member& m, Index steps) {
+  if (m.team->progress) __atomic_store_n(&m.team->progress[m.rank].at, steps, __ATOMIC_RELEASE);
+}
+
 // Rank 0 runs on the thread that called us: only there can a signal be seen, and looking takes the GIL, so it looks
 // once per some milliseconds' worth of work.
 inline void did(Member& m, double flops) {

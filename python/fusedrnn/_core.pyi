@@ -116,9 +116,10 @@ def infer(weights: list[Weights], x: Any, batch_first: bool, state: Any, /) -> t
     """
 
 def forward_all(calls: list[tuple[Any, ...]], training: bool) -> list[Tape | None]:
-    """`forward` of calls that do not depend on each other, side by side where that is quicker.
+    """`forward` of several calls, side by side where that is quicker.
 
-    Each is (weights, x, state, y, state_n, schedule, reverse, masks).
+    Each is (weights, x, state, y, state_n, schedule, reverse, masks). They do not depend on each other, but that in
+    inference the x of one may be the y (the same object) of the one before it in the list: layers upon each other.
     """
 
 def backward(

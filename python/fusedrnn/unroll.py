@@ -527,6 +527,10 @@ class Drop:
 
 # ---- forward --------------------------------------------------------------------------------------------------------
 
+#: Bytes of inner layers' outputs up to which all layers of an inference are handed to the kernels at once, which may
+#: then run them beside each other, some steps apart. Larger ones run one after the other: at most two are alive then.
+INNER_OUTPUTS = 64 << 20
+
 
 class Record(NamedTuple):
     """What backward needs of one layer."""
@@ -561,6 +565,9 @@ def forward(
     L, D, dtype = plan.num_layers, plan.directions, plan.dtype
     state_n = tuple([empty((L * D, B, units), dtype) for units in plan.units])
     records: list[Record] = []
+    inner = (L - 1) * T * B * plan.inner_width * dtype.itemsize
+    at_once = D == 1 and not keep and inner <= INNER_OUTPUTS
+    calls: list[tuple[Any, ...]] = []
     for layer in range(L):
         last = layer == L - 1
         ys: tuple[Array, ...] = outputs if last else (empty((T, B, plan.inner_width), dtype),)
@@ -568,10 +575,15 @@ def forward(
         buffers = ys if D == 1 else direction_buffers(merge, ys, extent, (plan.output_size,) * 2, keep)
         rows = range(layer * D, (layer + 1) * D)
         # By direction: arguments of `_core.forward`.
-        tapes = yield [
+        calls += [
             (weights[i], x, _rows(state_0, i), y, _rows(state_n, i), schedule, reverse, next(step_masks))
             for i, y, reverse in zip(rows, buffers, plan.ways, strict=True)
         ]
+        if at_once and not last:
+            x = ys[0]
+            continue
+        tapes = yield calls
+        calls = []
         if extent.hold and last:  # nobody reads the skipped steps of lower layers
             for y, reverse in zip(buffers, plan.ways, strict=True):
                 schedule.hold(y, reverse)
