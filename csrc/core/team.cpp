@@ -41,22 +41,26 @@ struct RegisterForkHandler {
 // When other programs hold the cores, threads that meet after every step wait for the scheduler instead of for each
 // other: two are then many times slower than one. The share of the time that a thread waits tells: alone it would have
 // taken `threads` times its own work. When that would have been quicker, calls run on one thread for a while, longer
-// each time it happens again. Judged over a millisecond of calls at least, or every call after a silence, in which the
-// others fell asleep, would count. Results are the same either way.
+// each time it happens again. Judged over a millisecond of calls at least. After a silence the others sleep, and a busy
+// host takes its time to wake their cores: that delay does not count, or each such pause would end in the next. Before
+// the next try threads practise meetings, and go on alone when these fail: a call could be hundreds of them. Results
+// are the same either way.
 class Crowd {
  public:
   bool now() const { return now_ns() < until_.load(std::memory_order_relaxed); }
+  bool lately() const { return pause_.load(std::memory_order_relaxed) > kFirstPause; }
   void report(Index threads, long long elapsed, long long waited) {
     const long long seen = seen_ += elapsed, alone = alone_ += threads * (elapsed - waited);
     if (seen < kWindow) return;
     seen_ = alone_ = 0;
     const long long pause = pause_.load(std::memory_order_relaxed);
-    if (alone < seen) {
-      until_ = now_ns() + pause;
-      if (pause < kLongestPause) pause_ = 2 * pause;
-    } else if (pause > kFirstPause) {
-      pause_ = pause / 2;
-    }
+    if (alone < seen) found();
+    else if (pause > kFirstPause) pause_ = pause / 2;
+  }
+  void found() {
+    const long long pause = pause_.load(std::memory_order_relaxed);
+    until_ = now_ns() + pause;
+    if (pause < kLongestPause) pause_ = 2 * pause;
   }
 
  private:
@@ -69,7 +73,8 @@ class Crowd {
 // meetings. What they took counts for a while; then it is forgotten, so that the next call tries again.
 class Meetings {
  public:
-  static constexpr Index kFirst = 2, kCount = 8;  // in the first ones some threads are still on their way
+  static constexpr Index kFirst = 2, kCount = 8;   // in the first ones some threads are still on their way
+  static constexpr long long kPatience = 100'000;  // ns, for all of them
   bool known() const { return now_ns() < until_.load(std::memory_order_relaxed); }
   double slowness() const { return known() ? slowness_.load(std::memory_order_relaxed) : 1; }
   void report(Index threads, double ns) {
@@ -83,6 +88,9 @@ class Meetings {
   std::atomic<double> slowness_{1};
   std::atomic<long long> until_{0};
 } meetings;
+
+constexpr long long kAwake = 1'000'000;  // ns that OpenMP's threads surely spin after a region
+std::atomic<long long> last_region{0};   // when it ended
 
 int cores() {
 #if defined(_OPENMP)
@@ -111,9 +119,12 @@ struct Call {
   std::vector<TeamWork> works;
   Index size = 0;  // threads in all
   int stop = 0;
-  int cpu = -1;                      // on which rank 0 runs
-  Flag* practice = nullptr;          // one per thread, when the time of meetings is not known
+  int cpu = -1;              // on which rank 0 runs
+  Flag* practice = nullptr;  // one per thread, when the time of meetings is not known
+  enum Verdict { kNone, kTogether, kAlone };
+  std::atomic<Verdict> verdict{kNone};
   std::atomic<long long> waited{0};  // ns: the longest of any thread. It is the others that lost their cores
+  std::atomic<long long> came{0};    // when the last thread began
   std::atomic<Index> finished{0};
 
   // One thread does everything, one work after the other; what a work reads comes from one behind it.
@@ -126,15 +137,18 @@ struct Call {
     }
   }
   void run_as(Index rank) {
-    if (rank != 0) step_aside(cpu);
-    if (practice) practise(rank);
+    if (rank != 0) step_aside(cpu), at_least(came, now_ns());
+    if (practice && !practise(rank)) {
+      if (rank == 0) run_alone();
+      return;
+    }
     std::size_t i = 0;
     Index at = rank;
     while (at >= teams[i].size) at -= teams[i++].size;
     Member member{&teams[i], at};
     works[i].work(member);
     if (rank != 0) {
-      longest_wait(member.waited);
+      at_least(waited, member.waited);
       finished.fetch_add(1, std::memory_order_release);
       return;
     }
@@ -142,21 +156,34 @@ struct Call {
     const long long since = now_ns();
     for (int spins = 0; finished.load(std::memory_order_acquire) < size - 1; ++spins)
       if (spins >= kSpins) sched_yield();
-    longest_wait(member.waited + now_ns() - since);
+    at_least(waited, member.waited + now_ns() - since);
   }
-  void practise(Index rank) {
+  // A few meetings before the work; false: it had better be done alone, since somebody lost a core.
+  bool practise(Index rank) {
     long long since = 0;
-    for (Index count = 1; count <= Meetings::kFirst + Meetings::kCount; ++count) {
+    Index count = 1;
+    for (; count <= Meetings::kFirst + Meetings::kCount && verdict == kNone; ++count) {
       __atomic_store_n(&practice[rank].at, count, __ATOMIC_RELEASE);
-      for (Index other = 0; other < size; ++other)
-        for (int spins = 0; __atomic_load_n(&practice[other].at, __ATOMIC_ACQUIRE) < count; ++spins)
-          if (spins >= kSpins) sched_yield();
+      for (Index other = 0; other < size && verdict == kNone; ++other)
+        for (int spins = 0; __atomic_load_n(&practice[other].at, __ATOMIC_ACQUIRE) < count && verdict == kNone;
+             ++spins) {
+          if (spins < kSpins) continue;
+          sched_yield();
+          if (since > 0 && now_ns() - since > Meetings::kPatience) verdict = kAlone;
+        }
       if (rank == 0 && count == Meetings::kFirst) since = now_ns();
     }
-    if (rank == 0) meetings.report(size, static_cast<double>(now_ns() - since) / Meetings::kCount);
+    if (rank == 0) {
+      const long long ns = now_ns() - since;
+      if (verdict == kNone) verdict = ns > Meetings::kPatience ? kAlone : kTogether;
+      if (verdict == kAlone) crowd.found();
+      else meetings.report(size, static_cast<double>(ns) / Meetings::kCount);
+    }
+    while (verdict == kNone) sched_yield();
+    return verdict == kTogether;
   }
-  void longest_wait(long long ns) {
-    for (long long seen = waited; seen < ns && !waited.compare_exchange_weak(seen, ns);) {
+  static void at_least(std::atomic<long long>& most, long long ns) {
+    for (long long seen = most; seen < ns && !most.compare_exchange_weak(seen, ns);) {
     }
   }
 };
@@ -255,15 +282,18 @@ bool run_teams(std::vector<TeamWork> works, InterruptCheck check, void* check_ar
     if (call.works[i].follows_next) team.below = &call.teams[i + 1];
     next += 3 * team.size;
   }
-  if (judged && !forked && !meetings.known()) call.practice = next;
+  if (judged && !forked && (crowd.lately() || !meetings.known())) call.practice = next;
 #if defined(__linux__)
   if (judged) call.cpu = sched_getcpu();
 #endif
   const long long start = now_ns();
   if (forked) run_on_fresh_thread(call);
   else run_region(call);
-  // Works of their own may be of different length: there, waiting for the last says nothing.
-  if (judged && call.teams.size() == 1) crowd.report(call.size, now_ns() - start, call.waited);
+  const long long end = now_ns(), silence = start - last_region.exchange(end);
+  const long long woke = silence > kAwake ? std::max(0LL, call.came - start) : 0;
+  // Works that do not follow each other may be of different length: there, waiting for the last says nothing.
+  if (judged && call.verdict != Call::kAlone && (call.teams.size() == 1 || call.works[0].follows_next))
+    crowd.report(call.size, end - start - woke, std::max(0LL, call.waited - woke));
   return call.stop == 0;
 }
 
