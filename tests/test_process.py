@@ -218,6 +218,17 @@ def test_ctrl_c_stops_a_long_call(call, threads, record_property):
     assert latency < 1
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="a process cannot send itself SIGINT there")
+@pytest.mark.parametrize("call", ["frozen", "stacked"])
+def test_ctrl_c_stops_a_long_call_that_one_thread_takes_for_several(call):
+    """Rows split over threads, or layers with a thread each: whoever does all of it looks for signals in every part."""
+    prepare, code, afterwards = CALLS[call]
+    script = LONG_CALL.format(threads=2, seconds=5) + INTERRUPTED.format(
+        prepare=prepare, call=code, afterwards=afterwards
+    )
+    assert float(run(script, OMP_THREAD_LIMIT="1").stdout) < 1
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs interval timers")
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_handler_that_does_not_raise_runs_during_the_call(threads):

@@ -129,7 +129,9 @@ struct Call {
 
   // One thread does everything, one work after the other; what a work reads comes from one behind it.
   void run_alone() {
+    const InterruptCheck check = teams[0].interrupted;
     for (std::size_t i = works.size(); i-- > 0;) {
+      teams[i].interrupted = check;
       teams[i].size = teams[i].row_groups = 1;
       teams[i].below = nullptr;
       Member member{&teams[i], 0};
@@ -266,12 +268,11 @@ bool run_teams(std::vector<TeamWork> works, InterruptCheck check, void* check_ar
   }
   // More threads than cores are asked for on purpose: that is no crowd.
   const bool judged = call.size > 1 && call.size <= cores();
+  call.teams[0].interrupted = check;
   if (call.size <= 1 || (judged && crowd.now())) {
-    for (Team& team : call.teams) team.interrupted = check;
     call.run_alone();
     return call.stop == 0;
   }
-  call.teams[0].interrupted = check;
   std::vector<Flag> flags(static_cast<std::size_t>(4 * call.size));
   Flag* next = flags.data();
   for (std::size_t i = 0; i < call.teams.size(); ++i) {
