@@ -126,20 +126,14 @@ void pack_phase(const RawWeights<T>& raw, const Packed<T>& packed, Member& m) {
   // For backward each thread packs the columns that it will multiply with. Alone, a thread packs a panel's rows both
   // ways while they are near.
   const bool alone = m.team->size == 1;
-  const auto back_x = [&](Range panels) {
-    const Index count = Panels(blocks_of<T>(I), kMaxBackVectors).count;
-    if (packed.W_x_back)
-      pack_back<T>(phase, panels, H, gate_of_x<ThisPhase>, raw.W_ih, I,
-                   packed.W_x_back + phase.gates_before() * phase.padded * blocks_of<T>(I) * W,
-                   part_of(count, m.rank, m.team->size), m);
+  const auto back = [&](Range panels, auto gate, const T* w, Index K, T* to) {
+    if (!to) return;
+    const Index columns = Panels(blocks_of<T>(K), kMaxBackVectors).count;
+    pack_back<T>(phase, panels, H, gate, w, K, to + phase.gates_before() * phase.padded * blocks_of<T>(K) * W,
+                 part_of(columns, m.rank, m.team->size), m);
   };
-  const auto back_h = [&](Range panels) {
-    const Index count = Panels(blocks_of<T>(R), kMaxBackVectors).count;
-    if (packed.W_h_back)
-      pack_back<T>(phase, panels, H, gate_of_h<ThisPhase>, raw.W_hh, R,
-                   packed.W_h_back + phase.gates_before() * phase.padded * blocks_of<T>(R) * W,
-                   part_of(count, m.rank, m.team->size), m);
-  };
+  const auto back_x = [&](Range panels) { back(panels, gate_of_x<ThisPhase>, raw.W_ih, I, packed.W_x_back); };
+  const auto back_h = [&](Range panels) { back(panels, gate_of_h<ThisPhase>, raw.W_hh, R, packed.W_h_back); };
   for (Index p = mine.begin; p < mine.end; ++p) {
     pack_panel<T>(phase, p, H, gate_of_x<ThisPhase>, raw.W_ih, I, packed.W_x + phase.weight_offset(p, I));
     if (alone) back_x({p, p + 1});
