@@ -183,7 +183,7 @@ def test_threads_with_rows_of_their_own(kind, dtype, options, rng):
     [
         ("rnn", {"batch_first": True}),
         ("gru", {"zoneout": 0.2}),
-        ("gru", {"reset_after": False, "layer_norm": False, "backwards": True}),
+        ("gru", {"reset_after": False, "backwards": True}),
         ("lstm", {}),
         ("lstm", {"layer_norm": True, "learned_state": True}),
         ("lstm", {"proj_size": 21}),
