@@ -5,11 +5,15 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
+#include <cstdint>
+#include <initializer_list>
 #include <memory>
 #include <stdexcept>
 #include <string>
 
 #include "core/layer.h"
+#include "core/strides.h"
 
 namespace fusedrnn::python {
 
@@ -48,7 +52,20 @@ Strided rows_of(const py::array& a, Index T_, Index B, Index features, bool writ
   const Strided s = strided<T>(a, T_, B, features, write, name);
   if (!is_aligned<T>(a) || (a.size() > 0 && features > 1 && s.feature != static_cast<Index>(sizeof(T))))
     throw std::invalid_argument(std::string(name) + ": the last axis is not contiguous");
+  const Axis axes[] = {{T_, s.time}, {B, s.batch}};
+  if (write && !rows_apart(axes, 2, features * static_cast<Index>(sizeof(T))))
+    throw std::invalid_argument(std::string(name) + ": rows overlap");
   return s;
+}
+
+// Flags, or null for None: bytes, because an array of bools may hold others than 0 and 1, which a C++ bool may not.
+inline const std::uint8_t* flags(const py::object& given, std::initializer_list<Index> shape, const char* name) {
+  if (given.is_none()) return nullptr;
+  const auto a = py::cast<py::array>(given);
+  require(is_native<bool>(a) && a.ndim() == static_cast<py::ssize_t>(shape.size()) &&
+              std::equal(shape.begin(), shape.end(), a.shape()) && (a.flags() & py::array::c_style),
+          name);
+  return static_cast<const std::uint8_t*>(a.data());
 }
 
 template <class T>
@@ -71,19 +88,6 @@ T* vector(const py::object& o, Index n, bool write, const char* name) {
   if (write && !a.writeable()) throw std::invalid_argument(std::string(name) + ": read-only");
   return static_cast<T*>(const_cast<void*>(a.data()));
 }
-
-// Looks for signals while a kernel runs without the GIL: at most every 50 ms, and only on the main thread, where alone
-// Python handles them. What it finds is raised by finish().
-class SignalWatch {
- public:
-  SignalWatch();
-  Interrupt interrupt() { return {main_ ? &SignalWatch::look : nullptr, this}; }
-
- private:
-  static bool look(void* self);
-  bool main_;
-  long long next_;
-};
 
 void add_stream(py::module_& module);
 void add_c_api(py::module_& module);

@@ -55,6 +55,8 @@ int guarded(const char* function, Call call) noexcept {
     return FUSEDRNN_OK;
   } catch (const std::invalid_argument& error) {
     return failed(FUSEDRNN_INVALID, function, error.what());
+  } catch (const std::out_of_range& error) {  // a token
+    return failed(FUSEDRNN_INVALID, function, error.what());
   } catch (const std::bad_alloc&) {
     return failed(FUSEDRNN_MEMORY, function, "too large, or out of memory");
   } catch (const std::length_error&) {
@@ -84,25 +86,27 @@ constexpr std::size_t kFirstSize<fusedrnn_forward> = offsetof(fusedrnn_forward, 
 template <>
 constexpr std::size_t kFirstSize<fusedrnn_backward> = offsetof(fusedrnn_backward, interrupted_argument) + sizeof(void*);
 
+// The size that the caller's struct says it has; read once, so that what was checked is what is used.
 template <class S>
-void check_size(const S* given) {
+std::size_t size_of(const S* given) {
   if (!given) invalid("the struct of arguments is NULL");
-  if (given->size < kFirstSize<S> || given->size > 4096)
-    invalid("size is %zu; expected sizeof of the struct, %zu here", given->size, sizeof(S));
+  const std::size_t size = __atomic_load_n(&given->size, __ATOMIC_RELAXED);
+  if (size < kFirstSize<S> || size > 4096)
+    invalid("size is %zu; expected sizeof of the struct, %zu here", size, sizeof(S));
+  return size;
 }
 
 // The caller's struct as this library knows it: what an older caller does not have is zero; what only a newer one has
 // must be, because it would be ignored.
 template <class S>
 S taken(const S* given) {
-  check_size(given);
+  const std::size_t size = size_of(given);
   S known{};
-  std::memcpy(&known, given, std::min(given->size, sizeof(S)));
+  std::memcpy(&known, given, std::min(size, sizeof(S)));
   const char* const bytes = reinterpret_cast<const char*>(given);
-  for (std::size_t k = sizeof(S); k < given->size; ++k)
+  for (std::size_t k = sizeof(S); k < size; ++k)
     if (bytes[k])
-      invalid("an option is set that this version of fusedrnn does not have; size is %zu, %zu here", given->size,
-              sizeof(S));
+      invalid("an option is set that this version of fusedrnn does not have; size is %zu, %zu here", size, sizeof(S));
   return known;
 }
 
@@ -164,11 +168,9 @@ Strided rows_of(Footprint& footprint, const char* name, bool written, const void
   const Index before = std::min<Index>(t, 0) + std::min<Index>(b, 0),
               after = std::max<Index>(t, 0) + std::max<Index>(b, 0);
   if (written) {
-    // One axis runs inside the other: rows of the inner one must not touch, nor the outer one's runs of them.
-    const Index time_step = bytes_of({std::abs(time)}, item), batch_step = bytes_of({std::abs(batch)}, item);
-    const bool apart = (B == 1 || batch_step >= row) && (steps == 1 || time_step >= row) &&
-                       (B == 1 || steps == 1 || time_step >= std::abs(b) + row || batch_step >= std::abs(t) + row);
-    if (!apart) invalid("rows of %s overlap: time stride %td, batch stride %td, rows of %td", name, time, batch, n);
+    const Axis axes[] = {{steps, bytes_of({time}, item)}, {B, bytes_of({batch}, item)}};
+    if (!rows_apart(axes, 2, row))
+      invalid("rows of %s overlap: time stride %td, batch stride %td, rows of %td", name, time, batch, n);
   }
   footprint.add(name, written, static_cast<const char*>(data) + before, after - before + row);
   return {static_cast<char*>(const_cast<void*>(data)), time * item, batch * item, item};
@@ -182,12 +184,13 @@ T* block(Footprint& footprint, const char* name, const void* data, std::initiali
 }
 
 // Masks of zoneout, (T, B, n) bytes in C order; what lies past a row's length is not looked at.
-Strided flags(Footprint& footprint, const char* name, const unsigned char* data, const fusedrnn_forward& a, Index n) {
+Strided flags(Footprint& footprint, const char* name, const unsigned char* data, const fusedrnn_forward& a,
+              const std::int64_t* lengths, Index n) {
   footprint.add(name, false, data, bytes_of({a.T, a.B, n}, 1));
   for (Index t = 0; t < a.T; ++t)
     for (Index b = 0; b < a.B; ++b) {
       const unsigned char* const row = data + (t * a.B + b) * n;
-      for (Index k = 0; (!a.lengths || t < a.lengths[b]) && k < n; ++k)
+      for (Index k = 0; (!lengths || t < lengths[b]) && k < n; ++k)
         if (row[k] > 1) invalid("%s[%td][%td][%td] is %d; expected 0 or 1", name, t, b, k, row[k]);
     }
   return {reinterpret_cast<char*>(const_cast<unsigned char*>(data)), a.B * n, n, 1};
@@ -228,7 +231,8 @@ std::shared_ptr<const WeightsBase> pack(const fusedrnn_layer& layer) {
   RawWeights<T> raw{needed<T>("W_ih", layer.W_ih), needed<T>("W_hh", layer.W_hh), aligned<T>("b_ih", layer.b_ih),
                     aligned<T>("b_hh", layer.b_hh)};
   const CellId cell = cell_named(layer.cell);
-  const int states = table_of<T>(current_kernels()).cells[cell].states;
+  const Kernels& kernels = current_kernels();  // asked once: another thread may choose others meanwhile
+  const int states = table_of<T>(kernels).cells[cell].states;
   Structure structure;
   if (layer.proj_size) {
     if (states < 2) invalid("proj_size is %td, but %s is no LSTM; expected 0", layer.proj_size, layer.cell);
@@ -247,7 +251,7 @@ std::shared_ptr<const WeightsBase> pack(const fusedrnn_layer& layer) {
     if (rates[s] != 0 && s >= states) invalid("%s is %g, but this cell's only state is h", name, rates[s]);
     structure.zoneout[s] = rates[s];
   }
-  return std::make_shared<Weights<T>>(cell, CellOptions{}, layer.input_size, layer.hidden_size, raw,
+  return std::make_shared<Weights<T>>(kernels, cell, CellOptions{}, layer.input_size, layer.hidden_size, raw,
                                       layer.training != 0, structure);
 }
 
@@ -289,9 +293,9 @@ const CellKernels<T>& kernel_of(const WeightsBase& weights) {
 int weights_info(const fusedrnn_weights* weights, fusedrnn_info* info) {
   return guarded("weights_info", [&] {
     const WeightsBase& base = base_of(weights);
-    check_size(info);
+    const std::size_t size = size_of(info);
     fusedrnn_info all{};
-    all.size = info->size;
+    all.size = size;
     all.cell = name_of(base.cell);
     all.isa = base.kernels->name;
     all.dtype = base.is_double ? FUSEDRNN_FLOAT64 : FUSEDRNN_FLOAT32;
@@ -301,7 +305,7 @@ int weights_info(const fusedrnn_weights* weights, fusedrnn_info* info) {
     all.input_size = base.I, all.hidden_size = base.H;
     all.nbytes = base.nbytes;
     all.output_size = base.R;
-    std::memcpy(info, &all, std::min(info->size, sizeof all));
+    std::memcpy(info, &all, std::min(size, sizeof all));
   });
 }
 
@@ -324,10 +328,14 @@ void forward_typed(const std::shared_ptr<const WeightsBase>& base, const fusedrn
   check_states(states, a.zoneout_c, nullptr, "zoneout_c");
   if (!tape && (a.recurrent_mask || a.zoneout_h || a.zoneout_c))
     invalid("masks are given, but no tape is wanted: they act in training alone");
-  for (Index b = 0; a.lengths && b < a.B; ++b)
-    if (a.lengths[b] < 0 || a.lengths[b] > a.T)
-      invalid("lengths[%td] is %lld; expected 0 to T = %td", b, static_cast<long long>(a.lengths[b]), a.T);
-  const auto schedule = std::make_shared<const Schedule>(a.T, a.B, a.lengths);
+  // A copy: what is checked is what is used, whatever other threads write into the caller's.
+  std::vector<std::int64_t> own_lengths;
+  if (a.lengths) own_lengths.assign(a.lengths, a.lengths + a.B);
+  const std::int64_t* const lengths = a.lengths ? own_lengths.data() : nullptr;
+  for (Index b = 0; lengths && b < a.B; ++b)
+    if (lengths[b] < 0 || lengths[b] > a.T)
+      invalid("lengths[%td] is %lld; expected 0 to T = %td", b, static_cast<long long>(lengths[b]), a.T);
+  const auto schedule = std::make_shared<const Schedule>(a.T, a.B, lengths);
   const bool any = schedule->row_count() > 0;
   if (any && !a.x && !a.tokens) invalid("x and tokens are NULL");
   if (a.x && a.tokens) invalid("x and tokens are given; expected one of them");
@@ -337,11 +345,6 @@ void forward_typed(const std::shared_ptr<const WeightsBase>& base, const fusedrn
   if (a.tokens) {
     arrays.tokens = aligned<const std::int64_t>("tokens", a.tokens);
     footprint.add("tokens", false, a.tokens, bytes_of({a.T, a.B}, sizeof(std::int64_t)));
-    for (Index t = 0; t < a.T; ++t)
-      for (Index b = 0; b < a.B; ++b)
-        if (const std::int64_t id = a.tokens[t * a.B + b]; (id < 0 || id >= I) && (!a.lengths || t < a.lengths[b]))
-          invalid("tokens[%td][%td] is %lld; expected 0 <= token < input_size = %td", t, b, static_cast<long long>(id),
-                  I);
   } else {
     arrays.x = rows_of<T>(footprint, "x", false, a.x, a.x_time, a.x_batch, a.T, a.B, I);
   }
@@ -353,7 +356,7 @@ void forward_typed(const std::shared_ptr<const WeightsBase>& base, const fusedrn
   const unsigned char* const kept[] = {a.zoneout_h, a.zoneout_c};
   for (int s = 0; s < states; ++s) {
     const char* const name = s ? "zoneout_c" : "zoneout_h";
-    if (kept[s]) arrays.kept[s] = flags(footprint, name, kept[s], a, weights->units(s));
+    if (kept[s]) arrays.kept[s] = flags(footprint, name, kept[s], a, lengths, weights->units(s));
     else if (tape && weights->structure.zoneout[s] != 0 && schedule->B() > 0)
       invalid("%s is NULL, but the weights have a rate of %g; expected the mask of this call", name,
               weights->structure.zoneout[s]);
@@ -370,9 +373,10 @@ void forward_typed(const std::shared_ptr<const WeightsBase>& base, const fusedrn
   }
   auto handle = tape ? std::make_unique<fusedrnn_tape>() : nullptr;
   std::vector<ForwardCall<T>> calls;
-  calls.emplace_back(weights, schedule, arrays, a.reverse != 0, tape != nullptr);
+  ThreadLimit threads;
+  calls.emplace_back(weights, schedule, arrays, a.reverse != 0, tape != nullptr, threads);
   Caller caller{a.interrupted, a.interrupted_argument};
-  run_forward(calls, caller.interrupt());
+  run_forward(calls, threads, caller.interrupt());
   if (tape) {
     handle->base = calls.front().take_tape();
     handle->is_double = sizeof(T) == 8;
@@ -443,13 +447,14 @@ template <class T>
 std::unique_ptr<StepRunner<T>> make_runner(const fusedrnn_weights* const* weights, Index layers, Index B) {
   std::vector<std::shared_ptr<const Weights<T>>> stack;
   for (Index l = 0; l < layers; ++l) {
-    const WeightsBase& base = base_of(weights[l]);
+    const fusedrnn_weights* const layer = weights[l];
+    const WeightsBase& base = base_of(layer);
     if (base.is_double != (sizeof(T) == 8)) invalid("layers of different dtypes");
     if (l > 0 &&
         (base.cell != stack.back()->cell || base.H != stack.back()->H || base.R != stack.back()->R || base.I != base.R))
       invalid("layer %td is %s(%td, %td), which does not fit %s(%td, %td) below", l, name_of(base.cell), base.I, base.R,
               name_of(stack.back()->cell), stack.back()->I, stack.back()->R);
-    stack.push_back(std::static_pointer_cast<const Weights<T>>(weights[l]->base));
+    stack.push_back(std::static_pointer_cast<const Weights<T>>(layer->base));
   }
   return std::make_unique<StepRunner<T>>(std::move(stack), B, true);  // the header promises the calling thread
 }
@@ -482,13 +487,7 @@ void in_turn(fusedrnn_stream* stream, Call call) {
 template <class T>
 void step(StepRunner<T>& runner, const void* x, const std::int64_t* tokens, void* y) {
   const Index B = runner.B(), I = runner.weights(0).I, R = runner.weights(0).R;
-  if (tokens) {
-    for (Index b = 0; b < B; ++b)
-      if (tokens[b] < 0 || tokens[b] >= I)
-        invalid("tokens[%td] is %lld; expected 0 <= token < input_size = %td", b, static_cast<long long>(tokens[b]), I);
-  } else {
-    needed<T>("x", x);
-  }
+  if (!tokens) needed<T>("x", x);
   needed<T>("y", y);
   const void* const input = tokens ? static_cast<const void*>(tokens) : x;
   const auto from = reinterpret_cast<std::uintptr_t>(input), to = reinterpret_cast<std::uintptr_t>(y);

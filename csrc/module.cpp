@@ -7,6 +7,7 @@
 #include "arrays.h"
 #include "core/cpu.h"
 #include "core/dispatch.h"
+#include "gil.h"
 
 namespace fusedrnn::python {
 
@@ -31,18 +32,6 @@ bool SignalWatch::look(void* self) {
   const bool raised = PyErr_CheckSignals() != 0;
   watch->next_ = now_ms() + 50;
   return raised;
-}
-
-// Runs `call` without the GIL; a signal's exception comes out as itself.
-template <class Call>
-static auto without_gil(Call call) {
-  SignalWatch watch;
-  try {
-    const py::gil_scoped_release release;
-    return call(watch.interrupt());
-  } catch (const Interrupted&) {
-    throw py::error_already_set();
-  }
 }
 
 // ---- arrays -------------------------------------------------------------------------------------
@@ -79,17 +68,7 @@ static py::array new_array(const py::dtype& dtype, const Index* sizes, int nd) {
   return py::reinterpret_steal<py::array>(array);
 }
 
-// Functions bound by hand, as pybind11 takes longer over their arguments than they take.
-template <class Call>
-static PyObject* bound(Call call) {
-  try {
-    return py::object(call()).release().ptr();
-  } catch (...) {
-    py::detail::try_translate_exceptions();
-    return nullptr;
-  }
-}
-
+// Bound by hand, as infer_bound below: pybind11 takes longer over their arguments than they take.
 static PyObject* empty_bound(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
   return bound([&] {
     require(count == 2 && PyTuple_Check(arguments[0]), "empty: takes a tuple and a dtype");
@@ -142,13 +121,13 @@ static T* unit_rows(const py::object& o, Index most, Index H, Index* rows, bool 
 }
 
 template <class T>
-static std::shared_ptr<WeightsBase> make_weights(CellId cell, const py::array& W_ih, const py::array& W_hh,
-                                                 const py::object& b_ih, const py::object& b_hh, bool training,
-                                                 const py::object& units, const CellOptions& options,
+static std::shared_ptr<WeightsBase> make_weights(const Kernels& kernels, CellId cell, const py::array& W_ih,
+                                                 const py::array& W_hh, const py::object& b_ih, const py::object& b_hh,
+                                                 bool training, const py::object& units, const CellOptions& options,
                                                  const py::object& W_hr, const py::tuple& zoneout,
                                                  const py::object& layer_norm) {
   require(W_ih.ndim() == 2 && W_hh.ndim() == 2, "Weights: W_ih and W_hh have two axes");
-  const CellKernels<T>& kernel = table_of<T>(current_kernels()).cells[cell];
+  const CellKernels<T>& kernel = table_of<T>(kernels).cells[cell];
   const Index G = kernel.gates;
   Index H = W_hh.shape(1);
   Structure structure;
@@ -182,7 +161,7 @@ static std::shared_ptr<WeightsBase> make_weights(CellId cell, const py::array& W
   require(zoneout.size() == kMaxStates, "Weights: zoneout is a pair");
   for (std::size_t s = 0; s < kMaxStates; ++s) structure.zoneout[s] = py::cast<double>(zoneout[s]);
   return without_gil([&](Interrupt interrupt) -> std::shared_ptr<WeightsBase> {
-    return std::make_shared<Weights<T>>(cell, options, I, H, raw, training, structure, interrupt);
+    return std::make_shared<Weights<T>>(kernels, cell, options, I, H, raw, training, structure, interrupt);
   });
 }
 
@@ -212,7 +191,7 @@ struct BackwardArguments {
 };
 
 template <class T>
-static ForwardCall<T> prepare(const ForwardArguments& given, bool training) {
+static ForwardCall<T> prepare(const ForwardArguments& given, bool training, ThreadLimit& threads) {
   const py::array& x = given.x;
   const SchedulePointer& schedule = given.schedule;
   const auto weights = std::static_pointer_cast<const Weights<T>>(given.weights);
@@ -227,9 +206,6 @@ static ForwardCall<T> prepare(const ForwardArguments& given, bool training) {
     require(x.shape(0) == steps && x.shape(1) == B && (x.flags() & py::array::c_style) && is_aligned<std::int64_t>(x),
             "forward: tokens are not a contiguous (T, B) array");
     arrays.tokens = static_cast<const std::int64_t*>(x.data());
-    if (!schedule->rows().length)  // with lengths, what lies past a row's end is never read
-      for (Index i = 0; i < steps * B; ++i)
-        require(arrays.tokens[i] >= 0 && arrays.tokens[i] < I, "forward: token out of range");
   } else {
     arrays.x = strided<T>(x, steps, B, I, false, "x");
     arrays.x_direct = is_aligned<T>(x) && (I == 1 || arrays.x.feature == static_cast<Index>(sizeof(T)));
@@ -253,7 +229,7 @@ static ForwardCall<T> prepare(const ForwardArguments& given, bool training) {
         arrays.kept[s] = rows_of<bool>(py::cast<py::array>(masks[s + 1]), steps, B, weights->units(static_cast<int>(s)),
                                        false, "zoneout mask");
   }
-  return ForwardCall<T>(weights, schedule, arrays, given.reverse, training);
+  return ForwardCall<T>(weights, schedule, arrays, given.reverse, training, threads);
 }
 
 template <class T>
@@ -315,11 +291,12 @@ static py::list forward_typed(const std::vector<ForwardArguments>& several, bool
   const std::size_t levels = 1 + *std::max_element(level.begin(), level.end());
   require(levels == 1 || !training, "forward_all: layers upon each other are for inference");
   py::list tapes;
+  ThreadLimit threads;
   const auto run_level = [&](const auto& belongs, auto run) {
     std::vector<ForwardCall<T>> calls;
     for (std::size_t i = 0; i < several.size(); ++i)
-      if (belongs(i)) calls.push_back(prepare<T>(several[i], training));
-    without_gil([&](Interrupt interrupt) { run(calls, interrupt); });
+      if (belongs(i)) calls.push_back(prepare<T>(several[i], training, threads));
+    without_gil([&](Interrupt interrupt) { run(calls, threads, interrupt); });
     for (ForwardCall<T>& call : calls) tapes.append(py::cast(call.take_tape()));
   };
   if (levels > 1 && levels == several.size()) run_level([](std::size_t) { return true; }, run_stacked<T>);
@@ -371,20 +348,11 @@ static py::tuple read_states_typed(const Tape<T>& tape) {
 
 // ---- schedules ----------------------------------------------------------------------------------
 
-// (B, T) flags in C order, or None.
-static const bool* flags(const py::object& given, Index T, Index B, const char* name) {
-  if (given.is_none()) return nullptr;
-  const auto a = py::cast<py::array>(given);
-  require(is_native<bool>(a) && a.ndim() == 2 && a.shape(0) == B && a.shape(1) == T && (a.flags() & py::array::c_style),
-          name);
-  return static_cast<const bool*>(a.data());
-}
-
 template <class T>
 static void hold_typed(const Schedule& schedule, const py::array& y, bool reverse) {
   require(y.ndim() == 3, "hold: y has three axes");
   const Strided rows = rows_of<T>(y, schedule.T(), schedule.B(), y.shape(2), true, "y");
-  const py::gil_scoped_release release;
+  const GilReleased released;
   hold<T>(schedule, rows, y.shape(2), reverse);
 }
 
@@ -395,7 +363,7 @@ static py::array sum_held_typed(const Schedule& schedule, const py::array& dy, b
   py::array sums = empty(py::make_tuple(dy.shape(0), dy.shape(1), dy.shape(2)), dy.dtype());
   auto* to = static_cast<T*>(sums.mutable_data());
   {
-    const py::gil_scoped_release release;
+    const GilReleased released;
     sum_held<T>(schedule, rows, to, dy.shape(2), reverse);
   }
   return sums;
@@ -445,8 +413,9 @@ static py::object infer_typed(const std::vector<WeightsPointer>& layers, const p
   const bool at_once = static_cast<double>(L - 1) * static_cast<double>(steps * B * R * item) <= kInnerOutputs;
   std::vector<ForwardCall<T>> calls;
   std::vector<py::array> inner;
+  ThreadLimit threads;
   const auto run = [&] {
-    without_gil([&](Interrupt interrupt) { run_stacked(calls, interrupt); });
+    without_gil([&](Interrupt interrupt) { run_stacked(calls, threads, interrupt); });
     calls.clear(), inner.clear();
   };
   for (std::size_t l = 0; l < layers.size(); ++l) {
@@ -466,7 +435,7 @@ static py::object infer_typed(const std::vector<WeightsPointer>& layers, const p
       arrays.state_n_stride[s] = units;
       if (initial[s]) arrays.state[s] = initial[s] + static_cast<Index>(l) * B * units, arrays.state_stride[s] = units;
     }
-    calls.emplace_back(weights, schedule, arrays, false, false);
+    calls.emplace_back(weights, schedule, arrays, false, false, threads);
     if (!at_once) run();
     inner.push_back(output);
     y = output, input = arrays.y, direct = true;
@@ -506,7 +475,7 @@ static py::array apply_typed(const std::string& function, const py::array& x) {
   const auto* from = static_cast<const T*>(x.data());
   auto* to = static_cast<T*>(y.mutable_data());
   {
-    const py::gil_scoped_release release;
+    const GilReleased released;
     apply(from, to, x.size());
   }
   return y;
@@ -555,6 +524,23 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   if (PyModule_AddFunctions(m.ptr(), functions) < 0) throw py::error_already_set();
   m.def("trim_pool", &trim_pool);
   m.def(
+      "rows_apart",
+      [](const py::array& a) {
+        std::vector<Axis> axes;
+        for (py::ssize_t d = 0; d + 1 < a.ndim(); ++d) axes.push_back({a.shape(d), a.strides(d)});
+        return rows_apart(axes.data(), static_cast<int>(axes.size()),
+                          a.ndim() ? a.shape(a.ndim() - 1) * a.itemsize() : a.itemsize());
+      },
+      "array"_a);
+  // "std::bad_alloc" would tell a user nothing.
+  py::register_local_exception_translator([](std::exception_ptr error) {
+    try {
+      if (error) std::rethrow_exception(error);
+    } catch (const std::bad_alloc&) {
+      PyErr_SetString(PyExc_MemoryError, "fusedrnn: what this call needs does not fit into memory");
+    }
+  });
+  m.def(
       "apply",
       [](const std::string& function, const py::array& x) {
         if (is_native<float>(x)) return apply_typed<float>(function, x);
@@ -566,7 +552,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   py::class_<Schedule, std::shared_ptr<Schedule>>(m, "Schedule", py::is_final())
       .def(py::init([](Index T, Index B, const py::object& lengths, const py::object& mask, const py::object& reset) {
              return std::make_shared<Schedule>(T, B, vector<std::int64_t>(lengths, B, false, "lengths"),
-                                               flags(mask, T, B, "mask"), flags(reset, T, B, "reset"));
+                                               flags(mask, {B, T}, "mask"), flags(reset, {B, T}, "reset"));
            }),
            "T"_a, "B"_a, "lengths"_a = py::none(), "mask"_a = py::none(), "reset"_a = py::none())
       .def_property_readonly("T", &Schedule::T)
@@ -591,14 +577,15 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       .def(py::init([](const std::string& cell, const py::array& W_ih, const py::array& W_hh, const py::object& b_ih,
                        const py::object& b_hh, bool training, const py::object& unit_parameters,
                        const py::object& options, const py::object& W_hr, const py::tuple& zoneout,
-                       const py::object& layer_norm) {
+                       const py::object& layer_norm, const WeightsBase* like) {
              const auto make = is_native<float>(W_ih) ? make_weights<float> : make_weights<double>;
-             return make(cell_named(cell), W_ih, W_hh, b_ih, b_hh, training, unit_parameters, options_of(options), W_hr,
-                         zoneout, layer_norm);
+             const Kernels& kernels = like ? *like->kernels : current_kernels();
+             return make(kernels, cell_named(cell), W_ih, W_hh, b_ih, b_hh, training, unit_parameters,
+                         options_of(options), W_hr, zoneout, layer_norm);
            }),
            "cell"_a, "W_ih"_a, "W_hh"_a, "b_ih"_a, "b_hh"_a, "training"_a, "unit_parameters"_a = py::none(),
            "options"_a = py::none(), "W_hr"_a = py::none(), "zoneout"_a = py::make_tuple(0.0, 0.0),
-           "layer_norm"_a = py::none())
+           "layer_norm"_a = py::none(), "like"_a = py::none())
       .def_property_readonly("nbytes", [](const WeightsBase& w) { return w.nbytes; })
       .def_property_readonly("isa", [](const WeightsBase& w) { return w.kernels->name; })
       .def_property_readonly("cell", [](const WeightsBase& w) { return name_of(w.cell); })

@@ -5,6 +5,7 @@
 #include <new>
 
 #include "arrays.h"
+#include "gil.h"
 
 namespace fusedrnn::python {
 namespace {
@@ -19,16 +20,17 @@ struct Engine {
   Index units(int state) const { return state == 0 ? R : H; }
   bool release = false;
   std::atomic<bool> busy{false};
-  PyObject* real = nullptr;  // descriptors, compared by address: NumPy has one per built-in type
-  PyObject* token = nullptr;
+  py::object real, token;  // descriptors, compared by address: NumPy has one per built-in type
 };
 
+// The engine is set once, by the first __init__: a step of another thread, or the one that converts its input, may be
+// using it.
 struct StreamObject {
-  PyObject_HEAD Engine* engine;
+  PyObject_HEAD std::atomic<Engine*> engine;
 };
 
 Engine* engine_of(PyObject* self) {
-  Engine* engine = reinterpret_cast<StreamObject*>(self)->engine;
+  Engine* engine = reinterpret_cast<StreamObject*>(self)->engine.load(std::memory_order_acquire);
   if (!engine) throw std::runtime_error("Stream: __init__ was not called");
   return engine;
 }
@@ -37,7 +39,8 @@ Engine* engine_of(PyObject* self) {
 class Turn {
  public:
   explicit Turn(Engine& engine) : engine_(engine) {
-    if (engine_.busy.exchange(true)) throw std::runtime_error("Stream: already in use by another thread");
+    if (engine_.busy.exchange(true))
+      throw std::runtime_error("Stream: already in use, by another thread or by the call that converts its input");
   }
   ~Turn() { engine_.busy = false; }
 
@@ -86,18 +89,27 @@ std::string described(const py::object& o) {
   return text;
 }
 
+// What the subclass makes of an input that is not plain. No object of ours is alive in between: a thread that ends
+// there would give it back without the GIL.
+py::object converted_input(PyObject* self, PyObject* x) {
+  static PyObject* const name = PyUnicode_InternFromString("_as_input");
+  PyObject* array = unless_ended([&] { return PyObject_CallMethodOneArg(self, name, x); });
+  if (!array) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(array);
+}
+
 py::object step(PyObject* self, PyObject* x, PyObject* out) {
   Engine& e = *engine_of(self);
   const Turn turn(e);
   py::object converted;
-  const ArrayStruct* input = plain(x, e.real, e.B, e.I, kContiguous | kAligned);
+  const ArrayStruct* input = plain(x, e.real.ptr(), e.B, e.I, kContiguous | kAligned);
   bool tokens = false;
   if (!input) {
     // Floats of another kind, other strides, or tokens: the Python side checks and converts, ids included.
-    converted = py::handle(self).attr("_as_input")(py::handle(x));
-    input = plain(converted.ptr(), e.real, e.B, e.I, kContiguous | kAligned);
+    converted = converted_input(self, x);
+    input = plain(converted.ptr(), e.real.ptr(), e.B, e.I, kContiguous | kAligned);
     if (!input) {
-      input = plain(converted.ptr(), e.token, e.B, -1, kContiguous | kAligned);
+      input = plain(converted.ptr(), e.token.ptr(), e.B, -1, kContiguous | kAligned);
       tokens = true;
     }
     require(input, "Stream: _as_input returned an array that does not fit");
@@ -105,7 +117,7 @@ py::object step(PyObject* self, PyObject* x, PyObject* out) {
   py::object result;
   const ArrayStruct* output;
   if (out && out != Py_None) {
-    output = plain(out, e.real, e.B, e.R, kContiguous | kAligned | kWriteable);
+    output = plain(out, e.real.ptr(), e.B, e.R, kContiguous | kAligned | kWriteable);
     if (!output)
       throw std::invalid_argument("Stream: out " + described(py::reinterpret_borrow<py::object>(out)) +
                                   "; expected a contiguous, writable array of shape (batch_size, " +
@@ -122,7 +134,7 @@ py::object step(PyObject* self, PyObject* x, PyObject* out) {
     output = reinterpret_cast<const ArrayStruct*>(result.ptr());
   }
   if (e.release) {
-    const py::gil_scoped_release release;
+    const GilReleased released;
     run(e, input->data, tokens, output->data);
   } else {
     run(e, input->data, tokens, output->data);
@@ -172,28 +184,14 @@ std::unique_ptr<StepRunner<T>> make_runner(const py::list& list, Index B) {
 
 // ---- the type -----------------------------------------------------------------------------------
 
-// C entry points: no C++ exception may cross them.
-template <class Call>
-PyObject* guarded(Call call) {
-  try {
-    return py::object(call()).release().ptr();
-  } catch (py::error_already_set& error) {
-    error.restore();
-  } catch (const std::invalid_argument& error) {
-    PyErr_SetString(PyExc_ValueError, error.what());
-  } catch (const std::bad_alloc&) {
-    PyErr_NoMemory();
-  } catch (const std::exception& error) {
-    PyErr_SetString(PyExc_RuntimeError, error.what());
-  }
-  return nullptr;
-}
-
 PyObject* stream_new(PyTypeObject* type, PyObject*, PyObject*) {
   auto* self = reinterpret_cast<StreamObject*>(type->tp_alloc(type, 0));
-  if (self) self->engine = nullptr;
+  if (self) new (&self->engine) std::atomic<Engine*>(nullptr);
   return reinterpret_cast<PyObject*>(self);
 }
+
+constexpr char kInitialised[] =
+    "Stream: __init__ is called again; expected one call (for another stream call frozen.stream() again)";
 
 int stream_init(PyObject* self, PyObject* arguments, PyObject* keywords) {
   PyObject* weights;
@@ -202,9 +200,11 @@ int stream_init(PyObject* self, PyObject* arguments, PyObject* keywords) {
   if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O!n", const_cast<char**>(names), &PyList_Type, &weights,
                                    &batch_size))
     return -1;
-  PyObject* done = guarded([&] {
+  PyObject* done = bound([&] {
     const auto list = py::reinterpret_borrow<py::list>(weights);
     require(!list.empty() && batch_size >= 0, "Stream: no layers, or a negative batch size");
+    auto& slot = reinterpret_cast<StreamObject*>(self)->engine;
+    require(!slot, kInitialised);
     const auto first = py::cast<std::shared_ptr<WeightsBase>>(list[0]);
     auto engine = std::make_unique<Engine>();
     if (first->is_double) engine->f64 = make_runner<double>(list, batch_size);
@@ -212,9 +212,11 @@ int stream_init(PyObject* self, PyObject* arguments, PyObject* keywords) {
     engine->B = batch_size, engine->I = first->I, engine->H = first->H, engine->R = first->R,
     engine->L = static_cast<Index>(list.size());
     engine->release = (engine->f32 ? engine->f32->flops() : engine->f64->flops()) > kReleaseFlops;
-    engine->real = (first->is_double ? py::dtype::of<double>() : py::dtype::of<float>()).release().ptr();
-    engine->token = py::dtype::of<std::int64_t>().release().ptr();
-    delete std::exchange(reinterpret_cast<StreamObject*>(self)->engine, engine.release());
+    engine->real = first->is_double ? py::dtype::of<double>() : py::dtype::of<float>();
+    engine->token = py::dtype::of<std::int64_t>();
+    Engine* none = nullptr;
+    require(slot.compare_exchange_strong(none, engine.get()), kInitialised);
+    engine.release();
     return py::none();
   });
   Py_XDECREF(done);
@@ -223,12 +225,7 @@ int stream_init(PyObject* self, PyObject* arguments, PyObject* keywords) {
 
 void stream_dealloc(PyObject* self) {
   PyTypeObject* type = Py_TYPE(self);
-  Engine* engine = reinterpret_cast<StreamObject*>(self)->engine;
-  if (engine) {
-    Py_XDECREF(engine->real);
-    Py_XDECREF(engine->token);
-    delete engine;
-  }
+  delete reinterpret_cast<StreamObject*>(self)->engine.load();
   type->tp_free(self);
   Py_DECREF(type);
 }
@@ -251,11 +248,11 @@ PyObject* stream_step(PyObject* self, PyObject* const* arguments, Py_ssize_t cou
     PyErr_Format(PyExc_TypeError, "step() takes x and out=None; %zd arguments were given", count + named);
     return nullptr;
   }
-  return guarded([&] { return step(self, given[0], given[1]); });
+  return bound([&] { return step(self, given[0], given[1]); });
 }
 
 PyObject* stream_get_state(PyObject* self, PyObject*) {
-  return guarded([&]() -> py::object {
+  return bound([&]() -> py::object {
     Engine& e = *engine_of(self);
     const Turn turn(e);
     return e.f32 ? get_state_typed(*e.f32, e) : get_state_typed(*e.f64, e);
@@ -263,7 +260,7 @@ PyObject* stream_get_state(PyObject* self, PyObject*) {
 }
 
 PyObject* stream_set_state(PyObject* self, PyObject* state) {
-  return guarded([&] {
+  return bound([&] {
     Engine& e = *engine_of(self);
     const Turn turn(e);
     const auto parts = py::cast<py::tuple>(state);
@@ -274,11 +271,11 @@ PyObject* stream_set_state(PyObject* self, PyObject* state) {
 }
 
 PyObject* stream_reset_rows(PyObject* self, PyObject* rows) {
-  return guarded([&] {
+  return bound([&] {
     Engine& e = *engine_of(self);
     const Turn turn(e);
-    const bool* which = vector<bool>(py::reinterpret_borrow<py::object>(rows), e.B, false, "reset_rows");
-    const auto chosen = [&](Index b) { return !which || which[b]; };
+    const std::uint8_t* which = flags(py::reinterpret_borrow<py::object>(rows), {e.B}, "reset_rows");
+    const auto chosen = [&](Index b) { return !which || which[b] != 0; };
     if (e.f32) e.f32->reset(chosen);
     else e.f64->reset(chosen);
     return py::none();

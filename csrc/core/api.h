@@ -213,8 +213,7 @@ struct Forward {
   bool reverse, keep;     // keep: save gates for backward
   bool history;           // states of every step are kept (training), else two slots alternate
   Strided x;              // or
-  const int64_t* tokens;  // (T, B), C order, caller's order
-  Index tokens_time;      // its row stride
+  const int64_t* tokens;  // (N,) in the order of rows: core's checked copy
   bool x_direct;          // x rows are aligned and contiguous: read in place; else gathered
   T* gather;              // (threads, kGatherRows, I), when not x_direct
   Strided y;              // feature contiguous; data may be null

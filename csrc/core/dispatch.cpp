@@ -24,6 +24,12 @@ bool runs_here(const std::string& name) {
   return true;  // sse2 and neon are their architectures' base
 }
 
+std::string lower_case(std::string text) {
+  for (char& c : text)
+    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+  return text;
+}
+
 struct Dispatch {
   std::vector<const Kernels*> available;
   std::atomic<const Kernels*> current{nullptr};
@@ -39,7 +45,7 @@ struct Dispatch {
 #undef FUSEDRNN_LEVEL
     current = available.front();
     const char* wanted = std::getenv("FUSEDRNN_ISA");
-    if (wanted && *wanted && !select(wanted)) {
+    if (wanted && *wanted && !select(lower_case(wanted))) {
       complaint = std::string("FUSEDRNN_ISA is '") + wanted + "'; this build and CPU offer";
       for (const Kernels* k : available) complaint += std::string(" '") + k->name + "'";
     }
@@ -55,8 +61,9 @@ struct Dispatch {
   }
 };
 
+// Never destroyed: threads may be in a call while the process ends.
 Dispatch& dispatch() {
-  static Dispatch instance;
+  static Dispatch& instance = *new Dispatch;
   return instance;
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cassert>
 #include <cstring>
 #include <numeric>
 #include <stdexcept>
@@ -37,19 +38,23 @@ const char* name_of(CellId cell) { return kCellNames[cell]; }
 
 // ---- schedule -----------------------------------------------------------------------------------
 
-Schedule::Schedule(Index T, Index B, const std::int64_t* lengths, const bool* mask, const bool* reset) : T_(T), B_(B) {
+Schedule::Schedule(Index T, Index B, const std::int64_t* lengths, const std::uint8_t* mask, const std::uint8_t* reset)
+    : T_(T), B_(B) {
   if (T < 0 || B < 0) throw std::invalid_argument("negative size");
   product(product(size(T), size(B)), sizeof(double));
   rows_.B = B;
-  for (Index b = 0; lengths && b < B; ++b)
-    if (lengths[b] < 0 || lengths[b] > T) throw std::invalid_argument("length outside [0, T]");
+  std::vector<Index> ends;  // a copy, because another thread may change the caller's array after the check
+  if (lengths) ends.assign(lengths, lengths + B);
+  for (const Index end : ends)
+    if (end < 0 || end > T) throw std::invalid_argument("length outside [0, T]");
   if (B == 0) return;
   if (mask || reset) {
-    cut_into_runs(lengths, mask, reset);
+    if (!lengths) ends.assign(size(B), T);
+    cut_into_runs(ends, mask, reset);
   } else if (lengths) {
     std::vector<Index> rows(size(B));
     std::iota(rows.begin(), rows.end(), Index{0});
-    sort_by_length({lengths, lengths + B}, rows);
+    sort_by_length(std::move(ends), rows);
   } else {
     rows_.T = T;
   }
@@ -106,11 +111,11 @@ void Schedule::sort_by_length(std::vector<Index> lengths, const std::vector<Inde
   rows_.offset_at = offset_.data();
 }
 
-void Schedule::cut_into_runs(const std::int64_t* lengths, const bool* mask, const bool* reset) {
+void Schedule::cut_into_runs(const std::vector<Index>& ends, const std::uint8_t* mask, const std::uint8_t* reset) {
   std::vector<Index> length, row;  // of runs, row by row in the order of time
   bool prefixes = true;            // every row is one run without holes: lengths say it all
   for (Index b = 0; b < B_; ++b, mask += mask ? T_ : 0, reset += reset ? T_ : 0) {
-    const Index end = lengths ? lengths[b] : T_;
+    const Index end = ends[size(b)];
     runs_from_.push_back(static_cast<Index>(row.size()));
     const auto start = [&] {
       time_from_.push_back(static_cast<Index>(time_.size())), row.push_back(b), length.push_back(0);
@@ -153,6 +158,26 @@ std::vector<Index> Schedule::held_from(bool reverse) const {
     for (Index b = 0, at = reverse ? T_ - 1 - t : t, before = reverse ? at + 1 : at - 1; b < B_; ++b)
       if (from[at * B_ + b] < 0) from[at * B_ + b] = from[before * B_ + b];
   return from;
+}
+
+// A token as it was when it was read, once: the caller's array may change at any time, and an id that was checked in
+// one reading and used in another would be a wild address, in forward and in backward. A negative t: of a single step.
+static std::int64_t take_token(const std::int64_t* from, Index input_size, Index t, Index b) {
+  const std::int64_t id = __atomic_load_n(from, __ATOMIC_RELAXED);
+  if (id >= 0 && id < input_size) return id;
+  throw std::out_of_range("tokens" + (t < 0 ? "" : "[" + std::to_string(t) + "]") + "[" + std::to_string(b) + "] is " +
+                          std::to_string(id) + "; expected 0 <= token < input_size = " + std::to_string(input_size));
+}
+
+// Those of the steps that run, in the order of rows.
+static void take_tokens(const std::int64_t* from, std::int64_t* to, const Schedule& schedule, Index input_size,
+                        bool reverse) {
+  const Rows& rows = schedule.rows();
+  for (Index t = 0; t < rows.T; ++t)
+    for (Index b = 0; b < rows.active(t); ++b) {
+      const Index time = rows.caller_time(t, b, reverse), row = rows.caller_row(b);
+      *to++ = take_token(from + time * schedule.B() + row, input_size, time, row);
+    }
 }
 
 template <class T>
@@ -245,10 +270,10 @@ bool suits_one_core(const Workload& load) {
 
 // Into how many shares of its rows a call is best cut, a thread each. Those need not meet at all, and write no memory
 // that lies between what another core writes; but each reads all weights, and tiles of few rows read them for little.
-Index shares_of_rows(const Workload& load) {
+Index shares_of_rows(const Workload& load, ThreadLimit& limit) {
   const Index rows = load.weight_bytes <= core_cache() / 2 ? 2 : 8;
   if (load.rows < 2 * rows || load.steps == 0 || seconds_of(load) < region_seconds()) return 1;
-  const Index threads = num_threads();
+  const Index threads = limit.most();
   Workload share = load;
   share.flops /= static_cast<double>(threads);
   return load.rows >= threads * rows && suits_one_core(share) ? threads : 1;
@@ -259,13 +284,13 @@ Index steps_behind(const Workload& load) { return std::clamp<Index>(load.steps /
 
 // How many of these layers, from the first on, had better run as a wavefront than each in turn over all threads: as
 // many as there are threads for, or one. Each core then reads all weights of its layer.
-Index wavefront(const Workload* loads, Index count) {
+Index wavefront(const Workload* loads, Index count, ThreadLimit& limit) {
   double seconds = 0, apart = 0, slowest = 0;
   for (Index l = 0; l < count; ++l) seconds += seconds_of(loads[l]);
   if (count < 2 || loads[0].steps == 0 || seconds < region_seconds()) return 1;
-  const Index threads = num_threads(), layers = std::min(threads, count);
+  const Index threads = limit.most(), layers = std::min(threads, count);
   for (Index l = 0; l < layers; ++l) {
-    const Index shares = shares_of_rows(loads[l]);
+    const Index shares = shares_of_rows(loads[l], limit);
     apart += shares > 1 ? seconds_of(loads[l]) / static_cast<double>(shares) : seconds_of(loads[l], threads);
     slowest = std::max(slowest, seconds_of(loads[l], threads / layers));
     if (threads / layers == 1 && !suits_one_core(loads[l])) return 1;
@@ -286,11 +311,11 @@ void run_team(std::vector<TeamWork> works, Interrupt interrupt) {
 // it. Beyond, each call in turn is split over all cores, which hold its weights together.
 class SideBySide {
  public:
-  explicit SideBySide(const std::vector<Workload>& loads) : loads_(loads) {
+  SideBySide(const std::vector<Workload>& loads, ThreadLimit& limit) : loads_(loads) {
     double seconds = 0;
     for (std::size_t i = 0; i < loads.size(); ++i)
       if (suits_one_core(loads[i])) calls_.push_back(i), seconds += seconds_of(loads[i]);
-    if (calls_.size() < 2 || seconds <= region_seconds() || (threads_ = size(num_threads())) < 2) {
+    if (calls_.size() < 2 || seconds <= region_seconds() || (threads_ = size(limit.most())) < 2) {
       calls_.clear();
       return;
     }
@@ -337,17 +362,16 @@ class SideBySide {
   Index share_ = 1;
 };
 
-// Counting the threads there are is a system call, as dear as a short call itself.
-void run_split(const Work& work, const Workload& load, Interrupt interrupt) {
-  const Index threads = load.steps > 0 && seconds_of(load) >= region_seconds() ? num_threads() : 1;
+void run_split(const Work& work, const Workload& load, ThreadLimit& limit, Interrupt interrupt) {
+  const Index threads = load.steps > 0 && seconds_of(load) >= region_seconds() ? limit.most() : 1;
   run_team({{choose_team(load, threads), work}}, interrupt);
 }
 
 void run_works(const std::vector<Work>& works, const std::vector<Workload>& loads, const SideBySide& together,
-               Interrupt interrupt) {
+               ThreadLimit& limit, Interrupt interrupt) {
   if (!together.empty()) together.run(works, interrupt);
   for (std::size_t i = 0; i < works.size(); ++i)
-    if (!together.has(i)) run_split(works[i], loads[i], interrupt);
+    if (!together.has(i)) run_split(works[i], loads[i], limit, interrupt);
 }
 
 template <class T>
@@ -394,9 +418,9 @@ Form Weights<T>::form(bool masked) const {
 }
 
 template <class T>
-Weights<T>::Weights(CellId cell_, const CellOptions& options, Index I_, Index H_, const RawWeights<T>& raw,
-                    bool training_, const Structure& structure_, Interrupt interrupt) {
-  kernels = &current_kernels();
+Weights<T>::Weights(const Kernels& kernels_, CellId cell_, const CellOptions& options, Index I_, Index H_,
+                    const RawWeights<T>& raw, bool training_, const Structure& structure_, Interrupt interrupt) {
+  kernels = &kernels_;
   cell = cell_, I = I_, H = H_, training = training_, structure = structure_;
   R = structure.R ? structure.R : H;
   is_double = sizeof(T) == 8;
@@ -443,7 +467,7 @@ Weights<T>::Weights(CellId cell_, const CellOptions& options, Index I_, Index H_
 
   // Packing moves a word per cycle or so; below some 64 KiB a second thread's start costs more.
   const Index threads =
-      nbytes < (std::size_t{1} << 17) ? 1 : std::min<Index>(num_threads(), static_cast<Index>(nbytes >> 16));
+      nbytes < (std::size_t{1} << 17) ? 1 : std::min(ThreadLimit().most(), static_cast<Index>(nbytes >> 16));
   if (!run_teams({{{threads, 1}, [&](Member& m) { kernel().pack(raw, packed, m); }}}, interrupt.check,
                  interrupt.argument))
     throw Interrupted();
@@ -453,7 +477,7 @@ Weights<T>::Weights(CellId cell_, const CellOptions& options, Index I_, Index H_
 
 template <class T>
 ForwardCall<T>::ForwardCall(std::shared_ptr<const Weights<T>> weights, std::shared_ptr<const Schedule> schedule,
-                            const ForwardArrays<T>& arrays, bool reverse, bool training)
+                            const ForwardArrays<T>& arrays, bool reverse, bool training, ThreadLimit& threads)
     : weights_(weights), schedule_(schedule), arrays_(arrays) {
   const CellKernels<T>& kernel = weights->kernel();
   const Rows& rows = schedule->rows();
@@ -469,8 +493,6 @@ ForwardCall<T>::ForwardCall(std::shared_ptr<const Weights<T>> weights, std::shar
   f.history = training;
   f.x = arrays.x;
   f.x_direct = arrays.x_direct;
-  f.tokens = arrays.tokens;
-  f.tokens_time = schedule->B();
   f.y = arrays.y;
   f.y_T = schedule->T();
   f.projected_rows = kProjectionRows;
@@ -526,10 +548,9 @@ ForwardCall<T>::ForwardCall(std::shared_ptr<const Weights<T>> weights, std::shar
           ? scratch.add(product(size(2 * blocks), sum(size(groups * f.chunk_rows), size((groups + 1) * B))), sizeof(T))
           : 0;
   const std::size_t x = training && !arrays.tokens ? kept.add(product(size(N), size(I)), sizeof(T)) : 0;
-  const std::size_t tokens = training && arrays.tokens ? kept.add(size(N), sizeof(std::int64_t)) : 0;
-  const std::size_t gather = arrays.tokens || arrays.x_direct
-                                 ? 0
-                                 : scratch.add(product(size(num_threads() * kGatherRows), size(I)), sizeof(T));
+  const std::size_t tokens = arrays.tokens ? lasting.add(size(N), sizeof(std::int64_t)) : 0;
+  gathering_threads_ = arrays.tokens || arrays.x_direct ? 0 : threads.most();
+  const std::size_t gather = scratch.add(product(size(gathering_threads_ * kGatherRows), size(I)), sizeof(T));
   temporary_ = scratch.allocate();
   const auto place = [](const Buffer& b, std::size_t offset) { return reinterpret_cast<T*>(b.as<char>() + offset); };
   if (training) tape->memory = kept.allocate();
@@ -572,7 +593,12 @@ ForwardCall<T>::ForwardCall(std::shared_ptr<const Weights<T>> weights, std::shar
       f.masks.rate[s] = arrays.kept[s].data ? T(0) : T(weights->structure.zoneout[s]);
     }
   }
-  if (!arrays.tokens && !arrays.x_direct) f.gather = place(temporary_, gather);
+  if (gathering_threads_ > 0) f.gather = place(temporary_, gather);
+  if (arrays.tokens) {
+    auto* const own = reinterpret_cast<std::int64_t*>(long_lived.as<char>() + tokens);
+    take_tokens(arrays.tokens, own, *schedule, I, reverse);
+    f.tokens = own;
+  }
 
   if (training) {
     tape->weights = weights;
@@ -586,7 +612,7 @@ ForwardCall<T>::ForwardCall(std::shared_ptr<const Weights<T>> weights, std::shar
     tape->form = form_;
     tape->recurrent = f.recurrent, tape->candidate = f.candidate, tape->hidden = f.hidden;
     tape->masks = f.masks;
-    if (arrays.tokens) tape->tokens = reinterpret_cast<std::int64_t*>(place(tape->memory, tokens));
+    if (arrays.tokens) tape->tokens = f.tokens;
     else tape->x = place(tape->memory, x);
   }
 }
@@ -602,10 +628,6 @@ void ForwardCall<T>::copy_input(Member& m, Interrupt interrupt) const {
       __atomic_store_n(m.team->stop, 1, __ATOMIC_RELAXED);
     for (Index b = 0; b < rows.active(t); ++b) {
       const Index time = rows.caller_time(t, b, f_.reverse), row = rows.caller_row(b), to = rows.offset(t) + b;
-      if (arrays_.tokens) {
-        tape_->tokens[to] = arrays_.tokens[time * f_.tokens_time + row];
-        continue;
-      }
       const char* from = arrays_.x.data + time * arrays_.x.time + row * arrays_.x.batch;
       if (arrays_.x_direct) std::memcpy(tape_->x + to * I, from, size(I) * sizeof(T));
       else
@@ -627,7 +649,7 @@ void ForwardCall<T>::copy_kept(Member& m) const {
         auto* to = const_cast<std::uint8_t*>(f_.masks.kept[s]) + (f_.rows.offset(t) + b) * wide;
         const char* row =
             from.data + f_.rows.caller_time(t, b, f_.reverse) * from.time + f_.rows.caller_row(b) * from.batch;
-        std::memcpy(to, row, size(units));
+        for (Index k = 0; k < units; ++k) to[k] = row[k] != 0;  // read once, and a share of 0 or 1 whatever the byte
         std::memset(to + units, 0, size(wide - units));
       }
   }
@@ -637,14 +659,17 @@ template <class T>
 std::vector<ForwardCall<T>> ForwardCall<T>::by_rows(Index parts) const {
   std::vector<ForwardCall> calls;
   if (parts <= 1 || f_.history || schedule_->cut()) return calls;
+  ThreadLimit alone(1);
   for (Index part = 0; part < parts; ++part)
-    calls.emplace_back(weights_, std::make_shared<Schedule>(*schedule_, part, parts), arrays_, f_.reverse, false);
+    calls.emplace_back(weights_, std::make_shared<Schedule>(*schedule_, part, parts), arrays_, f_.reverse, false,
+                       alone);
   return calls;
 }
 
 template <class T>
 void ForwardCall<T>::run(Member& m, Interrupt interrupt) const {
-  if (tape_) copy_input(m, interrupt);
+  assert(gathering_threads_ == 0 || m.team->size <= gathering_threads_);
+  if (tape_ && !f_.tokens) copy_input(m, interrupt);
   copy_kept(m);
   weights_->kernel().forward[form_](f_, m);
 }
@@ -663,33 +688,33 @@ void ForwardCall<T>::finish() const {
 }
 
 template <class T>
-void run_one(ForwardCall<T>& call, Interrupt interrupt) {
-  const std::vector<ForwardCall<T>> shares = call.by_rows(shares_of_rows(call.load()));
-  if (shares.empty()) return run_split([&](Member& m) { call.run(m, interrupt); }, call.load(), interrupt);
+void run_one(ForwardCall<T>& call, ThreadLimit& threads, Interrupt interrupt) {
+  const std::vector<ForwardCall<T>> shares = call.by_rows(shares_of_rows(call.load(), threads));
+  if (shares.empty()) return run_split([&](Member& m) { call.run(m, interrupt); }, call.load(), threads, interrupt);
   std::vector<TeamWork> teams;
   for (const ForwardCall<T>& share : shares) teams.push_back({{}, [&](Member& m) { share.run(m, interrupt); }});
   run_team(std::move(teams), interrupt);
 }
 
 template <class T>
-void run_forward(std::vector<ForwardCall<T>>& calls, Interrupt interrupt) {
+void run_forward(std::vector<ForwardCall<T>>& calls, ThreadLimit& threads, Interrupt interrupt) {
   std::vector<Work> works;
   std::vector<Workload> loads;
   for (ForwardCall<T>& call : calls) {
     works.push_back([&](Member& m) { call.run(m, interrupt); });
     loads.push_back(call.load());
   }
-  const SideBySide together(loads);
-  if (!together.empty()) run_works(works, loads, together, interrupt);
-  for (std::size_t i = 0; i < calls.size() && together.empty(); ++i) run_one(calls[i], interrupt);
+  const SideBySide together(loads, threads);
+  if (!together.empty()) run_works(works, loads, together, threads, interrupt);
+  for (std::size_t i = 0; i < calls.size() && together.empty(); ++i) run_one(calls[i], threads, interrupt);
   for (const ForwardCall<T>& call : calls) call.finish();
 }
 
 // As a wavefront: every layer on threads of its own, a few steps behind the one below. They meet once in these steps,
 // where the threads that split a layer meet after each, and no core reads another layer's weights.
 template <class T>
-void run_wavefront(ForwardCall<T>* calls, Index layers, Interrupt interrupt) {
-  const Index steps = steps_behind(calls[0].load()), share = num_threads() / layers;
+void run_wavefront(ForwardCall<T>* calls, Index layers, ThreadLimit& threads, Interrupt interrupt) {
+  const Index steps = steps_behind(calls[0].load()), share = threads.most() / layers;
   std::vector<TeamWork> teams;
   for (Index l = layers; l-- > 0;) {  // the last first: its thread, which sees signals, is the last to end
     calls[l].keep_close(steps);
@@ -699,13 +724,13 @@ void run_wavefront(ForwardCall<T>* calls, Index layers, Interrupt interrupt) {
 }
 
 template <class T>
-void run_stacked(std::vector<ForwardCall<T>>& calls, Interrupt interrupt) {
+void run_stacked(std::vector<ForwardCall<T>>& calls, ThreadLimit& threads, Interrupt interrupt) {
   std::vector<Workload> loads;
   for (const ForwardCall<T>& call : calls) loads.push_back(call.load());
   for (std::size_t i = 0; i < calls.size();) {
-    const Index layers = wavefront(loads.data() + i, static_cast<Index>(calls.size() - i));
-    if (layers > 1) run_wavefront(&calls[i], layers, interrupt);
-    else run_one(calls[i], interrupt);
+    const Index layers = wavefront(loads.data() + i, static_cast<Index>(calls.size() - i), threads);
+    if (layers > 1) run_wavefront(&calls[i], layers, threads, interrupt);
+    else run_one(calls[i], threads, interrupt);
     i += size(layers);
   }
   for (const ForwardCall<T>& call : calls) call.finish();
@@ -895,11 +920,12 @@ void run_backward(std::vector<BackwardCall<T>>& calls, Interrupt interrupt) {
     works.push_back([&](Member& m) { call.run(m); });
     loads.push_back(call.load());
   }
-  const SideBySide together(loads);
+  ThreadLimit threads;
+  const SideBySide together(loads, threads);
   std::vector<const BackwardCall<T>*> detached;  // what is added to another call's dx, is added in this order
   for (BackwardCall<T>& call : calls)
     if (!together.empty() && call.accumulates()) call.detach_dx(), detached.push_back(&call);
-  run_works(works, loads, together, interrupt);
+  run_works(works, loads, together, threads, interrupt);
   for (const BackwardCall<T>* call : detached) call->add_dx();
   for (const BackwardCall<T>& call : calls) call.finish();
 }
@@ -908,7 +934,7 @@ void run_backward(std::vector<BackwardCall<T>>& calls, Interrupt interrupt) {
 
 template <class T>
 StepRunner<T>::StepRunner(std::vector<std::shared_ptr<const Weights<T>>> layers, Index B, bool alone)
-    : B_(B), alone_(alone) {
+    : B_(B), alone_(alone), tokens_(size(B)) {
   for (auto& weights : layers) {
     const CellKernels<T>& kernel = weights->kernel();
     const std::size_t wide = size(weights->padded()), rows = size(B);
@@ -934,7 +960,6 @@ StepRunner<T>::StepRunner(std::vector<std::shared_ptr<const Weights<T>>> layers,
     f.weights = &weights->packed;
     f.rows.T = B > 0 ? 1 : 0, f.rows.B = B;
     f.x_direct = true;
-    f.tokens_time = B;
     f.gates = place(gates);
     f.gate_rows = f.chunk_rows = f.projected_rows = B;
     for (int s = 0; s < kernel.states; ++s) f.states[s] = place(states[s]);
@@ -975,18 +1000,19 @@ Index StepRunner<T>::threads() const {
   const Workload load{flops_, weight_bytes_, 1, 1, B_, table_of<T>(*layers_.front().weights->kernels).lanes};
   const bool awake = !after_fork() && now_ns() - last_step_ < kMoment;
   const double region = awake ? kWarmRegion : region_seconds();
-  return std::max<Index>(1, std::min<Index>(num_threads(), static_cast<Index>(seconds_of(load) / region)));
+  return std::max<Index>(1, std::min(ThreadLimit().most(), static_cast<Index>(seconds_of(load) / region)));
 }
 
 template <class T>
 void StepRunner<T>::step(const T* x, const std::int64_t* tokens, T* y) {
   Index stride = layers_.front().weights->I;
+  for (Index b = 0; tokens && b < B_; ++b) tokens_[size(b)] = take_token(tokens + b, stride, -1, b);
   for (std::size_t l = 0; l < layers_.size(); ++l) {
     Layer& layer = layers_[l];
     Forward<T>& f = layer.forward;
     const Index item = sizeof(T);
     f.x = {reinterpret_cast<char*>(const_cast<T*>(x)), 0, stride * item, item};
-    f.tokens = l == 0 ? tokens : nullptr;
+    f.tokens = l == 0 && tokens ? tokens_.data() : nullptr;
     if (l + 1 == layers_.size()) f.y = {reinterpret_cast<char*>(y), 0, layer.weights->R * item, item};
     stride = layer.weights->padded(0);
     x = f.states[0] + (f.slot ^ 1) * B_ * stride;  // what this layer is about to write
@@ -1037,10 +1063,10 @@ template class ForwardCall<float>;
 template class ForwardCall<double>;
 template class BackwardCall<float>;
 template class BackwardCall<double>;
-template void run_stacked(std::vector<ForwardCall<float>>&, Interrupt);
-template void run_stacked(std::vector<ForwardCall<double>>&, Interrupt);
-template void run_forward(std::vector<ForwardCall<float>>&, Interrupt);
-template void run_forward(std::vector<ForwardCall<double>>&, Interrupt);
+template void run_stacked(std::vector<ForwardCall<float>>&, ThreadLimit&, Interrupt);
+template void run_stacked(std::vector<ForwardCall<double>>&, ThreadLimit&, Interrupt);
+template void run_forward(std::vector<ForwardCall<float>>&, ThreadLimit&, Interrupt);
+template void run_forward(std::vector<ForwardCall<double>>&, ThreadLimit&, Interrupt);
 template void run_backward(std::vector<BackwardCall<float>>&, Interrupt);
 template void run_backward(std::vector<BackwardCall<double>>&, Interrupt);
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
@@ -23,8 +24,10 @@ const char* name_of(CellId cell);
 // costs nothing, and a run has the bits it would have alone.
 class Schedule {
  public:
-  // mask, reset: (B, T) in C order, or null. Past a row's length neither is read; reset[b, 0] means nothing.
-  Schedule(Index T, Index B, const std::int64_t* lengths, const bool* mask = nullptr, const bool* reset = nullptr);
+  // mask, reset: (B, T) bytes in C order, not 0 for true; or null. Past a row's length neither is read; reset[b, 0]
+  // means nothing. Each element is read once.
+  Schedule(Index T, Index B, const std::int64_t* lengths, const std::uint8_t* mask = nullptr,
+           const std::uint8_t* reset = nullptr);
   // One of `parts` equal shares of another's rows, which has no cuts and lives as long. The caller's arrays are the
   // same.
   Schedule(const Schedule& whole, Index part, Index parts);
@@ -45,7 +48,7 @@ class Schedule {
   std::vector<Index> held_from(bool reverse) const;
 
  private:
-  void cut_into_runs(const std::int64_t* lengths, const bool* mask, const bool* reset);
+  void cut_into_runs(const std::vector<Index>& ends, const std::uint8_t* mask, const std::uint8_t* reset);
   void sort_by_length(std::vector<Index> lengths, const std::vector<Index>& rows);
 
   Index T_, B_;
@@ -90,8 +93,8 @@ class WeightsBase {
 template <class T>
 class Weights final : public WeightsBase {
  public:
-  Weights(CellId cell, const CellOptions& options, Index I, Index H, const RawWeights<T>& raw, bool training,
-          const Structure& structure = {}, Interrupt interrupt = {});
+  Weights(const Kernels& kernels, CellId cell, const CellOptions& options, Index I, Index H, const RawWeights<T>& raw,
+          bool training, const Structure& structure = {}, Interrupt interrupt = {});
   const CellKernels<T>& kernel() const;
   Index padded() const;  // hidden units rounded up to whole vectors
   Index units(int state) const { return state == 0 ? R : H; }
@@ -105,12 +108,12 @@ class Weights final : public WeightsBase {
   Buffer memory_;
 };
 
-// A step's worth of what a caller passes in and out.
+// What a caller passes in and out of a sequence.
 template <class T>
 struct ForwardArrays {
   Strided x;
   bool x_direct = true;
-  const std::int64_t* tokens = nullptr;
+  const std::int64_t* tokens = nullptr;  // (T, B), C order
   Strided y;
   const T* state[kMaxStates] = {};
   Index state_stride[kMaxStates] = {};
@@ -157,7 +160,7 @@ class Tape final : public TapeBase {
   T *recurrent = nullptr, *candidate = nullptr, *hidden = nullptr;
   const T *products_x = nullptr, *products_h = nullptr, *moments = nullptr;  // normed form
   Masks<T> masks;
-  std::int64_t* tokens = nullptr;
+  const std::int64_t* tokens = nullptr;
 };
 
 // A state before and after each step, (T, B, units) in the caller's order; nothing is written where no step ran. `ran`
@@ -178,8 +181,9 @@ struct Workload {
 template <class T>
 class ForwardCall {
  public:
+  // threads: of the call that this is part of. No team that runs it may have more members.
   ForwardCall(std::shared_ptr<const Weights<T>> weights, std::shared_ptr<const Schedule> schedule,
-              const ForwardArrays<T>& arrays, bool reverse, bool training);
+              const ForwardArrays<T>& arrays, bool reverse, bool training, ThreadLimit& threads);
   const Workload& load() const { return load_; }
   // The same call as one for each share of the rows; empty when that can't be.
   std::vector<ForwardCall> by_rows(Index parts) const;
@@ -201,6 +205,7 @@ class ForwardCall {
   Workload load_;
   std::unique_ptr<Tape<T>> tape_;  // null: inference
   Buffer temporary_;
+  Index gathering_threads_ = 0;  // for how many f_.gather has room, where x is gathered
 };
 
 template <class T>
@@ -229,12 +234,12 @@ class BackwardCall {
 // Run calls that do not depend on each other, but for adding to one dx in their order: side by side where that is
 // quicker. Throws Interrupted.
 template <class T>
-void run_forward(std::vector<ForwardCall<T>>& calls, Interrupt interrupt);
+void run_forward(std::vector<ForwardCall<T>>& calls, ThreadLimit& threads, Interrupt interrupt);
 template <class T>
 void run_backward(std::vector<BackwardCall<T>>& calls, Interrupt interrupt);
 // Inference through one-way layers upon each other: each call's x is the y of the one before it, over the same steps.
 template <class T>
-void run_stacked(std::vector<ForwardCall<T>>& calls, Interrupt interrupt);
+void run_stacked(std::vector<ForwardCall<T>>& calls, ThreadLimit& threads, Interrupt interrupt);
 
 // Stacked one-way layers, one step at a time: on the calling thread, which then allocates nothing, or, when the weights
 // exceed a core's cache, on several. Owns the states.
@@ -243,17 +248,19 @@ class StepRunner {
  public:
   // alone: on the calling thread whatever the size, as callers need who must not wait or allocate.
   StepRunner(std::vector<std::shared_ptr<const Weights<T>>> layers, Index B, bool alone = false);
-  // x: rows of (B, I), or tokens (B,); y: (B, H), rows contiguous.
+  // x: rows of (B, I), or tokens (B,); y: (B, H), rows contiguous. Throws std::out_of_range for a token outside [0, I),
+  // before anything has changed.
   void step(const T* x, const std::int64_t* tokens, T* y);
   // All layers' h (which = 0) or c (1) as of now, (layers, B, H).
   void read_state(int which, T* to) const;
   void write_state(int which, const T* from);
   template <class Chosen>
-  void reset(Chosen chosen) {  // zeros for every row b with chosen(b)
-    for (std::size_t l = 0; l < layers_.size(); ++l)
-      for (int s = 0; s < states(); ++s)
-        for (Index b = 0; b < B_; ++b)
-          if (chosen(b)) std::fill_n(state(l, s) + b * padded(l, s), padded(l, s), T(0));
+  void reset(Chosen chosen) {  // zeros for every row b with chosen(b), asked once a row
+    for (Index b = 0; b < B_; ++b) {
+      if (!chosen(b)) continue;
+      for (std::size_t l = 0; l < layers_.size(); ++l)
+        for (int s = 0; s < states(); ++s) std::fill_n(state(l, s) + b * padded(l, s), padded(l, s), T(0));
+    }
   }
   Index padded(std::size_t layer, int which) const { return layers_[layer].weights->padded(which); }
   int states() const { return layers_.front().weights->kernel().states; }
@@ -275,6 +282,7 @@ class StepRunner {
 
   Index B_;
   bool alone_;
+  std::vector<std::int64_t> tokens_;  // of the step under way, checked
   std::vector<Layer> layers_;
   double flops_ = 0, weight_bytes_ = 0;
   long long last_step_ = 0;  // when it ended; kept when the weights may be worth several threads

@@ -5,9 +5,15 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cctype>
+#include <cerrno>
 #include <chrono>
 #include <condition_variable>
+#include <cstdlib>
+#include <memory>
 #include <mutex>
+#include <new>
+#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -112,6 +118,92 @@ void step_aside([[maybe_unused]] int cpu) {
 #endif
 }
 
+// GNU OpenMP ends the process when the system refuses it a thread (too little address space for a stack, a limit of
+// processes). So before a region that makes threads, as many plain threads with the same stacks are started, kept until
+// the last one is there, and joined. When that fails the call runs on the calling thread, and calls of the next second
+// are planned for the threads there are. What this cannot see: docs/decisions/0003-threads.md
+class Starting {
+ public:
+  // Whether a region of this thread may have so many threads besides this one.
+  static bool can_have(Index workers) {
+    if (workers <= kept_) return true;
+    const Index more = workers - kept_, started = start(more);
+    if (started == more) return true;
+    most_ = 1 + kept_ + started;
+    until_ = now_ns() + kValid;
+    return false;
+  }
+  // OpenMP keeps the workers of this thread's last region for the next one; a smaller region ends the others.
+  static void kept(Index workers) { kept_ = workers; }
+  static Index limited(Index threads) {
+    const long long until = until_.load(std::memory_order_relaxed);
+    if (until == 0) return threads;
+    if (now_ns() < until) return std::min<Index>(threads, most_);
+    until_.store(0, std::memory_order_relaxed);
+    return threads;
+  }
+
+ private:
+  static constexpr long long kValid = 1'000'000'000;  // ns
+
+  // The number of threads, of `count`, that can be there at the same time.
+  static Index start(Index count) noexcept {
+    const std::unique_ptr<pthread_t[]> threads(new (std::nothrow) pthread_t[static_cast<std::size_t>(count)]);
+    pthread_attr_t attributes;
+    if (!threads || pthread_attr_init(&attributes) != 0) return 0;
+    Index started = 0;
+    // A stack size that the C library refuses is one that OpenMP does not set either.
+    if (stack_bytes > 0) pthread_attr_setstacksize(&attributes, stack_bytes);
+    std::mutex all_started;
+    const auto wait = [](void* mutex) -> void* {
+      const std::lock_guard<std::mutex> lock(*static_cast<std::mutex*>(mutex));
+      return nullptr;
+    };
+    {
+      const std::lock_guard<std::mutex> lock(all_started);
+      while (started < count && pthread_create(&threads[started], &attributes, wait, &all_started) == 0) ++started;
+    }
+    for (Index i = 0; i < started; ++i) pthread_join(threads[i], nullptr);
+    pthread_attr_destroy(&attributes);
+    return started;
+  }
+
+  // The size of a worker's stack as OpenMP's runtimes take it from the environment when they are loaded, which is
+  // before this; 0: the system's.
+  static std::size_t read_stack_bytes() {
+    for (const char* name : {"OMP_STACKSIZE", "GOMP_STACKSIZE", "KMP_STACKSIZE"}) {
+      const char* text = std::getenv(name);
+      if (!text) continue;
+      char* unit = nullptr;
+      errno = 0;
+      const unsigned long long number = std::strtoull(text, &unit, 10);
+      if (unit == text || errno != 0) continue;
+      while (std::isspace(static_cast<unsigned char>(*unit))) ++unit;
+      int shift = 10;
+      switch (std::tolower(static_cast<unsigned char>(*unit))) {
+        case 'b':
+          shift = 0;
+          break;
+        case 'm':
+          shift = 20;
+          break;
+        case 'g':
+          shift = 30;
+          break;
+      }
+      if (number > (~std::size_t{0} >> shift)) continue;
+      return static_cast<std::size_t>(number) << shift;
+    }
+    return 0;
+  }
+
+  static inline const std::size_t stack_bytes = read_stack_bytes();
+  static thread_local Index kept_;
+  static inline std::atomic<Index> most_{1};
+  static inline std::atomic<long long> until_{0};  // 0: no limit is known
+};
+thread_local Index Starting::kept_ = 0;
+
 constexpr int kSpins = 1000;  // before a thread yields
 
 struct Call {
@@ -193,10 +285,13 @@ struct Call {
 void run_region(Call& call) {
 #if defined(_OPENMP)
   const int asked = static_cast<int>(call.size);
+  if (!Starting::can_have(call.size - 1)) return call.run_alone();
 #pragma omp parallel num_threads(asked)
   {
     // A nested or limited region may get fewer threads than asked for.
-    if (omp_get_num_threads() == asked) call.run_as(omp_get_thread_num());
+    const int there = omp_get_num_threads();
+    if (omp_get_thread_num() == 0 && omp_get_level() == 1) Starting::kept(there - 1);
+    if (there == asked) call.run_as(omp_get_thread_num());
     else if (omp_get_thread_num() == 0) call.run_alone();
   }
 #else
@@ -209,12 +304,18 @@ void run_on_fresh_thread(Call& call) {
   std::mutex mutex;
   std::condition_variable finished;
   bool done = false;
-  std::thread fresh([&] {
-    run_region(call);
-    const std::lock_guard<std::mutex> lock(mutex);
-    done = true;
-    finished.notify_one();
-  });
+  std::thread fresh;
+  try {
+    fresh = std::thread([&] {
+      run_region(call);
+      const std::lock_guard<std::mutex> lock(mutex);
+      done = true;
+      finished.notify_one();
+    });
+  } catch (const std::system_error&) {  // no thread is to be had
+    call.teams[0].interrupted = check;
+    return call.run_alone();
+  }
   std::unique_lock<std::mutex> lock(mutex);
   while (!finished.wait_for(lock, std::chrono::milliseconds(20), [&] { return done; })) {
     lock.unlock();
@@ -239,6 +340,10 @@ int num_threads() {
 #else
   return 1;
 #endif
+}
+Index ThreadLimit::most() {
+  if (most_ == 0) most_ = Starting::limited(num_threads());
+  return most_;
 }
 void set_num_threads(int n) { process_threads = n; }
 void set_local_num_threads(int n) { local_threads = n; }

@@ -8,11 +8,25 @@
 
 namespace fusedrnn {
 
-int num_threads();                  // for calls of this thread
+int num_threads();                  // that calls of this thread are to use, as of now
 void set_num_threads(int n);        // for the process
 void set_local_num_threads(int n);  // for this thread; 0: as the process
 int local_num_threads();            // 0: as the process
 const char* parallel_runtime();     // "GNU OpenMP ...", or "none"
+
+// The number of threads that one call may use: num_threads(), or fewer when the system lately refused to start so many.
+// The affinity mask, and with it the number, may change at any time, from outside too, so a call asks once and carries
+// the answer: buffers and teams are sized by the same number. It asks when the number is first needed, because counting
+// the processors is a system call, as dear as a short call itself.
+class ThreadLimit {
+ public:
+  ThreadLimit() = default;
+  explicit ThreadLimit(Index most) : most_(most) {}
+  Index most();
+
+ private:
+  Index most_ = 0;  // 0: not asked yet
+};
 
 bool after_fork();   // this thread has survived a fork: its calls start threads of their own, 50 us each
 long long now_ns();  // of a clock that never goes back

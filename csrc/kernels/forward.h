@@ -89,8 +89,7 @@ class ForwardPass {
   const Range mine;         // batch rows of this thread's group
   Index chunk_from = 0;     // the first row of the steps whose input part is there
   Index gates_from = 0;     // the row of the sequence that is row 0 of the gate buffer
-  const T* x[kGatherRows];  // the rows being projected, or their tokens
-  int64_t tokens[kGatherRows];
+  const T* x[kGatherRows];  // the rows being projected
 
   template <int P>
   const auto& phase() const {
@@ -172,12 +171,11 @@ class ForwardPass {
 
   void point_at_step(Index t, Range r) { point_at(t, r.begin, r.end - r.begin); }
 
-  // Sets x (or tokens) for `n` rows, and t and b to the row after them.
+  // Sets x for `n` rows, and t and b to the row after them.
   void point_at(Index& t, Index& b, Index n) {
     for (Index i = 0; i < n; ++i) {
       const Index time = rows.caller_time(t, b, f.reverse), at = rows.caller_row(b);
-      if (f.tokens) tokens[i] = f.tokens[time * f.tokens_time + at];
-      else x[i] = input_row(f.x.data + time * f.x.time + at * f.x.batch, i);
+      if (!f.tokens) x[i] = input_row(f.x.data + time * f.x.time + at * f.x.batch, i);
       if (++b == rows.active(t)) ++t, b = 0;
     }
   }
@@ -207,7 +205,7 @@ class ForwardPass {
       for (int q = 0; q < panels; ++q, out = gate_row(ph, p + 1, row), w += I * width, bias += width)
         for (Index i = 0; i < n; ++i)
           for (Index v = 0; v < width; v += W)
-            store(out + i * row_width + v, load(bias + v) + load(w + tokens[i] * width + v));
+            store(out + i * row_width + v, load(bias + v) + load(w + f.tokens[row + i] * width + v));
       if constexpr (Form::normalises)
         for (int q = 0; q < panels; ++q) note_input(p + q, row, n);
       did(m, static_cast<double>(n * width));

@@ -20,6 +20,9 @@ def build_info() -> dict[str, str]: ...
 def empty(shape: tuple[int, ...], dtype: Any, /) -> Array:
     """An uninitialised C-contiguous array whose memory goes back to a pool when it is garbage."""
 
+def rows_apart(array: Array) -> bool:
+    """Whether no two rows (along the last axis, which is contiguous) share memory."""
+
 def trim_pool() -> int:
     """Give pooled memory back to the system; returns the bytes freed."""
 
@@ -71,6 +74,7 @@ class Weights:
         zoneout: tuple[float, float] = (0.0, 0.0),  # shares of old h and c, in inference
         # gain_ih (G*H,), gain_hh (G*H,), an LSTM's gain_c and bias_c (H,) or None, eps; "gru_after" and "lstm" alone
         layer_norm: tuple[Any, ...] | None = None,
+        like: Weights | None = None,  # whose instruction set to pack for; None: the current one
     ) -> None: ...
     @property
     def nbytes(self) -> int: ...

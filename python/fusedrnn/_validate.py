@@ -10,7 +10,7 @@ import operator
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -512,7 +512,7 @@ def sequence_list(owner: str, items: Sequence[Any], dtype: np.dtype[Any], input_
 
 
 def lengths(owner: str, value: Any, T: int, B: int, layout: str) -> NDArray[np.int64]:
-    """Lengths of the rows as a fresh int64 array."""
+    """Lengths of the rows as a fresh int64 array, copied before they are checked: other threads may write to them."""
     if layout == "unbatched":
         raise ValueError(f"{owner}: lengths given with an unbatched x; expected lengths=None")
     if layout == "list":
@@ -521,18 +521,19 @@ def lengths(owner: str, value: Any, T: int, B: int, layout: str) -> NDArray[np.i
     if array.dtype.kind not in "iu" and not (array.size == 0 and isinstance(value, (list, tuple))):
         raise TypeError(f"{owner}: lengths has dtype {array.dtype}; expected integers")
     exact_shape(owner, "lengths", array, (B,), "(B,)")
+    array = np.array(array)
     if B and (array.min() < 0 or array.max() > T):
         i = int(np.argmax((array < 0) | (array > T)))
         raise ValueError(f"{owner}: lengths[{i}] is {array[i]}; expected 0 <= length <= T = {T}")
-    return np.array(array, dtype=np.int64)
+    return array.astype(np.int64, copy=False)
 
 
 def mask(owner: str, value: Any, T: int, B: int, layout: str) -> NDArray[np.bool_]:
-    """Which steps are valid, (B, T) in C order; (T,) for an unbatched x."""
+    """Which steps are valid, (B, T) in C order, copied: other threads may write to it; (T,) for an unbatched x."""
     array = _flags(owner, "mask", value)
     shape, formula = ((T,), "(T,)") if layout == "unbatched" else ((B, T), "(B, T)")
     exact_shape(owner, "mask", array, shape, formula)
-    return np.ascontiguousarray(array.reshape(B, T))
+    return np.array(array.reshape(B, T), order="C")
 
 
 def reset(owner: str, value: Any, T: int, B: int, layout: str, batch_first: bool) -> NDArray[np.bool_]:
@@ -648,8 +649,12 @@ def out(
     formula: str,
     dtype: np.dtype[Any],
     others: Iterable[tuple[str, Any]],
+    rows_apart: Callable[[Array], bool],
 ) -> Array:
-    """An array that can be written row by row and shares no memory with any of `others`."""
+    """An array that can be written row by row and shares no memory with any of `others`.
+
+    `rows_apart` tells whether no two rows share memory: `_core.rows_apart`, which the C API asks, too.
+    """
     if not isinstance(value, ndarray):
         raise TypeError(f"{owner}: {name} is {kind(value)}; expected an ndarray of {formula} = {shape}")
     exact_shape(owner, name, value, shape, formula)
@@ -662,7 +667,7 @@ def out(
     if value.size:
         if value.strides[-1] != dtype.itemsize:
             raise ValueError(f"{owner}: {name} has strides {value.strides}; expected a contiguous last axis")
-        if any(stride == 0 and n > 1 for stride, n in zip(value.strides, shape, strict=True)):
+        if not rows_apart(value):
             raise ValueError(f"{owner}: {name} has strides {value.strides}; expected no two elements in one place")
     for other_name, other in others:
         if isinstance(other, ndarray) and _overlap(value, other):
@@ -693,6 +698,16 @@ def nothing_to_do_cell(owner: str) -> ValueError:
 def nothing_to_do_functional(owner: str, names: list[str]) -> ValueError:
     """A backward function without any gradient to start from."""
     return ValueError(f"{owner}: dy, {', '.join(names)} are all None; expected at least one gradient")
+
+
+def initialised(owner: str, source: str) -> ValueError:
+    """``__init__`` called on an object that is complete, and perhaps in use."""
+    return ValueError(f"{owner}: __init__ is called again; expected one call (for another one call {source} again)")
+
+
+def in_use(owner: str) -> RuntimeError:
+    """A stream called by a second thread, or by the call that converts its input."""
+    return RuntimeError(f"{owner}: already in use, by another thread or by the call that converts its input")
 
 
 def released(owner: str) -> ValueError:

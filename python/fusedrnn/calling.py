@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NamedTuple, NoReturn, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from . import unroll
+from . import _validate, unroll
 from .tape import Kept, Tape
 from .unroll import Extent, Form, Outputs, Run, Steps
 
@@ -277,6 +277,11 @@ class Frozen:
 
     _description: str
     precision: str
+
+    def _refuse_second_init(self) -> None:
+        """A frozen object does not change: another thread may be in a call."""
+        if hasattr(self, "precision"):  # the last attribute to be set
+            raise _validate.initialised(f"frozen {self._plan.owner}", "layer.freeze()")
 
     @property
     def _plan(self) -> Form:

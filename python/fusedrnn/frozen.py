@@ -56,6 +56,7 @@ class FrozenLayer(Frozen):
     _plan: Plan
 
     def __init__(self, plan: Plan, description: str, params: dict[str, Array], precision: str) -> None:
+        self._refuse_second_init()
         for array in params.values():
             array.flags.writeable = False
         put = object.__setattr__
@@ -261,6 +262,8 @@ class Stream(_core.Stream):
             `rows` is no array of bools.
         ValueError
             `rows` is not of shape (B,).
+        RuntimeError
+            The stream is in use by another thread.
         """
         if rows is not None:
             rows = _validate.rows(self._frozen._plan.owner, rows, self._batch_size)

@@ -350,6 +350,7 @@ class FrozenGroup(Frozen):
     _group: LayerGroup  # whose members are frozen
 
     def __init__(self, group: LayerGroup, description: str) -> None:
+        self._refuse_second_init()
         put = object.__setattr__
         put(self, "_group", group)
         put(self, "_description", description)

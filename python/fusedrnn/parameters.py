@@ -252,12 +252,22 @@ def pack(
     starts = range(0, len(arrays), each)
     usual = each == 4 and kind.bias is True and kind.options is None and not kind.norms
     if usual and zoneout == (0.0, 0.0):  # as quickly as can be
-        return [Weights(name, arrays[i], arrays[i + 1], arrays[i + 2], arrays[i + 3], training) for i in starts]
-    packed = []
+        first = Weights(name, arrays[0], arrays[1], arrays[2], arrays[3], training)
+        if len(arrays) == 4:
+            return [first]
+        rest = [
+            Weights(name, W_ih, W_hh, b_ih, b_hh, training, None, None, None, zoneout, None, first)
+            for W_ih, W_hh, b_ih, b_hh in (arrays[i : i + 4] for i in starts[1:])
+        ]
+        return [first, *rest]
+    packed: list[_core.Weights] = []
     for i in starts:
         W_ih, W_hh, b_ih, b_hh, W_peephole, W_hr, norm = kind.placed(arrays[i : i + each])
         norm = norm and (*norm, kind.norm_eps)
-        packed.append(Weights(name, W_ih, W_hh, b_ih, b_hh, training, W_peephole, kind.options, W_hr, zoneout, norm))
+        like = packed[0] if packed else None  # one instruction set for all, whatever another thread chooses meanwhile
+        packed.append(
+            Weights(name, W_ih, W_hh, b_ih, b_hh, training, W_peephole, kind.options, W_hr, zoneout, norm, like)
+        )
     return packed
 
 

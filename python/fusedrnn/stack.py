@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import numpy as np
@@ -193,15 +194,34 @@ class StackStream:
     """
 
     def __init__(self, frozen: FrozenGroup, batch_size: int = 1) -> None:
+        if "_turn" in self.__dict__:  # another thread may be in a step
+            raise _validate.initialised("StackStream", "frozen.stream()")
         self._frozen = frozen
         self._streams = [member.stream(batch_size) for member in frozen._group.layers]
         B = self._streams[0].batch_size
         self._between = [np.empty((B, above.input_size), frozen.dtype) for above in frozen._group.layers[1:]]
+        # Has an entry while nobody uses the stream. Each layer's stream refuses a second thread itself, but not one
+        # that comes between two layers' steps, where it would mix the outputs in `_between`. To pop is atomic.
+        self._turn = [None]
 
     @property
     def batch_size(self) -> int:
         """B."""
         return int(self._streams[0].batch_size)
+
+    @contextmanager
+    def _in_turn(self) -> Iterator[None]:
+        self._take_turn()
+        try:
+            yield
+        finally:
+            self._turn.append(None)
+
+    def _take_turn(self) -> None:
+        try:
+            self._turn.pop()
+        except IndexError:
+            raise _validate.in_use("StackStream") from None
 
     def step(self, x: Any, out: Array | None = None) -> Array:
         """One step of all layers.
@@ -222,21 +242,29 @@ class StackStream:
         ------
         TypeError, ValueError, IndexError
             `x` or `out` does not fit.
+        RuntimeError
+            The stream is in use by another thread.
         """
-        for stream, between in zip(self._streams[:-1], self._between, strict=True):
-            x = stream.step(x, between)
-        y: Array = self._streams[-1].step(x, out)
-        return y
+        self._take_turn()
+        try:
+            for stream, between in zip(self._streams[:-1], self._between, strict=True):
+                x = stream.step(x, between)
+            y: Array = self._streams[-1].step(x, out)
+            return y
+        finally:
+            self._turn.append(None)
 
     @property
     def state(self) -> tuple[Any, ...]:
-        return tuple(stream.state for stream in self._streams)
+        with self._in_turn():
+            return tuple(stream.state for stream in self._streams)
 
     @state.setter
     def state(self, value: Any) -> None:
         states = _validate.member_states("Stack", "state", value, len(self._streams))
-        for stream, state in zip(self._streams, states, strict=True):
-            stream.state = state
+        with self._in_turn():
+            for stream, state in zip(self._streams, states, strict=True):
+                stream.state = state
 
     def reset(self, rows: Any = None) -> None:
         """Set the state to the initial one.
@@ -251,8 +279,9 @@ class StackStream:
         TypeError, ValueError
             `rows` is no array of bools of shape (B,).
         """
-        for stream in self._streams:
-            stream.reset(rows)
+        with self._in_turn():
+            for stream in self._streams:
+                stream.reset(rows)
 
     def __repr__(self) -> str:
         return f"<stream of {self._frozen!r}, batch_size={self.batch_size}>"

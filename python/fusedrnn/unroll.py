@@ -414,7 +414,9 @@ def read_out(form: Form, extent: Extent, out: Any, others: Sequence[tuple[str, A
     outputs = []
     for k, ((name, given), width) in enumerate(zip(named, form.widths, strict=True)):
         shape, formula = output_shape(form, extent, width)
-        array = _validate.out(form.owner, name, given, shape, formula, form.dtype, [*others, *named[:k]])
+        array = _validate.out(
+            form.owner, name, given, shape, formula, form.dtype, [*others, *named[:k]], _core.rows_apart
+        )
         outputs.append(from_caller(form, extent, array))
     return tuple(outputs)
 

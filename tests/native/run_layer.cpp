@@ -59,7 +59,7 @@ static void run(CellId cell, Index steps, Index B, Index I, Index H, bool revers
   RawWeights<T> raw{W_ih.data(), W_hh.data(), b_ih.data(), b_hh.data(), units.data(), unit_rows};
   Structure structure;
   structure.R = proj_size, raw.W_hr = proj_size ? W_hr.data() : nullptr;
-  const auto weights = std::make_shared<const Weights<T>>(cell, options, I, H, raw, true, structure);
+  const auto weights = std::make_shared<const Weights<T>>(current_kernels(), cell, options, I, H, raw, true, structure);
   const auto schedule = std::make_shared<const Schedule>(steps, B, with_lengths ? lengths.data() : nullptr);
   std::vector<T> y(static_cast<std::size_t>(steps * B * R)), state_n(state.size()), dx(x.size()), dstate(state.size());
   std::vector<T> dW_ih(W_ih.size()), dW_hh(W_hh.size()), db_ih(b_ih.size()), db_hh(b_hh.size()), dunits(units.size()),
@@ -81,9 +81,10 @@ static void run(CellId cell, Index steps, Index B, Index I, Index H, bool revers
     forward.state_stride[s] = forward.state_n_stride[s] = backward.dstate_n_stride[s] = backward.dstate_stride[s] = n;
     if (!kept[s].empty()) forward.kept[s] = {kept[s].data(), B * n, n, 1};
   }
+  ThreadLimit threads;
   std::vector<ForwardCall<T>> forward_calls;
-  forward_calls.emplace_back(weights, schedule, forward, reverse, true);
-  run_forward(forward_calls, {});
+  forward_calls.emplace_back(weights, schedule, forward, reverse, true, threads);
+  run_forward(forward_calls, threads, {});
   const auto tape = forward_calls.front().take_tape();
   std::vector<BackwardCall<T>> backward_calls;
   backward_calls.emplace_back(static_cast<const Tape<T>&>(*tape), backward);
