@@ -235,8 +235,8 @@ static ForwardCall<T> prepare(const ForwardArguments& given, bool training, Thre
 template <class T>
 static BackwardCall<T> prepare(const BackwardArguments& given) {
   const py::object& dx = given.dx;
-  const auto* tape = dynamic_cast<const Tape<T>*>(&given.tape);
-  require(tape, "backward: tapes of different dtypes");
+  require(given.tape.dtype == kDtypeOf<T>, "backward: tapes of different dtypes");
+  const auto* tape = static_cast<const Tape<T>*>(&given.tape);
   const Weights<T>& weights = *tape->weights;
   const Index steps = tape->schedule->T(), B = tape->schedule->B(), I = weights.I, H = weights.H, R = weights.R;
   const Index rows = weights.kernel().gates * H;
@@ -292,25 +292,26 @@ static py::list forward_typed(const std::vector<ForwardArguments>& several, bool
   require(levels == 1 || !training, "forward_all: layers upon each other are for inference");
   py::list tapes;
   ThreadLimit threads;
-  const auto run_level = [&](const auto& belongs, auto run) {
+  const auto run_level = [&](const auto& belongs, Order order) {
     std::vector<ForwardCall<T>> calls;
     for (std::size_t i = 0; i < several.size(); ++i)
       if (belongs(i)) calls.push_back(prepare<T>(several[i], training, threads));
-    without_gil([&](Interrupt interrupt) { run(calls, threads, interrupt); });
+    without_gil([&](Interrupt interrupt) { run_forward(calls, order, threads, interrupt); });
     for (ForwardCall<T>& call : calls) tapes.append(py::cast(call.take_tape()));
   };
-  if (levels > 1 && levels == several.size()) run_level([](std::size_t) { return true; }, run_stacked<T>);
+  if (levels > 1 && levels == several.size()) run_level([](std::size_t) { return true; }, Order::kStacked);
   else
-    for (std::size_t l = 0; l < levels; ++l) run_level([&](std::size_t i) { return level[i] == l; }, run_forward<T>);
+    for (std::size_t l = 0; l < levels; ++l)
+      run_level([&](std::size_t i) { return level[i] == l; }, Order::kIndependent);
   return tapes;
 }
 
 static py::list forward(const std::vector<ForwardArguments>& several, bool training) {
   if (several.empty()) return py::list();
-  const bool is_double = several.front().weights->is_double;
+  const Dtype dtype = several.front().weights->dtype;
   for (const ForwardArguments& one : several)
-    require(one.weights->is_double == is_double, "forward: weights of different dtypes");
-  return is_double ? forward_typed<double>(several, training) : forward_typed<float>(several, training);
+    require(one.weights->dtype == dtype, "forward: weights of different dtypes");
+  return with_dtype(dtype, [&](auto zero) { return forward_typed<decltype(zero)>(several, training); });
 }
 
 template <class T>
@@ -322,8 +323,7 @@ static void backward_typed(const std::vector<BackwardArguments>& several) {
 
 static void backward(const std::vector<BackwardArguments>& several) {
   if (several.empty()) return;
-  if (dynamic_cast<const Tape<float>*>(&several.front().tape)) backward_typed<float>(several);
-  else backward_typed<double>(several);
+  with_dtype(several.front().tape.dtype, [&](auto zero) { backward_typed<decltype(zero)>(several); });
 }
 
 // Per state: before and after each step, zero where none ran; then where one did.
@@ -415,12 +415,12 @@ static py::object infer_typed(const std::vector<WeightsPointer>& layers, const p
   std::vector<py::array> inner;
   ThreadLimit threads;
   const auto run = [&] {
-    without_gil([&](Interrupt interrupt) { run_stacked(calls, threads, interrupt); });
+    without_gil([&](Interrupt interrupt) { run_forward(calls, Order::kStacked, threads, interrupt); });
     calls.clear(), inner.clear();
   };
   for (std::size_t l = 0; l < layers.size(); ++l) {
     const auto weights = weights_of(l);
-    require(weights->is_double == (item == 8) && weights->H == H && weights->R == R && (l == 0 || weights->I == R),
+    require(weights->dtype == kDtypeOf<T> && weights->H == H && weights->R == R && (l == 0 || weights->I == R),
             "infer: layers do not fit each other");
     const bool swapped = batch_first && l + 1 == layers.size();
     const Index shape[] = {swapped ? B : steps, swapped ? steps : B, R};
@@ -455,8 +455,8 @@ static PyObject* infer_bound(PyObject*, PyObject* const* arguments, Py_ssize_t c
     require(!layers.empty(), "infer: no weights");
     const auto x = py::reinterpret_borrow<py::array>(arguments[1]);
     const bool batch_first = arguments[2] == Py_True;
-    return layers.front()->is_double ? infer_typed<double>(layers, x, batch_first, arguments[3])
-                                     : infer_typed<float>(layers, x, batch_first, arguments[3]);
+    return with_dtype(layers.front()->dtype,
+                      [&](auto zero) { return infer_typed<decltype(zero)>(layers, x, batch_first, arguments[3]); });
   });
 }
 
@@ -543,9 +543,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def(
       "apply",
       [](const std::string& function, const py::array& x) {
-        if (is_native<float>(x)) return apply_typed<float>(function, x);
-        require(is_native<double>(x), "apply: x is float32 or float64");
-        return apply_typed<double>(function, x);
+        return with_dtype(dtype_of(x), [&](auto zero) { return apply_typed<decltype(zero)>(function, x); });
       },
       "function"_a, "x"_a);
 
@@ -561,15 +559,13 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       .def(
           "hold",
           [](const Schedule& s, const py::array& y, bool reverse) {
-            if (is_native<float>(y)) hold_typed<float>(s, y, reverse);
-            else hold_typed<double>(s, y, reverse);
+            with_dtype(dtype_of(y), [&](auto zero) { hold_typed<decltype(zero)>(s, y, reverse); });
           },
           "y"_a, "reverse"_a)
       .def(
           "sum_held",
           [](const Schedule& s, const py::array& dy, bool reverse) {
-            return is_native<float>(dy) ? sum_held_typed<float>(s, dy, reverse)
-                                        : sum_held_typed<double>(s, dy, reverse);
+            return with_dtype(dtype_of(dy), [&](auto zero) { return sum_held_typed<decltype(zero)>(s, dy, reverse); });
           },
           "dy"_a, "reverse"_a);
 
@@ -578,10 +574,11 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
                        const py::object& b_hh, bool training, const py::object& unit_parameters,
                        const py::object& options, const py::object& W_hr, const py::tuple& zoneout,
                        const py::object& layer_norm, const WeightsBase* like) {
-             const auto make = is_native<float>(W_ih) ? make_weights<float> : make_weights<double>;
              const Kernels& kernels = like ? *like->kernels : current_kernels();
-             return make(kernels, cell_named(cell), W_ih, W_hh, b_ih, b_hh, training, unit_parameters,
-                         options_of(options), W_hr, zoneout, layer_norm);
+             return with_dtype(dtype_of(W_ih), [&](auto zero) {
+               return make_weights<decltype(zero)>(kernels, cell_named(cell), W_ih, W_hh, b_ih, b_hh, training,
+                                                   unit_parameters, options_of(options), W_hr, zoneout, layer_norm);
+             });
            }),
            "cell"_a, "W_ih"_a, "W_hh"_a, "b_ih"_a, "b_hh"_a, "training"_a, "unit_parameters"_a = py::none(),
            "options"_a = py::none(), "W_hr"_a = py::none(), "zoneout"_a = py::make_tuple(0.0, 0.0),
@@ -589,8 +586,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       .def_property_readonly("nbytes", [](const WeightsBase& w) { return w.nbytes; })
       .def_property_readonly("isa", [](const WeightsBase& w) { return w.kernels->name; })
       .def_property_readonly("cell", [](const WeightsBase& w) { return name_of(w.cell); })
-      .def_property_readonly(
-          "dtype", [](const WeightsBase& w) { return w.is_double ? py::dtype::of<double>() : py::dtype::of<float>(); })
+      .def_property_readonly("dtype", [](const WeightsBase& w) { return numpy_dtype(w.dtype); })
       .def_property_readonly("input_size", [](const WeightsBase& w) { return w.I; })
       .def_property_readonly("hidden_size", [](const WeightsBase& w) { return w.H; })
       .def_property_readonly("output_size", [](const WeightsBase& w) { return w.R; });
@@ -598,8 +594,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   py::class_<TapeBase>(m, "Tape", py::is_final())
       .def_property_readonly("nbytes", [](const TapeBase& t) { return t.nbytes; })
       .def("read_states", [](const TapeBase& t) {
-        if (const auto* single = dynamic_cast<const Tape<float>*>(&t)) return read_states_typed(*single);
-        return read_states_typed(dynamic_cast<const Tape<double>&>(t));
+        return with_dtype(t.dtype,
+                          [&](auto zero) { return read_states_typed(static_cast<const Tape<decltype(zero)>&>(t)); });
       });
 
   m.def(
@@ -645,6 +641,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       "calls"_a);
   add_stream(m);
   add_c_api(m);
+  add_explain(m);
 }
 
 }  // namespace fusedrnn::python

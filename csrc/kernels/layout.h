@@ -79,6 +79,21 @@ struct Phase {
   }
 };
 
+template <class T, class Cell>
+Index panels_of(Index H) {
+  const Index first = Phase<T, Cell, 0>(H).panels.count;
+  if constexpr (Cell::phases == 1) {
+    return first;
+  } else {
+    const Index second = Phase<T, Cell, 1>(H).panels.count;
+    return first > second ? first : second;
+  }
+}
+template <class T>
+Index back_panels_of(Index R) {
+  return Panels(blocks_of<T>(R), kMaxBackVectors).count;
+}
+
 // The row of torch's weights from which the gate `g` of block `block`, lane 0, comes.
 template <class T, class P>
 inline Index torch_row(Index g, Index block, Index H) {

@@ -38,7 +38,7 @@ inline bool wait_for(Member& m, const Flag& flag, Index value) {
 }
 
 // Every thread publishes its own counter and waits for the others': no cache line is written by two threads.
-inline bool meet(Member& m, Flag* flags, Index value, Index first, Index count) {
+inline bool pass(Member& m, Flag* flags, Index value, Index first, Index count) {
   if (count > 1) {
     __atomic_store_n(&flags[m.rank].at, value, __ATOMIC_RELEASE);
     for (Index other = first; other < first + count; ++other)
@@ -52,10 +52,10 @@ inline Index unit_rank(const Member& m) { return m.rank % units_in_group(m); }
 inline Index row_rank(const Member& m) { return m.rank / units_in_group(m); }
 
 // After a step: the row group waits for its own. Both return false when the call is being abandoned; return at once.
-inline bool sync(Member& m) { return meet(m, m.team->flags, ++m.steps, m.rank - unit_rank(m), units_in_group(m)); }
+inline bool sync(Member& m) { return pass(m, m.team->flags, ++m.steps, m.rank - unit_rank(m), units_in_group(m)); }
 
 // Between the parts of a chunk: everybody waits for everybody.
-inline bool barrier(Member& m) { return meet(m, m.team->barriers, ++m.meetings, 0, m.team->size); }
+inline bool barrier(Member& m) { return pass(m, m.team->barriers, ++m.barriers, 0, m.team->size); }
 
 // A layer upon another may run beside it, some steps behind: it waits for the steps that it reads, and says how far its
 // own are.

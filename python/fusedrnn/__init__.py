@@ -14,6 +14,7 @@ from ._version import __version__
 from .c_api import get_include
 from .cells import GRUCell, LSTMCell, RNNCell
 from .ensemble import Ensemble
+from .explanation import Explanation, explain
 from .frozen import FrozenLayer, Stream
 from .gradients import clip_grad_norm, clip_grad_value
 from .groups import FrozenGroup
@@ -33,6 +34,7 @@ __all__ = [
     "RNN",
     "Bidirectional",
     "Ensemble",
+    "Explanation",
     "FrozenGroup",
     "FrozenLayer",
     "GRUCell",
@@ -48,6 +50,7 @@ __all__ = [
     "clip_grad_norm",
     "clip_grad_value",
     "current_isa",
+    "explain",
     "functional",
     "get_include",
     "get_num_threads",

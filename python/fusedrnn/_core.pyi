@@ -164,3 +164,15 @@ _C_API: Any  # capsule "fusedrnn._core._C_API" of the function table; see includ
 
 def weights_capsule(weights: Weights) -> Any:
     """A capsule "fusedrnn_weights" that shares the weights; see include/fusedrnn.h."""
+
+def machine(threads: bool = True) -> dict[str, Any]:
+    """The rates and thresholds of core/policy.h as of now; without `threads`, the processors are not counted."""
+
+def measure(weights: Weights, schedule: Schedule, tokens: bool, training: bool, masked: bool = False) -> dict[str, Any]:
+    """What a call would need: workloads for `decide`, and bytes."""
+
+def decide(loads: list[dict[str, Any]], order: str, machine: dict[str, Any]) -> list[dict[str, Any]]:
+    """How core/policy.h shares calls, "independent" or "stacked", among the threads of a machine: stages."""
+
+def step_threads(load: dict[str, Any], machine: dict[str, Any], awake: bool) -> int:
+    """On how many threads a stream would take a step."""

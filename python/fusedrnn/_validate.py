@@ -1145,6 +1145,37 @@ def functional_tape(owner: str, tape: object, expected: str) -> None:
         raise TypeError(f"{owner}: tape is {came}; expected a tape of {expected}")
 
 
+# ---- explain --------------------------------------------------------------------------------------------------------
+
+
+def nothing_to_explain(owner: str, value: object) -> TypeError:
+    """Something without a call over sequences."""
+    return TypeError(f"{owner}: layer is {kind(value)}; expected a layer, a group of layers, or a frozen one")
+
+
+def frozen_cannot_train(owner: str, value: object) -> ValueError:
+    """``training=True`` for a frozen layer."""
+    return ValueError(f"{owner}: training is True, but {value!r} is for inference; expected training=False")
+
+
+def machine(owner: str, value: object, known: Mapping[str, float]) -> dict[str, float]:
+    """Numbers of a machine under known names."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{owner}: machine is {kind(value)}; expected a mapping of names to numbers")
+    numbers: dict[str, float] = {}
+    for name, number in value.items():
+        if name not in known:
+            raise ValueError(f"{owner}: machine has {name!r}; expected names of {', '.join(map(repr, known))}")
+        if isinstance(number, (bool, np.bool_)) or not isinstance(number, (int, float, np.integer, np.floating)):
+            raise TypeError(f"{owner}: machine[{name!r}] is {number!r}; expected a number")
+        if not 0 < number < np.inf:
+            raise ValueError(f"{owner}: machine[{name!r}] is {number}; expected a finite number > 0")
+        numbers[name] = size(owner, f"machine[{name!r}]", number) if isinstance(known[name], int) else float(number)
+    return numbers
+
+
 # ---- gradients, threads, instruction sets ---------------------------------------------------------------------------
 
 

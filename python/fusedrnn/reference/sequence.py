@@ -1,4 +1,5 @@
-"""One layer in one direction over whole sequences, forward and back in time. The twin of `csrc/kernels/sequence.h`.
+"""One layer in one direction over whole sequences, forward and back in time. The twin of
+`csrc/kernels/forward.h` and `backward.h`.
 
 `forward` and `backward` know no gate: they do the matrix products, ask a cell for the rest, and read its traits. The
 six functions at the end (`rnn_forward`, ...) give them the names and the arguments of `fusedrnn.functional`.
