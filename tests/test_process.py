@@ -700,3 +700,29 @@ L2 = Path("/sys/devices/system/cpu/cpu0/cache/index2/size")
 def test_the_size_of_l2_is_the_systems():
     said = int(L2.read_text().strip().removesuffix("K")) * 1024
     assert int(_core.build_info()["l2_bytes"]) == min(max(said, 128 * 1024), 4 * 1024**2)
+
+
+# ---- sub-interpreters
+
+
+@pytest.mark.parametrize("before", ["pass", "import numpy"])
+def test_a_sub_interpreter_is_refused_at_once(before):
+    """The compiled module would wait for ever for a GIL that its own thread holds."""
+    module = "_interpreters" if sys.version_info >= (3, 13) else "_xxsubinterpreters"
+    pytest.importorskip(module, reason="this Python is built without sub-interpreters")
+    done = run(
+        f"""
+        import {module} as interpreters
+        {before}
+        code = (
+            "try: import fusedrnn\\n"
+            "except ImportError as error: print(error, flush=True)"
+        )
+        interpreters.run_string(interpreters.create(), code)
+        import fusedrnn
+        print(fusedrnn.__version__)
+        """
+    )
+    refusal, version = done.stdout.splitlines()
+    assert refusal.startswith("fusedrnn: imported in a sub-interpreter; expected the main interpreter")
+    assert version == fusedrnn.__version__

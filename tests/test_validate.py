@@ -53,6 +53,16 @@ CONSTRUCTORS: dict[str, Case] = {
         TypeError,
         f"GRU: hidden_size is {np.True_!r} ({type(np.True_).__name__}); expected an integer >= 1",
     ),
+    "number beyond floats": (
+        lambda: LSTM(3, 5, dropout=10**400),
+        ValueError,
+        "LSTM: dropout is inf; expected 0 <= dropout < 1",
+    ),
+    "dtype fields": (
+        lambda: LSTM(3, 5, dtype={"names": ["a"], "formats": []}),  # type: ignore[arg-type]
+        TypeError,
+        "LSTM: dtype is {'names': ['a'], 'formats': []}; expected float32 or float64",
+    ),
     "size str": (
         lambda: RNN("8", 16),  # type: ignore[arg-type]
         TypeError,
@@ -70,6 +80,11 @@ CONSTRUCTORS: dict[str, Case] = {
         lambda: LSTM(4, 10**30),
         ValueError,
         f"LSTM: hidden_size is {10**30}; expected at most 2147483647",
+    ),
+    "layers many": (
+        lambda: LSTM(4, 9, 2**31 - 1),
+        ValueError,
+        "LSTM: num_layers is 2147483647; expected at most 4096",
     ),
     "product large": (
         lambda: LSTM(2**31 - 1, 2**31 - 1),
@@ -1090,6 +1105,47 @@ def test_pickles_of_another_version(version: int | None) -> None:
         ValueError,
         f"LSTM: pickle has version {version}; expected 1",
     )
+
+
+@pytest.mark.parametrize("made", [RNN, GRU, LSTM, RNNCell, GRUCell, LSTMCell])
+@pytest.mark.parametrize(
+    ("name", "value", "error"),
+    [
+        ("num_layers", 2**31 - 1, ValueError),
+        ("num_layers", 2**70, ValueError),
+        ("hidden_size", 2**31 - 1, (ValueError, MemoryError)),
+        ("hidden_size", -1, ValueError),
+        ("input_size", "3", TypeError),
+        ("activation", ("x", 1.0), ValueError),
+        ("params", 3, ValueError),
+    ],
+)
+def test_pickles_are_checked_as_arguments_are(made: Any, name: str, value: Any, error: Any) -> None:
+    state = made(2, 3).__getstate__()
+    if name in state:
+        with pytest.raises(error, match=rf"^{made.__name__}: "):
+            made.__new__(made).__setstate__(state | {name: value})
+    if name in ("params", "hidden_size"):
+        with pytest.raises(ValueError, match=f"^{made.__name__}: the pickle has no {name}; expected what pickling"):
+            made.__new__(made).__setstate__({key: own for key, own in state.items() if key != name})
+
+
+@pytest.mark.parametrize("place", [3, 4, 5])  # of a size in the configuration
+@pytest.mark.parametrize("value", [2**31 - 1, 2**70, -1, 4])
+def test_frozen_pickles_are_checked(place: int, value: int) -> None:
+    make, (version, config, *rest) = LSTM(2, 3).freeze().__reduce__()
+    with pytest.raises((ValueError, MemoryError), match=r"^LSTM: "):
+        make(version, (*config[:place], value, *config[place + 1 :]), *rest)
+    with pytest.raises((ValueError, TypeError)):
+        make(version, (config[0], (*config[1][:5], {"gate": 1}), *config[2:]), *rest)
+
+
+@pytest.mark.parametrize("members", [{}, {"forward": 3}, None])
+def test_pickles_of_groups_are_checked(members: Any) -> None:
+    group = fusedrnn.Bidirectional(LSTM(2, 3), GRU(2, 3))
+    state = group.__getstate__() | {"_members": members}
+    with pytest.raises(ValueError, match=r"^Bidirectional: the pickle has no members that fit"):
+        group.__setstate__(state)
 
 
 def test_what_is_refused_changes_nothing() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from . import functional
+from . import _interpreter, functional  # noqa: F401  (the first refuses sub-interpreters, before all else is imported)
 from ._version import __version__
 from .c_api import get_include
 from .cells import GRUCell, LSTMCell, RNNCell

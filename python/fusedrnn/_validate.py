@@ -6,6 +6,7 @@ and values, IndexError for tokens, MemoryError for what no machine holds. The co
 
 from __future__ import annotations
 
+import math
 import operator
 import os
 import sys
@@ -21,6 +22,9 @@ ndarray = np.ndarray
 
 #: Largest size of one axis of the parameters.
 LARGEST_SIZE = 2**31 - 1
+
+#: More layers than anybody stacks; a larger number is a mistake, and the names of its parameters could fill the memory.
+MOST_LAYERS = 4096
 
 #: A name, (name, alpha) or (name, alpha, beta).
 ActivationLike: TypeAlias = str | tuple[str, float] | tuple[str, float, float]
@@ -104,10 +108,18 @@ def probability(owner: str, name: str, value: object) -> float:
     """A number p with 0 <= p < 1."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.floating, np.integer)):
         raise TypeError(f"{owner}: {name} is {value!r} ({type(value).__name__}); expected a number p, 0 <= p < 1")
-    p = float(value)
+    p = as_float(value)
     if not 0.0 <= p < 1.0:  # NaN, too
         raise ValueError(f"{owner}: {name} is {p!r}; expected 0 <= {name} < 1")
     return p
+
+
+def as_float(value: Any) -> float:
+    """A number as a float; integers beyond all floats are infinite."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def bias(owner: str, value: object) -> Any:
@@ -155,7 +167,7 @@ def finite(owner: str, name: str, value: object) -> float:
     """A finite number."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.floating, np.integer)):
         raise TypeError(f"{owner}: {name} is {value!r} ({type(value).__name__}); expected a finite number")
-    number = float(value)
+    number = as_float(value)
     if not np.isfinite(number):
         raise ValueError(f"{owner}: {name} is {number!r}; expected a finite number")
     return number
@@ -277,7 +289,7 @@ def layer_dtype(owner: str, value: object) -> np.dtype[Any]:
     """float32 or float64, native byte order."""
     try:
         dtype = np.dtype(value)  # type: ignore[call-overload]
-    except TypeError:
+    except (TypeError, ValueError):
         raise TypeError(f"{owner}: dtype is {value!r}; expected float32 or float64") from None
     for known in (np.dtype(np.float32), np.dtype(np.float64)):
         if dtype == known and value is not None:
@@ -317,6 +329,11 @@ def room(owner: str, what: str, elements: int, dtype: np.dtype[Any]) -> None:
         if memory is not None and nbytes > memory:
             size = f"{nbytes / 2**30:.0f} GiB"
             raise MemoryError(f"{owner}: {what} would take {size}; this machine has {memory / 2**30:.0f} GiB")
+
+
+def no_pickle(owner: str, problem: str) -> ValueError:
+    """A pickle that lacks something, or has something else in its place."""
+    return ValueError(f"{owner}: the pickle {problem}; expected what pickling wrote")
 
 
 # ---- parameters -----------------------------------------------------------------------------------------------------
@@ -375,15 +392,18 @@ def state_dict(
         value = given[spec.name]
         if hasattr(value, "detach"):  # torch refuses to show a tensor that requires a gradient
             value = value.detach()
-        try:
-            array = as_array(owner, spec.name, value)
-            real_dtype(owner, spec.name, array.dtype)
-        except TypeError as error:
-            wrong.append(str(error).removeprefix(f"{owner}: "))
-            wrong_kind = True
-            continue
-        if array.shape != spec.shape:
-            wrong.append(f"{spec.name} has shape {array.shape}; expected {spec.formula} = {spec.shape}")
+        shape = getattr(value, "shape", None)  # if it is known before anything is read or converted
+        if not isinstance(shape, tuple) or shape == spec.shape:
+            try:
+                array = as_array(owner, spec.name, value)
+                real_dtype(owner, spec.name, array.dtype)
+            except TypeError as error:
+                wrong.append(str(error).removeprefix(f"{owner}: "))
+                wrong_kind = True
+                continue
+            shape = array.shape
+        if shape != spec.shape:
+            wrong.append(f"{spec.name} has shape {tuple(shape)}; expected {spec.formula} = {spec.shape}")
             continue
         # A copy: the source may be a view of the very parameters that are about to be written.
         arrays[spec.name] = np.array(array, dtype=dtype, order="C")

@@ -10,7 +10,7 @@ from numpy.typing import DTypeLike
 from . import _core, _validate
 from ._validate import ActivationLike, ParameterSpec
 from .kinds import Bias, CellKind, gru_kind, gru_options, lstm_kind, lstm_options, rnn_kind, rnn_options
-from .parameters import Parameterized, direction_specs
+from .parameters import Parameterized, count_elements, direction_specs
 from .tape import CellTape
 from .unroll import dense_schedule
 
@@ -19,7 +19,9 @@ class RecurrentCell(Parameterized):
     """Base of `RNNCell`, `GRUCell` and `LSTMCell`: a step is a sequence of length one."""
 
     def _specify(self) -> tuple[ParameterSpec, ...]:
-        return direction_specs(self.__dict__["_kind"], self.hidden_size, self.input_size, "input_size", "")
+        specs = direction_specs(self.__dict__["_kind"], self.hidden_size, self.input_size, "input_size", "")
+        _validate.room(type(self).__name__, "the parameters", count_elements(specs), self.dtype)
+        return specs
 
     def __call__(self, x: Any, state: Any = None) -> Any:
         """One step.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from . import _core, _validate, unroll
 from .calling import Frozen, Mode
 from .kinds import CellKind
-from .parameters import PICKLE_VERSION, pack, same_arrays
+from .parameters import PICKLE_VERSION, layer_specs, learned_specs, pack, same_arrays
 from .unroll import Extent, Outputs, Plan, Run
 
 Array = NDArray[Any]
@@ -178,9 +178,18 @@ def _thaw(
     """Unpickle: pack for this machine."""
     if version != PICKLE_VERSION:
         raise ValueError(f"FrozenLayer: pickle has version {version}; expected {PICKLE_VERSION}")
-    owner, kind, dtype, *rest = config
-    plan = Plan(owner, CellKind(*kind), _validate.layer_dtype(owner, dtype), *rest)
-    return FrozenLayer(plan, description, params, precision)
+    try:
+        owner, kind, dtype, *sizes = config[:6]
+        largest = (_validate.LARGEST_SIZE, _validate.LARGEST_SIZE, _validate.MOST_LAYERS)
+        names = ("input_size", "hidden_size", "num_layers")
+        I, H, L = map(_validate.size, (owner,) * 3, names, sizes, largest)
+        plan = Plan(owner, CellKind(*kind), _validate.layer_dtype(owner, dtype), I, H, L, *config[6:])
+        specs = layer_specs(plan) + learned_specs(plan)
+        arrays = _validate.parameters(owner, params, specs, plan.dtype)
+        named = {spec.name: array for spec, array in zip(specs, arrays, strict=True)}
+        return FrozenLayer(plan, description, named, precision)
+    except (AttributeError, KeyError, OverflowError, RuntimeError) as error:
+        raise _validate.no_pickle("FrozenLayer", f"has a configuration that does not fit: {error!r}") from None
 
 
 class Stream(_core.Stream):

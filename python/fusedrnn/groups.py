@@ -303,7 +303,10 @@ class LayerGroup(SequenceLayer):
         if version != PICKLE_VERSION:
             raise ValueError(f"{type(self).__name__}: pickle has version {version}; expected {PICKLE_VERSION}")
         values = {name: value for name, value in state.items() if name not in ("version", "_members")}
-        self._configure(state["_members"], **values)
+        try:
+            self._configure(dict(state["_members"]), **(self._defaults | values))
+        except (AttributeError, IndexError, KeyError, TypeError) as error:
+            raise _validate.no_pickle(type(self).__name__, f"has no members that fit: {error!r}") from None
 
 
 def parameter_specs(member: Any) -> tuple[ParameterSpec, ...]:

@@ -14,7 +14,7 @@ from .calling import Mode, SequenceLayer
 from .frozen import FrozenLayer
 from .kinds import Bias, CellKind, gru_kind, gru_options, lstm_kind, lstm_options, rnn_kind, rnn_options
 from .masks import Masks, Rates
-from .parameters import Parameterized, direction_specs, pack
+from .parameters import Parameterized, layer_specs, learned_specs, pack
 from .unroll import Extent, Outputs, Plan, Record, Run
 
 Array = NDArray[Any]
@@ -24,30 +24,6 @@ NOT_NORMED = (
     *("reset_after", "reset_gate", "proj_size", "peephole", "coupled", "clip", "cell_clip"),
     *("activation", "recurrent_activation", "output_activation"),
 )
-
-
-def layer_specs(plan: Plan) -> tuple[ParameterSpec, ...]:
-    """All parameters of a layer in torch's order: by layer, then by direction."""
-    specs: list[ParameterSpec] = []
-    for layer in range(plan.num_layers):
-        if layer == 0:
-            inputs, formula = plan.input_size, "input_size"
-        else:
-            inputs = plan.inner_width
-            formula = plan.unit_formula if inputs == plan.output_size else f"2*{plan.unit_formula}"
-        for suffix in ("", "_reverse")[: plan.directions]:
-            specs += direction_specs(plan.kind, plan.hidden_size, inputs, formula, f"_l{layer}{suffix}")
-    return tuple(specs)
-
-
-def learned_specs(plan: Plan) -> tuple[ParameterSpec, ...]:
-    """Initial states that are parameters; they come after all weights."""
-    if not plan.learned_state:
-        return ()
-    suffixes = [f"_l{k}{way}" for k in range(plan.num_layers) for way in ("", "_reverse")[: plan.directions]]
-    formulas = ["(hidden_size,)" if n == plan.hidden_size else "(proj_size,)" for n in plan.units]
-    parts = list(zip(plan.parts, plan.units, formulas, strict=True))
-    return tuple(ParameterSpec(f"{p}_0{suffix}", (n,), formula) for suffix in suffixes for p, n, formula in parts)
 
 
 class KeptLayer:
@@ -133,7 +109,7 @@ class RecurrentLayer(SequenceLayer, Parameterized):
         """Check the arguments that all layers share, in the order of the signature."""
         owner = type(self).__name__
         values = self._sizes(input_size, hidden_size, bias, dtype, rng)
-        values["num_layers"] = _validate.size(owner, "num_layers", num_layers)
+        values["num_layers"] = _validate.size(owner, "num_layers", num_layers, _validate.MOST_LAYERS)
         values["batch_first"] = _validate.flag(owner, "batch_first", batch_first)
         values["dropout"] = _validate.probability(owner, "dropout", dropout)
         values["bidirectional"] = _validate.flag(owner, "bidirectional", bidirectional)
@@ -183,8 +159,8 @@ class RecurrentLayer(SequenceLayer, Parameterized):
             "learned_state": _validate.flag(owner, "learned_state", learned_state),
         }
 
-    def _initialise(self) -> None:
-        super()._initialise()
+    def _draw(self) -> None:
+        super()._draw()
         for spec in learned_specs(self._plan):
             self.params[spec.name][:] = 0
 

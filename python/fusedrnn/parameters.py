@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import DTypeLike, NDArray
 from . import _core, _validate
 from ._validate import LoadReport, ParameterSpec
 from .kinds import Bias, CellKind
+from .unroll import Plan
 
 Array = NDArray[Any]
 
@@ -41,6 +42,39 @@ def direction_specs(kind: CellKind, H: int, inputs: int, inputs_formula: str, su
             specs.append(ParameterSpec(f"weight_ln_c{suffix}", (H,), "(hidden_size,)", 1.0))
             specs.append(ParameterSpec(f"bias_ln_c{suffix}", (H,), "(hidden_size,)", 0.0))
     return tuple(specs)
+
+
+def count_elements(specs: Iterable[ParameterSpec]) -> int:
+    """How many numbers the parameters have."""
+    return sum(math.prod(spec.shape) for spec in specs)
+
+
+def layer_specs(plan: Plan) -> tuple[ParameterSpec, ...]:
+    """All parameters of a layer in torch's order: by layer, then by direction; refused if no machine holds them."""
+
+    def of_layer(layer: int) -> list[ParameterSpec]:
+        if layer == 0:
+            inputs, formula = plan.input_size, "input_size"
+        else:
+            inputs = plan.inner_width
+            formula = plan.unit_formula if inputs == plan.output_size else f"2*{plan.unit_formula}"
+        suffixes = [f"_l{layer}{way}" for way in ("", "_reverse")[: plan.directions]]
+        return [spec for s in suffixes for spec in direction_specs(plan.kind, plan.hidden_size, inputs, formula, s)]
+
+    # Before there is a name for each: all layers above the first are alike.
+    elements = count_elements(of_layer(0)) + (plan.num_layers - 1) * count_elements(of_layer(1))
+    _validate.room(plan.owner, "the parameters", elements, plan.dtype)
+    return tuple(spec for layer in range(plan.num_layers) for spec in of_layer(layer))
+
+
+def learned_specs(plan: Plan) -> tuple[ParameterSpec, ...]:
+    """Initial states that are parameters; they come after all weights."""
+    if not plan.learned_state:
+        return ()
+    suffixes = [f"_l{k}{way}" for k in range(plan.num_layers) for way in ("", "_reverse")[: plan.directions]]
+    formulas = ["(hidden_size,)" if n == plan.hidden_size else "(proj_size,)" for n in plan.units]
+    parts = list(zip(plan.parts, plan.units, formulas, strict=True))
+    return tuple(ParameterSpec(f"{p}_0{suffix}", (n,), formula) for suffix in suffixes for p, n, formula in parts)
 
 
 class Parameterized:
@@ -105,13 +139,16 @@ class Parameterized:
         }
 
     def _initialise(self) -> None:
+        """Draw the parameters, unless they are there already or come from elsewhere."""
+        if "params" not in self.__dict__:
+            self._draw()
+
+    def _draw(self) -> None:
         """Draw the parameters from U(-1/sqrt(H), 1/sqrt(H)), in torch's order, those of layer norm excepted.
 
         Drawn in float64 and rounded, so that layers of both dtypes start from the same numbers.
         """
         specs: tuple[ParameterSpec, ...] = self.__dict__["_specs"]
-        elements = sum(math.prod(spec.shape) for spec in specs)
-        _validate.room(type(self).__name__, "the parameters", elements, self.dtype)
         bound = 1.0 / math.sqrt(self.hidden_size)
         self.__dict__["params"] = {
             spec.name: self.rng.uniform(-bound, bound, spec.shape).astype(self.dtype, copy=False)
@@ -119,6 +156,15 @@ class Parameterized:
             else np.full(spec.shape, spec.initial, self.dtype)
             for spec in specs
         }
+
+    @classmethod
+    def _undrawn(cls, *sizes: Any, **options: Any) -> Self:
+        """``cls(*sizes, **options)`` without parameters, for those that have them: `load_state_dict` puts them in."""
+        made = cls.__new__(cls)
+        made.__dict__["params"] = {}
+        constructor: Any = cls.__init__
+        constructor(made, *sizes, **options)
+        return made
 
     def _with_params(self, params: dict[str, Array]) -> Self:
         """The same object with other parameters: what bridges run, whose arrays belong to another library."""
@@ -237,10 +283,22 @@ class Parameterized:
         version = state.get("version")
         if version != PICKLE_VERSION:
             raise ValueError(f"{type(self).__name__}: pickle has version {version}; expected {PICKLE_VERSION}")
-        values = {name: value for name, value in state.items() if name != "version"}
-        values["params"] = dict(values["params"])  # a shallow copy shares arrays, not the dict
-        values["dtype"] = _validate.layer_dtype(type(self).__name__, values["dtype"])
-        self._configure(values)
+        owner = type(self).__name__
+        for name in ("params", "rng", "input_size", "hidden_size"):
+            if name not in state:
+                raise _validate.no_pickle(owner, f"has no {name}")
+        if not isinstance(state["params"], Mapping):
+            raise _validate.no_pickle(owner, f"has {_validate.kind(state['params'])} for params")
+        # Checked by the constructor that knows the arguments; a subclass may take others. Dropout may have been set
+        # later, where it does nothing.
+        cls: Any = next(cls for cls in type(self).__mro__ if "_arguments" in cls.__dict__)
+        config = {name: state.get(name, default) for name, default in self._arguments}
+        dropout = config.pop("dropout", None)
+        self.__dict__.update((name, value) for name, value in state.items() if name != "version")
+        self.__dict__["params"] = dict(state["params"])  # a shallow copy shares arrays, not the dict
+        cls.__init__(self, state["input_size"], state["hidden_size"], **config, rng=state["rng"])
+        if dropout is not None:
+            self.__dict__["dropout"] = _validate.probability(owner, "dropout", dropout)
 
 
 def pack(
