@@ -12,9 +12,19 @@ from typing import Any, ClassVar, NamedTuple, NoReturn, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _validate, unroll
+from . import _validate
+from .form import (
+    Extent,
+    Form,
+    Outputs,
+    Steps,
+    new_outputs,
+    outputs_to_caller,
+    read_out,
+    read_sequence,
+)
 from .tape import Kept, Tape
-from .unroll import Extent, Form, Outputs, Run, Steps
+from .unroll import Run, infer_all, infer_stacked, run_to_end, train_all
 
 Array = NDArray[Any]
 
@@ -50,15 +60,15 @@ class Runnable(Protocol):
 def infer(layer: Runnable, x: Any, state: Any, steps: Steps, out: Any = None) -> tuple[Any, Any]:
     """Outputs and final state; keeps nothing."""
     form = layer._plan
-    inputs, extent = unroll.read_sequence(form, x, steps)
+    inputs, extent = read_sequence(form, x, steps)
     state_0 = form.read_state(extent, "state", state)
     if out is None:
-        outputs = unroll.new_outputs(form, extent)
+        outputs = new_outputs(form, extent)
     else:
-        outputs = unroll.read_out(form, extent, out, [("x", x), *form.state_arrays("state", state)])
-    state_n, _ = unroll.finish(layer._run(inputs, state_0, extent, outputs, INFER), unroll.infer_all)
+        outputs = read_out(form, extent, out, [("x", x), *form.state_arrays("state", state)])
+    state_n, _ = run_to_end(layer._run(inputs, state_0, extent, outputs, INFER), infer_all, infer_stacked)
     if out is None:
-        y = unroll.outputs_to_caller(form, extent, outputs)
+        y = outputs_to_caller(form, extent, outputs)
     else:
         y = out if len(outputs) == 1 else tuple(out)
     return y, form.state_to_caller(extent, state_n)
@@ -206,13 +216,13 @@ class SequenceLayer:
         """
         form = self._plan
         given = self._given_masks(masks)
-        inputs, extent = unroll.read_sequence(form, x, Steps(lengths, mask, reset, past_end))
+        inputs, extent = read_sequence(form, x, Steps(lengths, mask, reset, past_end))
         state_0 = form.read_state(extent, "state", state)
-        outputs = unroll.new_outputs(form, extent)
+        outputs = new_outputs(form, extent)
         run = self._run(inputs, state_0, extent, outputs, Mode(True, True, given))
-        state_n, kept = unroll.finish(run, unroll.train_all)
+        state_n, kept = run_to_end(run, train_all)
         assert kept is not None
-        y = unroll.outputs_to_caller(form, extent, outputs)
+        y = outputs_to_caller(form, extent, outputs)
         return y, form.state_to_caller(extent, state_n), Tape(form, extent, kept, tokens=inputs.ndim == 2)
 
     def _given_masks(self, masks: Any) -> Mapping[str, Any]:

@@ -9,10 +9,10 @@ from numpy.typing import DTypeLike
 
 from . import _core, _validate
 from ._validate import ActivationLike, ParameterSpec
+from .form import dense_schedule
 from .kinds import Bias, CellKind, gru_kind, gru_options, lstm_kind, lstm_options, rnn_kind, rnn_options
 from .parameters import Parameterized, count_elements, direction_specs
 from .tape import CellTape
-from .unroll import dense_schedule
 
 
 class RecurrentCell(Parameterized):

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from . import _core, _validate, unroll
 from .calling import Mode
+from .form import Extent, Outputs
 from .groups import GroupForm, KeptGroup, LayerGroup, prefixed
-from .unroll import Extent, Outputs, Run
+from .unroll import Run
 
 Array = NDArray[Any]
 

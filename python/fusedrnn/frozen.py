@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from . import _core, _validate, unroll
 from .calling import Frozen, Mode
+from .form import Extent, Outputs, Plan
 from .kinds import CellKind
 from .parameters import PICKLE_VERSION, layer_specs, learned_specs, pack, same_arrays
-from .unroll import Extent, Outputs, Plan, Run
+from .unroll import Run
 
 Array = NDArray[Any]
 

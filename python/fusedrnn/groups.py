@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from . import _validate
 from ._validate import LoadReport, ParameterSpec
 from .calling import Frozen, Mode, SequenceLayer
+from .form import Extent, Form, Outputs
 from .parameters import PICKLE_VERSION, same_arrays
 from .tape import Kept
-from .unroll import Extent, Form, Outputs, Run
+from .unroll import Run
 
 Array = NDArray[Any]
 

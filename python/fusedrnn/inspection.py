@@ -8,15 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _core, unroll
+from . import _core
 from .calling import LOOK, SequenceLayer
 from .ensemble import Ensemble, stacked
+from .form import Extent, Plan, Steps, new_outputs, read_sequence, to_caller
 from .groups import LayerGroup
 from .reference.cells import Cell, gru_cell, lstm_cell, rnn_cell
 from .reference.layer_norm import normalise
 from .tape import _shapes
 from .two_ways import Bidirectional
-from .unroll import Extent, Plan, Steps
+from .unroll import join, run_to_end, train_all
 
 Array = NDArray[Any]
 
@@ -67,10 +68,10 @@ class Inspection:
 def inspect(layer: SequenceLayer, x: Any, state: Any, steps: Steps) -> Any:
     """Run a layer as in inference, keep its tapes, and read them."""
     form = layer._plan
-    inputs, extent = unroll.read_sequence(form, x, steps)
+    inputs, extent = read_sequence(form, x, steps)
     state_0 = form.read_state(extent, "state", state)
-    run = layer._run(inputs, state_0, extent, unroll.new_outputs(form, extent), LOOK)
-    _, kept = unroll.finish(run, unroll.train_all)
+    run = layer._run(inputs, state_0, extent, new_outputs(form, extent), LOOK)
+    _, kept = run_to_end(run, train_all)
     return _see(layer, kept, inputs, extent)[0]
 
 
@@ -115,7 +116,7 @@ def _see_layer(layer: Any, kept: Any, x: Array, extent: Extent) -> tuple[Inspect
             here.append(_read(cell, kind.placed(params[start : start + kind.each]), x, tape))
         rows += here
         x = _joined(plan.inner_merge, [seen["h"] for seen in here])
-    seen = {name: unroll.to_caller(plan, extent, np.stack([row[name] for row in rows])) for name in rows[0]}
+    seen = {name: to_caller(plan, extent, np.stack([row[name] for row in rows])) for name in rows[0]}
     return Inspection(seen.pop("h"), seen.pop("c", None), seen), x
 
 
@@ -167,5 +168,5 @@ def _joined(merge: str | None, hs: list[Array]) -> Array:
     if merge == "concat" or merge is None:
         return np.concatenate(hs, axis=-1)
     y = np.empty_like(hs[0])
-    unroll.join(merge, (y,), tuple(hs), False)
+    join(merge, (y,), tuple(hs), False)
     return y

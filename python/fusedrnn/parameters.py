@@ -11,8 +11,8 @@ from numpy.typing import DTypeLike, NDArray
 
 from . import _core, _validate
 from ._validate import LoadReport, ParameterSpec
+from .form import Plan
 from .kinds import Bias, CellKind
-from .unroll import Plan
 
 Array = NDArray[Any]
 

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from . import _core, _validate
 from .calling import Mode
+from .form import Extent, Outputs
 from .groups import FrozenGroup, GroupForm, KeptGroup, LayerGroup, prefixed
 from .tape import Kept
-from .unroll import Drop, Extent, Outputs, Run
+from .unroll import Drop, Run
 
 Array = NDArray[Any]
 

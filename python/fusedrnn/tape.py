@@ -9,10 +9,11 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _core, _validate, unroll
+from . import _core, _validate
 from ._validate import ParameterSpec
+from .form import Extent, Form, new_sequence, read_dy, to_caller
 from .kinds import CellKind
-from .unroll import Extent, Form, Record, Run
+from .unroll import Record, Run, run_to_end
 
 Array = NDArray[Any]
 
@@ -213,14 +214,14 @@ class Tape(KeptArrays):
         (kept,) = self._held()
         form, extent = self._form, self._extent
         need_dx = _validate.flag(form.owner, "need_dx", need_dx)
-        dys = unroll.read_dy(form, extent, dy)
+        dys = read_dy(form, extent, dy)
         dstate_n = form.read_state(extent, "dstate", dstate, optional=True)
         if not _validate.any_gradient(dys) and not _validate.any_gradient(dstate_n):
             raise _validate.nothing_to_do(form.owner)
-        dx = unroll.new_sequence(form, extent, form.input_size) if need_dx and not self._tokens else None
-        dstate_0, dparams = unroll.finish(kept.backward(dys, dstate_n, dx), _core.backward_all)
+        dx = new_sequence(form, extent, form.input_size) if need_dx and not self._tokens else None
+        dstate_0, dparams = run_to_end(kept.backward(dys, dstate_n, dx), _core.backward_all)
         return Grads(
-            None if dx is None else unroll.to_caller(form, extent, dx), form.state_to_caller(extent, dstate_0), dparams
+            None if dx is None else to_caller(form, extent, dx), form.state_to_caller(extent, dstate_0), dparams
         )
 
 

@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 
 from . import _core, _validate, unroll
 from .calling import Mode
+from .form import Extent, Outputs
 from .groups import GroupForm, KeptGroup, LayerGroup, prefixed
 from .layers import RecurrentLayer
 from .stack import Stack
 from .tape import Kept
-from .unroll import Extent, Outputs, Run
+from .unroll import Run
 
 Array = NDArray[Any]
 
