@@ -12,10 +12,12 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .specs import ACTIVATIONS, ActivationLike, LoadReport, ParameterSpec
 
 Array = NDArray[Any]
 ndarray = np.ndarray
@@ -25,42 +27,6 @@ LARGEST_SIZE = 2**31 - 1
 
 #: More layers than anybody stacks; a larger number is a mistake, and the names of its parameters could fill the memory.
 MOST_LAYERS = 4096
-
-#: A name, (name, alpha) or (name, alpha, beta).
-ActivationLike: TypeAlias = str | tuple[str, float] | tuple[str, float, float]
-
-#: Activation -> alpha (and beta) where they are not given; None: they must be given.
-ACTIVATIONS: dict[str, tuple[float | None, ...]] = {
-    "tanh": (),
-    "sigmoid": (),
-    "relu": (),
-    "hard_sigmoid": (1 / 6, 0.5),
-    "hard_tanh": (),
-    "softsign": (),
-    "softplus": (),
-    "leaky_relu": (0.01,),
-    "elu": (1.0,),
-    "affine": (None, None),
-    "scaled_tanh": (None, None),
-    "thresholded_relu": (1.0,),
-    "linear": (),
-}
-
-
-class ParameterSpec(NamedTuple):
-    """What one parameter is called, its shape, and how the shape is derived."""
-
-    name: str
-    shape: tuple[int, ...]
-    formula: str
-    initial: float | None = None  # of all its elements; None: drawn
-
-
-class LoadReport(NamedTuple):
-    """What ``load_state_dict(d, strict=False)`` left alone, as torch names it."""
-
-    missing_keys: list[str]
-    unexpected_keys: list[str]
 
 
 def kind(value: object) -> str:

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from . import _core, _validate
-from ._validate import ActivationLike, ParameterSpec
 from .form import dense_schedule
-from .kinds import Bias, CellKind, gru_kind, gru_options, lstm_kind, lstm_options, rnn_kind, rnn_options
+from .kinds import CellKind, gru_kind, gru_options, lstm_kind, lstm_options, rnn_kind, rnn_options
 from .parameters import Parameterized, count_elements, direction_specs
+from .specs import ActivationLike, Bias, ParameterSpec
 from .tape import CellTape
 
 

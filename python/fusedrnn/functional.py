@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import _core, _validate
-from ._validate import ActivationLike
 from .form import read_steps
 from .kinds import CellKind, gru_kind, gru_options, lstm_kind, lstm_options, rnn_kind, rnn_options
+from .specs import ActivationLike
 from .tape import KeptArrays
 from .unroll import Record
 

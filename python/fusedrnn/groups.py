@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _validate
-from ._validate import LoadReport, ParameterSpec
 from .calling import Frozen, Mode, SequenceLayer
 from .form import Extent, Form, Outputs
 from .parameters import PICKLE_VERSION, same_arrays
+from .specs import LoadReport, ParameterSpec
 from .tape import Kept
 from .unroll import Run
 

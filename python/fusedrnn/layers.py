@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from . import _core, _validate, masks, unroll
-from ._validate import ActivationLike, ParameterSpec
 from .calling import Mode, SequenceLayer
 from .form import Extent, Outputs, Plan
 from .frozen import FrozenLayer
-from .kinds import Bias, CellKind, gru_kind, gru_options, lstm_kind, lstm_options, rnn_kind, rnn_options
+from .kinds import CellKind, gru_kind, gru_options, lstm_kind, lstm_options, rnn_kind, rnn_options
 from .masks import Masks, Rates
 from .parameters import Parameterized, layer_specs, learned_specs, pack
+from .specs import ActivationLike, Bias, ParameterSpec
 from .unroll import Record, Run
 
 Array = NDArray[Any]

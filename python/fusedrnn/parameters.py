@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from . import _core, _validate
-from ._validate import LoadReport, ParameterSpec
 from .form import Plan
-from .kinds import Bias, CellKind
+from .kinds import CellKind
+from .specs import Bias, LoadReport, ParameterSpec
 
 Array = NDArray[Any]
 

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _core, _validate
-from ._validate import ParameterSpec
 from .form import Extent, Form, new_sequence, read_dy, to_caller
 from .kinds import CellKind
+from .specs import ParameterSpec
 from .unroll import Record, Run, run_to_end
 
 Array = NDArray[Any]
