@@ -13,14 +13,15 @@ from . import _interpreter, functional  # noqa: F401  (the first refuses sub-int
 from ._version import __version__
 from .c_api import get_include
 from .cells import GRUCell, LSTMCell, RNNCell
+from .clipping import clip_grad_norm, clip_grad_value
 from .ensemble import Ensemble
 from .frozen import FrozenLayer, Stream
-from .gradients import clip_grad_norm, clip_grad_value
+from .grads import Grads
 from .groups import FrozenGroup
 from .isa import available_isas, current_isa, show_config, use_isa
 from .layers import GRU, LSTM, RNN
 from .stack import Stack, StackStream
-from .tape import Grads, Tape
+from .tape import Tape
 from .threading_control import get_num_threads, set_num_threads, threads
 from .two_ways import Bidirectional
 

@@ -10,13 +10,14 @@ The dtype of W_ih, float32 or float64, is that of the computation: other weights
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import _core, _validate
 from .form import read_steps
+from .grads import GRUGrads, LSTMGrads, RNNGrads
 from .kinds import CellKind, gru_kind, gru_options, lstm_kind, lstm_options, rnn_kind, rnn_options
 from .specs import ActivationLike
 from .tape import KeptArrays
@@ -36,42 +37,6 @@ __all__ = [
 ]
 
 Array = NDArray[Any]
-
-
-class RNNGrads(NamedTuple):
-    """Gradients of `rnn_forward`; dx is None for tokens and with need_dx=False, that of a missing bias is None."""
-
-    dx: Array | None
-    dh_0: Array
-    dW_ih: Array
-    dW_hh: Array
-    db_ih: Array | None
-    db_hh: Array | None
-
-
-class GRUGrads(NamedTuple):
-    """Gradients of `gru_forward`; as `RNNGrads`."""
-
-    dx: Array | None
-    dh_0: Array
-    dW_ih: Array
-    dW_hh: Array
-    db_ih: Array | None
-    db_hh: Array | None
-
-
-class LSTMGrads(NamedTuple):
-    """Gradients of `lstm_forward`; as `RNNGrads`. dW_peephole and dW_hr are None without peepholes and projection."""
-
-    dx: Array | None
-    dh_0: Array
-    dc_0: Array
-    dW_ih: Array
-    dW_hh: Array
-    db_ih: Array | None
-    db_hh: Array | None
-    dW_peephole: Array | None = None
-    dW_hr: Array | None = None
 
 
 class FunctionalTape(KeptArrays):

@@ -12,10 +12,10 @@ from . import _core
 from .calling import LOOK, SequenceLayer
 from .ensemble import Ensemble, stacked
 from .form import Extent, Plan, Steps, new_outputs, read_sequence, to_caller
+from .grads import shapes
 from .groups import LayerGroup
 from .reference.cells import Cell, gru_cell, lstm_cell, rnn_cell
 from .reference.layer_norm import normalise
-from .tape import _shapes
 from .two_ways import Bidirectional
 from .unroll import join, run_to_end, train_all
 
@@ -61,8 +61,8 @@ class Inspection:
     gates: dict[str, Any]
 
     def __repr__(self) -> str:
-        gates = {name: _shapes(gate) for name, gate in self.gates.items()}
-        return f"Inspection(outputs={_shapes(self.outputs)}, c={_shapes(self.c)}, gates={gates})"
+        gates = {name: shapes(gate) for name, gate in self.gates.items()}
+        return f"Inspection(outputs={shapes(self.outputs)}, c={shapes(self.c)}, gates={gates})"
 
 
 def inspect(layer: SequenceLayer, x: Any, state: Any, steps: Steps) -> Any:

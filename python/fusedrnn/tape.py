@@ -1,4 +1,4 @@
-"""What forward keeps, and the gradients that come out of it."""
+"""Tapes: what forward saves for backward, and how gradients come out of it."""
 
 from __future__ import annotations
 
@@ -11,56 +11,12 @@ from numpy.typing import NDArray
 
 from . import _core, _validate
 from .form import Extent, Form, new_sequence, read_dy, to_caller
+from .grads import Grads
 from .kinds import CellKind
 from .specs import ParameterSpec
 from .unroll import Record, Run, run_to_end
 
 Array = NDArray[Any]
-
-
-class Grads:
-    """Gradients of the input, the initial state and all parameters.
-
-    Attributes
-    ----------
-    x : ndarray, list of ndarray, or None
-        In the shape of the input; None for tokens and with ``need_dx=False``.
-    state : ndarray, or tuple of two
-        h, or (h, c), in the shape of the initial state, also where that was None.
-    params : dict of str to ndarray
-        The same names, shapes and order as ``layer.params``.
-
-    Examples
-    --------
-    >>> import fusedrnn, numpy as np
-    >>> layer = fusedrnn.GRU(3, 5, rng=0)
-    >>> y, state, tape = layer.forward(np.ones((7, 2, 3), np.float32))
-    >>> tape.backward(np.ones_like(y))
-    Grads(x=(7, 2, 3), state=(1, 2, 5), params={'weight_ih_l0': (15, 3), 'weight_hh_l0': (15, 5), \
-'bias_ih_l0': (15,), 'bias_hh_l0': (15,)}, dtype=float32)
-    """
-
-    __slots__ = ("params", "state", "x")
-
-    def __init__(self, x: Any, state: Any, params: dict[str, Array]) -> None:
-        self.x = x
-        self.state = state
-        self.params = params
-
-    def __repr__(self) -> str:
-        shapes = {name: array.shape for name, array in self.params.items()}
-        dtype = next(iter(self.params.values())).dtype if self.params else None
-        return f"Grads(x={_shapes(self.x)}, state={_shapes(self.state)}, params={shapes}, dtype={dtype})"
-
-
-def _shapes(value: Any) -> Any:
-    """Shapes of an array, or of a list or tuple of arrays (a long list is cut)."""
-    if isinstance(value, tuple):
-        return tuple(_shapes(item) for item in value)
-    if isinstance(value, list):
-        shown = ", ".join(str(item.shape) for item in value[:3])
-        return f"[{shown}{f', ... {len(value)} in all' if len(value) > 3 else ''}]"
-    return None if value is None else value.shape
 
 
 class Counted(Protocol):
