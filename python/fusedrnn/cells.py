@@ -10,7 +10,7 @@ from numpy.typing import DTypeLike
 from . import _core, _validate
 from .form import dense_schedule
 from .kinds import CellKind, gru_kind, gru_options, lstm_kind, lstm_options, rnn_kind, rnn_options
-from .parameters import Parameterized, count_elements, direction_specs
+from .parameters import Parameterized, arguments_of, count_elements, direction_specs
 from .specs import ActivationLike, Bias, ParameterSpec
 from .tape import CellTape
 
@@ -19,7 +19,7 @@ class RecurrentCell(Parameterized):
     """Base of `RNNCell`, `GRUCell` and `LSTMCell`: a step is a sequence of length one."""
 
     def _specify(self) -> tuple[ParameterSpec, ...]:
-        specs = direction_specs(self.__dict__["_kind"], self.hidden_size, self.input_size, "input_size", "")
+        specs = direction_specs(self._kind, self.hidden_size, self.input_size, "input_size", "")
         _validate.room(type(self).__name__, "the parameters", count_elements(specs), self.dtype)
         return specs
 
@@ -89,7 +89,7 @@ class RecurrentCell(Parameterized):
     def _step(self, x: Any, state: Any, training: bool) -> tuple[Any, CellTape | None]:
         owner, H, dtype = type(self).__name__, self.hidden_size, self.dtype
         x, tokens, unbatched = _validate.cell_input(owner, x, dtype, self.input_size)
-        kind: CellKind = self.__dict__["_kind"]
+        kind = self._kind
         names = kind.states
         B = 1 if unbatched else x.shape[0]
         if tokens:
@@ -109,7 +109,7 @@ class RecurrentCell(Parameterized):
         kept = _core.forward(weights, x, parts, y, state_n, dense_schedule(1, B), False, training)
         tape = None
         if kept is not None:
-            specs = self.__dict__["_specs"]
+            specs = self._specs
             tape = CellTape(owner, kept, specs, dtype, kind, B, self.input_size, tokens, unbatched)
         if unbatched:
             state_n = tuple([part[0] for part in state_n])
@@ -154,14 +154,6 @@ class RNNCell(RecurrentCell):
     (2, 5)
     """
 
-    _arguments = (
-        ("bias", True),
-        ("nonlinearity", "tanh"),
-        ("activation", None),
-        ("clip", None),
-        ("dtype", np.dtype(np.float32)),
-    )
-
     nonlinearity: str
     activation: ActivationLike | None
     clip: float | None
@@ -182,6 +174,8 @@ class RNNCell(RecurrentCell):
         values |= rnn_options(type(self).__name__, nonlinearity, activation, clip)
         self._configure(values)
         self._initialise()
+
+    _arguments = arguments_of(__init__)
 
     def _choose_kind(self) -> CellKind:
         return rnn_kind(self.nonlinearity, self.activation, self.clip, self.bias)
@@ -216,16 +210,6 @@ class GRUCell(RecurrentCell):
     (5,)
     """
 
-    _arguments = (
-        ("bias", True),
-        ("reset_after", True),
-        ("reset_gate", True),
-        ("activation", None),
-        ("recurrent_activation", "sigmoid"),
-        ("clip", None),
-        ("dtype", np.dtype(np.float32)),
-    )
-
     reset_after: bool
     reset_gate: bool
     activation: ActivationLike | None
@@ -250,6 +234,8 @@ class GRUCell(RecurrentCell):
         values |= gru_options(type(self).__name__, reset_after, reset_gate, activation, recurrent_activation, clip)
         self._configure(values)
         self._initialise()
+
+    _arguments = arguments_of(__init__)
 
     def _choose_kind(self) -> CellKind:
         options = (self.reset_after, self.reset_gate, self.activation, self.recurrent_activation, self.clip)
@@ -285,18 +271,6 @@ class LSTMCell(RecurrentCell):
     (2, 5)
     """
 
-    _arguments = (
-        ("bias", True),
-        ("peephole", None),
-        ("coupled", False),
-        ("activation", None),
-        ("recurrent_activation", "sigmoid"),
-        ("output_activation", None),
-        ("clip", None),
-        ("cell_clip", None),
-        ("dtype", np.dtype(np.float32)),
-    )
-
     peephole: str | None
     coupled: bool
     activation: ActivationLike | None
@@ -326,6 +300,8 @@ class LSTMCell(RecurrentCell):
         values |= lstm_options(type(self).__name__, peephole, coupled, *functions, clip, cell_clip)
         self._configure(values)
         self._initialise()
+
+    _arguments = arguments_of(__init__)
 
     def _choose_kind(self) -> CellKind:
         functions = (self.activation, self.recurrent_activation, self.output_activation)

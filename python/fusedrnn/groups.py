@@ -313,7 +313,7 @@ class LayerGroup(SequenceLayer):
 def parameter_specs(member: Any) -> tuple[ParameterSpec, ...]:
     """Names and shapes of the parameters of a layer or a group."""
     specs: tuple[ParameterSpec, ...]
-    specs = member._parameter_specs() if isinstance(member, LayerGroup) else member.__dict__["_specs"]
+    specs = member._parameter_specs() if isinstance(member, LayerGroup) else member._specs
     return specs
 
 

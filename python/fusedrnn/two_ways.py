@@ -11,7 +11,7 @@ from . import _core, _validate, unroll
 from .calling import Mode
 from .form import Extent, Outputs
 from .groups import GroupForm, KeptGroup, LayerGroup, prefixed
-from .layers import RecurrentLayer
+from .recurrent import RecurrentLayer
 from .stack import Stack
 from .tape import Kept
 from .unroll import Run
