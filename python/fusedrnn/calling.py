@@ -260,9 +260,17 @@ class SequenceLayer:
         >>> seen.outputs.shape, seen.c.shape, {name: gate.shape for name, gate in seen.gates.items()}["f"]
         ((2, 7, 4, 5), (2, 7, 4, 5), (2, 7, 4, 5))
         """
-        from .inspection import inspect  # with it comes the reference, which calls do without
+        form = self._plan
+        inputs, extent = read_sequence(form, x, Steps(lengths, mask, reset))
+        state_0 = form.read_state(extent, "state", state)
+        run = self._run(inputs, state_0, extent, new_outputs(form, extent), LOOK)
+        _, saved = run_to_end(run, train_all)
+        shown, _ = self._show(saved, inputs, extent)
+        return shown
 
-        return inspect(self, x, state, Steps(lengths, mask, reset))
+    def _show(self, saved: Any, x: Array, extent: Extent) -> tuple[Any, Array]:
+        """What `inspect` shows of a run, from what the run saved and its input; and the output, (T, B, width)."""
+        raise NotImplementedError
 
 
 class Frozen:

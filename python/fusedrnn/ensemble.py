@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -81,6 +82,20 @@ class Ensemble(LayerGroup):
         final = tuple([own for own, _ in ran])
         kept: dict[str, Any] = {name: own for name, (_, own) in zip(self._members, ran, strict=True)}
         return final, KeptEnsemble(kept) if mode.keep else None
+
+    def _show(self, saved: Any, x: Array, extent: Extent) -> tuple[Any, Array]:
+        shown = [layer._show(saved.members[name], x, extent) for name, layer in self._members.items()]
+        return _shown_as_one([own for own, _ in shown]), np.stack([y for _, y in shown])
+
+
+def _shown_as_one(shown: Sequence[Any]) -> Any:
+    """The `Inspection`s of all nets (or tuples of them) as one, each array with an axis of E before its own."""
+    first = shown[0]
+    if isinstance(first, tuple):
+        return tuple([_shown_as_one(parts) for parts in zip(*shown, strict=True)])
+    c = None if first.c is None else stacked([one.c for one in shown])
+    gates = {name: stacked([one.gates[name] for one in shown]) for name in first.gates}
+    return replace(first, outputs=stacked([one.outputs for one in shown]), c=c, gates=gates)
 
 
 class EnsembleForm(GroupForm):

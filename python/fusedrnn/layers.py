@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import DTypeLike
 
@@ -10,6 +12,9 @@ from .kinds import CellKind, gru_kind, gru_options, lstm_kind, lstm_options, rnn
 from .parameters import arguments_of
 from .recurrent import RecurrentLayer
 from .specs import ActivationLike, Bias
+
+if TYPE_CHECKING:
+    from .reference.cells import Cell
 
 
 class RNN(RecurrentLayer):
@@ -125,6 +130,11 @@ class RNN(RecurrentLayer):
     def _choose_kind(self) -> CellKind:
         return rnn_kind(self.nonlinearity, self.activation, self.clip, self.bias)
 
+    def _reference_cell(self) -> Cell:
+        from .reference.cells import rnn_cell
+
+        return rnn_cell(self.nonlinearity, self.activation, self.clip)
+
 
 class GRU(RecurrentLayer):
     """Gated recurrent unit; gates r, z, n.
@@ -220,6 +230,11 @@ class GRU(RecurrentLayer):
     def _choose_kind(self) -> CellKind:
         options = (self.reset_after, self.reset_gate, self.activation, self.recurrent_activation, self.clip)
         return self._normed(gru_kind(*options, self.bias))
+
+    def _reference_cell(self) -> Cell:
+        from .reference.cells import gru_cell
+
+        return gru_cell(self.reset_after, self.reset_gate, self.activation, self.recurrent_activation, self.clip)
 
 
 class LSTM(RecurrentLayer):
@@ -336,3 +351,9 @@ class LSTM(RecurrentLayer):
         functions = (self.activation, self.recurrent_activation, self.output_activation)
         kind = lstm_kind(self.peephole, self.coupled, *functions, self.clip, self.cell_clip, self.bias)
         return self._normed(kind._replace(proj_size=self.proj_size))
+
+    def _reference_cell(self) -> Cell:
+        from .reference.cells import lstm_cell
+
+        functions = (self.activation, self.recurrent_activation, self.output_activation)
+        return lstm_cell(self.peephole, self.coupled, *functions, self.clip, self.cell_clip)

@@ -103,8 +103,8 @@ class Parameterized:
     can change, they have no hash. ``copy.copy`` shares parameter arrays and rng, ``copy.deepcopy`` and pickling do not.
     """
 
-    #: `arguments_of` the constructor that knows the configuration: what repr, == and pickling speak of. A user's subclass
-    #: inherits them, whatever its own constructor takes.
+    #: `arguments_of` the constructor that knows the configuration: what repr, == and pickling speak of. A subclass of a
+    #: user's inherits them, whatever its own constructor takes.
     _arguments: ClassVar[tuple[tuple[str, object], ...]] = ()
 
     #: Attributes that can be assigned after construction.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -17,6 +17,9 @@ from .masks import Masks, Rates
 from .parameters import Parameterized, layer_specs, learned_specs, pack
 from .specs import Bias, ParameterSpec
 from .unroll import Record, Run
+
+if TYPE_CHECKING:
+    from .reference.cells import Cell
 
 Array = NDArray[Any]
 
@@ -219,6 +222,16 @@ class RecurrentLayer(SequenceLayer, Parameterized):
         if not mode.keep:
             return state_n, None
         return state_n, KeptLayer(plan, self._specs, extent, records, state is None, used, factors)
+
+    def _show(self, saved: Any, x: Array, extent: Extent) -> tuple[Any, Array]:
+        from .inspection import show_layer  # with it comes the reference, which calls do without
+
+        weights, _ = self._plan.split_learned(self._arrays())
+        return show_layer(self._plan, self._reference_cell(), weights, saved.records, x, extent)
+
+    def _reference_cell(self) -> Cell:
+        """The reference's cell with the options of this layer, but for layer normalisation."""
+        raise NotImplementedError
 
     def freeze(self, precision: str | None = None) -> FrozenLayer:
         """Pack the parameters once, for inference and streaming; later changes of the layer do not show.

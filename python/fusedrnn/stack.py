@@ -118,6 +118,13 @@ class Stack(LayerGroup):
                 drops[-1](x)
         return tuple(finals), KeptStack(kept, drops, self._plan, extent) if mode.keep else None
 
+    def _show(self, saved: Any, x: Array, extent: Extent) -> tuple[Any, Array]:
+        shown = []
+        for name, layer in self._members.items():
+            own, x = layer._show(saved.members[name], x, extent)
+            shown.append(own)
+        return tuple(shown), x
+
     def _kept(self, mode: Mode, name: str, shape: tuple[int, ...]) -> NDArray[np.bool_]:
         """What dropout leaves of a layer's outputs: the caller's mask, or one that is drawn."""
         if name in mode.masks:

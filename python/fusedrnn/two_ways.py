@@ -113,6 +113,10 @@ class Bidirectional(LayerGroup):
         kept: dict[str, Any] = {name: own for name, (_, own) in zip(WAYS, ran, strict=True)}
         return final, KeptTwoWays(kept, self.merge, widths[0], factors)
 
+    def _show(self, saved: Any, x: Array, extent: Extent) -> tuple[Any, Array]:
+        shown = [layer._show(saved.members[name], x, extent) for name, layer in self._directed().items()]
+        return tuple([own for own, _ in shown]), unroll.joined(self.merge, [y for _, y in shown])
+
     def _config(self) -> dict[str, object]:
         return {"merge": self.merge}
 

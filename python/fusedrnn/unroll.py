@@ -136,6 +136,17 @@ def join(merge: str | None, outputs: Outputs, buffers: tuple[Array, ...], traini
     return None
 
 
+def joined(merge: str | None, outputs: Sequence[Array]) -> Array:
+    """The output of one direction, or the merged ones of two (concatenated, where they are handed out as a pair)."""
+    if len(outputs) == 1:
+        return outputs[0]
+    if merge is None or merge == "concat":
+        return np.concatenate(outputs, axis=-1)
+    y = np.empty_like(outputs[0])
+    join(merge, (y,), tuple(outputs), False)
+    return y
+
+
 def split(
     merge: str | None, dys: tuple[Array | None, ...], factors: tuple[Array, Array] | None, width: int
 ) -> tuple[Array | None, Array | None]:
