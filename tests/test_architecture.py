@@ -1,13 +1,20 @@
-"""Which file of python/fusedrnn imports which: no circles, and folders that stand for themselves.
+"""Which file of python/fusedrnn imports which: no circles, folders that stand for themselves, and what needs a build.
 
-Read from the sources, so that imports within functions and those for type checkers count, too.
+The imports are read from the sources, so that those within functions and for type checkers count, too.
 """
 
 import ast
 import graphlib
+import shutil
+import subprocess
+import sys
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
+import numpy
 import pytest
+
+import fusedrnn
 
 ROOT = Path(__file__).parents[1] / "python" / "fusedrnn"
 #: Folders whose files may still import each other in circles.
@@ -78,3 +85,80 @@ def test_nothing_else_imports_from(folder):
 @pytest.mark.parametrize("module", ["fusedrnn.specs", "fusedrnn.grads"])
 def test_plain_data_imports_nothing_of_ours(module):
     assert GRAPH[module] == set()
+
+
+# ---- without the compiled module -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def unbuilt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout's Python files before anything is compiled."""
+    folder = tmp_path_factory.mktemp("unbuilt")
+    shutil.copytree(ROOT, folder / "fusedrnn", ignore=shutil.ignore_patterns("_core.*[!i]", "__pycache__"))
+    assert [path.name for path in (folder / "fusedrnn").glob("_core*")] == ["_core.pyi"]
+    return folder
+
+
+def run(folder: Path, source: str) -> str:
+    """What a program prints in a fresh interpreter that finds fusedrnn in `folder` alone."""
+    # -S: an editable installation has a finder of its own, which finds the compiled module. NumPy is found as here.
+    program = f"import sys; sys.path[:0] = {[str(folder), str(Path(numpy.__file__).parents[1])]!r}\n" + source
+    done = subprocess.run(
+        [sys.executable, "-S", "-W", "error", "-c", program], capture_output=True, text=True, check=False, cwd=folder
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_reference_needs_no_build(unbuilt):
+    printed = run(
+        unbuilt,
+        """
+import numpy as np
+import fusedrnn.reference as reference
+x, W_ih, W_hh = np.ones((4, 2, 3)), np.full((20, 3), 0.1), np.full((20, 5), 0.1)
+y, h_n, c_n, tape = reference.lstm_forward(x, None, None, W_ih, W_hh)
+grads = reference.lstm_backward(tape, np.ones_like(y))
+print(y.shape, grads.dx.shape, grads.dW_hh.shape, bool(np.isfinite(grads.dx).all()))
+import fusedrnn
+print(fusedrnn.__version__, fusedrnn.Grads.__name__, fusedrnn.reference is reference, "LSTM" in dir(fusedrnn))
+""",
+    )
+    assert printed.splitlines() == [
+        "(4, 2, 5) (4, 2, 3) (20, 5) True",
+        f"{fusedrnn.__version__} Grads True True",
+    ]
+
+
+USES = {
+    "an attribute": ("import fusedrnn; fusedrnn.LSTM", "LSTM"),
+    "a name": ("from fusedrnn import GRU", "GRU"),
+    "a module": ("import fusedrnn.functional", "_core"),
+    "a bridge": ("import fusedrnn; fusedrnn.interop.from_torch", "_core"),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("broken", [False, True], ids=["missing", "broken"])
+def test_what_needs_the_compiled_module_says_so(unbuilt, use, broken, tmp_path):
+    folder = unbuilt
+    if broken:
+        folder = tmp_path
+        shutil.copytree(unbuilt / "fusedrnn", folder / "fusedrnn")
+        (folder / "fusedrnn" / f"_core{EXTENSION_SUFFIXES[0]}").write_bytes(b"built for another machine")
+    source, name = USES[use]
+    printed = run(folder, f"try:\n    {source}\nexcept ImportError as error:\n    print(error)\n")
+    if broken and name == "_core":
+        assert "_core" in printed  # Python tries to load the file again, and says what is wrong with it
+        return
+    assert printed.startswith(f"fusedrnn.{name}: the compiled module fusedrnn._core cannot be imported (")
+    assert printed.endswith(
+        "); expected one that is built for this Python (pip install fusedrnn, or pip install . in a checkout; "
+        "fusedrnn.reference does without)\n"
+    )
+    assert "No module named" in printed or broken
+
+
+def test_other_names_are_no_attributes(unbuilt):
+    source = "import fusedrnn\ntry:\n    fusedrnn.LSTMM\nexcept AttributeError as error:\n    print(error)\n"
+    assert run(unbuilt, source) == "module 'fusedrnn' has no attribute 'LSTMM'\n"

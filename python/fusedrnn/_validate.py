@@ -37,6 +37,14 @@ def kind(value: object) -> str:
     return f"{'an' if name[0].lower() in 'aeiou' or name == 'ndarray' else 'a'} {name}"
 
 
+def no_core(name: str, error: ImportError) -> ImportError:
+    """Something that needs the compiled module where that is missing, or does not fit this Python."""
+    return ImportError(
+        f"fusedrnn.{name}: the compiled module fusedrnn._core cannot be imported ({error}); expected one that is built "
+        f"for this Python (pip install fusedrnn, or pip install . in a checkout; fusedrnn.reference does without)"
+    )
+
+
 # ---- constructor arguments ------------------------------------------------------------------------------------------
 
 
