@@ -961,9 +961,9 @@ def test_inspect_of_a_group_shows_its_members(which, rng):
             shown = []
             for member in layer.layers:
                 shown.append(expected(member, x, turned))
-                x = (member._turned() if turned else member)(x, lengths=lengths)[0]
+                x = (member._reversed() if turned else member)(x, lengths=lengths)[0]
             return tuple(shown)
-        return (layer._turned() if turned else layer).inspect(x, lengths=lengths)
+        return (layer._reversed() if turned else layer).inspect(x, lengths=lengths)
 
     def compare(actual: Any, wanted: Any, pick: Any) -> None:
         if isinstance(wanted, tuple):

@@ -21,6 +21,7 @@ except ImportError as error:  # a checkout that is not built: `reference` does w
 else:
     _core_error = None
     from . import functional
+    from .bidirectional import Bidirectional
     from .cells import GRUCell, LSTMCell, RNNCell
     from .clipping import clip_grad_norm, clip_grad_value
     from .ensemble import Ensemble
@@ -30,8 +31,7 @@ else:
     from .layers import GRU, LSTM, RNN
     from .stack import Stack, StackStream
     from .tape import Tape
-    from .threading_control import get_num_threads, set_num_threads, threads
-    from .two_ways import Bidirectional
+    from .threads import get_num_threads, set_num_threads, threads
 
 if TYPE_CHECKING:
     from . import interop, reference

@@ -225,8 +225,8 @@ def not_bool(owner: str, name: str, dtype: object) -> TypeError:
     return TypeError(f"{owner}: {name} has dtype {dtype}; expected bool")
 
 
-def kept(owner: str, name: str, value: Any, shape: tuple[int, ...], formula: str) -> NDArray[np.bool_]:
-    """A copy of an array of bools, which alone say unmistakably what is kept."""
+def given_mask(owner: str, name: str, value: Any, shape: tuple[int, ...], formula: str) -> NDArray[np.bool_]:
+    """A copy of an array of bools, which alone say unmistakably what dropout keeps, and where an old state stays."""
     array = as_array(owner, name, value)
     if array.dtype != np.bool_:
         raise not_bool(owner, name, array.dtype)
@@ -252,7 +252,7 @@ def merge(owner: str, value: object, bidirectional: bool) -> str | None:
 
 
 def backwards(owner: str, value: object, bidirectional: bool) -> bool:
-    """Whether a one-way layer runs from the last step to the first; two directions run both ways."""
+    """Whether a one-directional layer runs from the last step to the first; two directions run both ways."""
     chosen = flag(owner, "backwards", value)
     if chosen and bidirectional:
         raise ValueError(f"{owner}: backwards is True, but bidirectional=True; expected a one-way layer")
@@ -748,7 +748,7 @@ def any_gradient(value: Any) -> bool:
     return value is not None
 
 
-def no_c_door(owner: str) -> ValueError:
+def no_c_api(owner: str) -> ValueError:
     """C's structs have no place for gains, nor for their gradients."""
     return ValueError(f"{owner}: c_weights of a layer with layer_norm=True, which the door for C does not have")
 
@@ -803,7 +803,7 @@ def no_layer(owner: str, name: str, value: Any) -> TypeError:
     return TypeError(f"{owner}: {name} is {kind(value)}; expected an RNN, GRU, LSTM or Stack")
 
 
-def two_ways(owner: str, layers: Mapping[str, Any], ways: Sequence[tuple[bool, ...]]) -> None:
+def both_directions(owner: str, layers: Mapping[str, Any], ways: Sequence[tuple[bool, ...]]) -> None:
     """A forward and a backward layer over one input; `ways` is whether each of their directions runs backwards."""
     (one, first), (two, second) = layers.items()
     for name, own in zip(layers, ways, strict=True):
@@ -896,7 +896,7 @@ def precision(owner: str, value: object, dtype: np.dtype[Any]) -> str:
     raise ValueError(f"{owner}: precision is {value!r}; expected {dtype.name!r}, the one available for this layer")
 
 
-def one_way(owner: str, ways: tuple[bool, ...]) -> None:
+def one_directional(owner: str, ways: tuple[bool, ...]) -> None:
     """A stream never sees the future, which the reverse direction starts from."""
     if len(ways) != 1:
         raise ValueError(f"{owner}: stream of a bidirectional layer; expected bidirectional=False")

@@ -54,7 +54,7 @@ class RecurrentCell(Parameterized):
         return self._step(x, state, False)[0]
 
     def forward(self, x: Any, state: Any = None) -> tuple[Any, CellTape]:
-        """One step, keeping what the backward pass needs.
+        """One step that saves what the backward pass needs.
 
         Parameters
         ----------
@@ -106,11 +106,11 @@ class RecurrentCell(Parameterized):
         weights = self._pack(training)[0]
         y = _core.empty((1, B, H), dtype)
         state_n = tuple([_core.empty((B, H), dtype) for _ in names])
-        kept = _core.forward(weights, x, parts, y, state_n, dense_schedule(1, B), False, training)
+        saved = _core.forward(weights, x, parts, y, state_n, dense_schedule(1, B), False, training)
         tape = None
-        if kept is not None:
+        if saved is not None:
             specs = self._specs
-            tape = CellTape(owner, kept, specs, dtype, kind, B, self.input_size, tokens, unbatched)
+            tape = CellTape(owner, saved, specs, dtype, kind, B, self.input_size, tokens, unbatched)
         if unbatched:
             state_n = tuple([part[0] for part in state_n])
         return (state_n if len(state_n) == 2 else state_n[0]), tape

@@ -136,8 +136,8 @@ class Plan(Form):
         self.widths = (self.output_size,) * 2 if merge is None else (self.inner_width,)
         self.lead = ()
 
-    def turned(self) -> Plan:
-        """The same one-way layer, running from the last step to the first."""
+    def reversed(self) -> Plan:
+        """The same one-directional layer, running from the last step to the first."""
         other = copy.copy(self)
         other.ways = (True,)
         return other

@@ -120,7 +120,7 @@ class FrozenLayer(Frozen):
         2
         """
         if self._plan.kind.norms:
-            raise _validate.no_c_door(self._plan.owner)
+            raise _validate.no_c_api(self._plan.owner)
         return tuple([_core.weights_capsule(weights) for weights in self._weights])
 
     @property
@@ -221,7 +221,7 @@ class Stream(_core.Stream):
 
     def __init__(self, frozen: FrozenLayer, batch_size: int = 1) -> None:
         owner = frozen._plan.owner
-        _validate.one_way(owner, frozen._plan.ways)
+        _validate.one_directional(owner, frozen._plan.ways)
         batch_size = _validate.size(owner, "batch_size", batch_size)
         elements = frozen.num_layers * batch_size * frozen.hidden_size
         _validate.room(owner, "the state", elements * len(frozen._plan.parts), frozen.dtype)

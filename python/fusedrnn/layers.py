@@ -39,7 +39,7 @@ class RNN(RecurrentLayer):
         How the outputs of two directions join; None gives those of the last layer as a pair (and concatenates below
         it).
     backwards : bool
-        Whether a one-way layer runs from the last step to the first; its outputs are aligned with its inputs.
+        Whether a one-directional layer runs from the last step to the first; its outputs are aligned with its inputs.
     learned_state : bool
         Whether the initial state is a parameter, ``h_0_l0`` (and ``c_0_l0``) of shape (H,), used for every row where no
         state is given; zero at first.

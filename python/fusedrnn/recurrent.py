@@ -30,8 +30,8 @@ NOT_NORMED = (
 )
 
 
-class KeptLayer:
-    """What a layer's run keeps for the backward pass."""
+class SavedLayer:
+    """What a layer's run saves for the backward pass."""
 
     __slots__ = ("extent", "factors", "from_initial", "masks", "plan", "records", "specs")
 
@@ -60,7 +60,7 @@ class KeptLayer:
     def backward(
         self, dys: tuple[Array | None, ...], dstate_n: Any, dx: Array | None
     ) -> Run[tuple[tuple[Array, ...], dict[str, Array]]]:
-        """See `Kept`."""
+        """See `Saved`."""
         plan = self.plan
         rows = plan.num_layers * plan.directions
         shapes = [spec.shape for spec in self.specs[: rows * plan.kind.each]]  # learned initial states follow
@@ -168,9 +168,9 @@ class RecurrentLayer(SequenceLayer, Parameterized):
         for spec in learned_specs(self._plan):
             self.params[spec.name][:] = 0
 
-    def _turned(self) -> Self:
+    def _reversed(self) -> Self:
         other = object.__new__(type(self))
-        other.__dict__.update(self.__dict__, _plan=self._plan.turned())
+        other.__dict__.update(self.__dict__, _plan=self._plan.reversed())
         return other
 
     @property
@@ -200,7 +200,7 @@ class RecurrentLayer(SequenceLayer, Parameterized):
 
     def _run(
         self, x: Array, state: Any, extent: Extent, outputs: Outputs, mode: Mode
-    ) -> Run[tuple[tuple[Array, ...], KeptLayer | None]]:
+    ) -> Run[tuple[tuple[Array, ...], SavedLayer | None]]:
         plan = self._plan
         arrays, learned = plan.split_learned(self._arrays())
         rows, rates = plan.num_layers * plan.directions, self._rates
@@ -213,15 +213,15 @@ class RecurrentLayer(SequenceLayer, Parameterized):
         if factors is not None:
             each = plan.kind.each
             arrays[1::each] = [W_hh * factor for W_hh, factor in zip(arrays[1::each], factors, strict=True)]
-        weights = pack(plan.kind, arrays, mode.keep, (0.0, 0.0) if mode.drop else plan.zoneout)
+        weights = pack(plan.kind, arrays, mode.save, (0.0, 0.0) if mode.drop else plan.zoneout)
         step_masks = masks.for_kernels(used, rates, rows, plan.dtype)
         state_0 = plan.initial_state(extent, state, learned)
         state_n, records = yield from unroll.forward(
-            plan, weights, x, state_0, extent, outputs, mode.keep, used.get("dropout"), rates.dropout, step_masks
+            plan, weights, x, state_0, extent, outputs, mode.save, used.get("dropout"), rates.dropout, step_masks
         )
-        if not mode.keep:
+        if not mode.save:
             return state_n, None
-        return state_n, KeptLayer(plan, self._specs, extent, records, state is None, used, factors)
+        return state_n, SavedLayer(plan, self._specs, extent, records, state is None, used, factors)
 
     def _show(self, saved: Any, x: Array, extent: Extent) -> tuple[Any, Array]:
         from .inspection import show_layer  # with it comes the reference, which calls do without

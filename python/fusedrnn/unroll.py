@@ -218,12 +218,12 @@ def forward(
     state_0: tuple[Array | None, ...] | None,
     extent: Extent,
     outputs: Outputs,
-    keep: bool = False,
+    save: bool = False,
     kept: NDArray[np.bool_] | None = None,
     dropout: float = 0.0,
     step_masks: Iterator[Any] = itertools.repeat(None),  # noqa: B008  an endless one has no state
 ) -> Run[tuple[tuple[Array, ...], list[Record]]]:
-    """Run all layers of one layer object; what backward needs is kept only if asked for.
+    """Run all layers of one layer object; what backward needs is saved only if asked for.
 
     `kept` is what dropout leaves of the outputs between layers, (L - 1, T, B, width).
     """
@@ -232,13 +232,13 @@ def forward(
     state_n = tuple([empty((L * D, B, units), dtype) for units in plan.units])
     records: list[Record] = []
     inner = (L - 1) * T * B * plan.inner_width * dtype.itemsize
-    at_once = D == 1 and not keep and inner <= INNER_OUTPUTS
+    at_once = D == 1 and not save and inner <= INNER_OUTPUTS
     calls: list[Call] = StackedCalls() if at_once and L > 1 else []
     for layer in range(L):
         last = layer == L - 1
         ys: tuple[Array, ...] = outputs if last else (empty((T, B, plan.inner_width), dtype),)
         merge = plan.merge if last else plan.inner_merge
-        buffers = ys if D == 1 else direction_buffers(merge, ys, extent, (plan.output_size,) * 2, keep)
+        buffers = ys if D == 1 else direction_buffers(merge, ys, extent, (plan.output_size,) * 2, save)
         rows = range(layer * D, (layer + 1) * D)
         # By direction: arguments of `_core.forward`.
         calls += [
@@ -253,9 +253,9 @@ def forward(
         if extent.hold and last:  # nobody reads the skipped steps of lower layers
             for y, reverse in zip(buffers, plan.ways, strict=True):
                 schedule.hold(y, reverse)
-        factors = None if D == 1 else join(merge, ys, buffers, keep)
+        factors = None if D == 1 else join(merge, ys, buffers, save)
         x = ys[0]
-        if keep:
+        if save:
             drop = None
             if kept is not None and not last:
                 drop = Drop(kept[layer], dropout)

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from .. import layers
+from ..bidirectional import Bidirectional
 from ..stack import Stack
-from ..two_ways import Bidirectional
 from . import _messages
 
 Array = NDArray[Any]

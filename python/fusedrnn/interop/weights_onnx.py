@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..two_ways import Bidirectional
+from ..bidirectional import Bidirectional
 from . import _messages
 from .conventions import GATES, Array, Direction, Pair, Part, as_weights, assemble, reorder
 

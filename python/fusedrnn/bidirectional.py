@@ -10,16 +10,16 @@ from numpy.typing import NDArray
 from . import _core, _validate, unroll
 from .calling import Mode
 from .form import Extent, Outputs
-from .groups import GroupForm, KeptGroup, LayerGroup, prefixed
+from .groups import GroupForm, LayerGroup, SavedGroup, prefixed
 from .recurrent import RecurrentLayer
 from .stack import Stack
-from .tape import Kept
+from .tape import Saved
 from .unroll import Run
 
 Array = NDArray[Any]
 
 #: Names of the members, and of their parameters.
-WAYS = ("forward", "backward")
+DIRECTIONS = ("forward", "backward")
 
 
 class Bidirectional(LayerGroup):
@@ -28,7 +28,7 @@ class Bidirectional(LayerGroup):
     Parameters
     ----------
     forward_layer, backward_layer : RNN, GRU, LSTM or Stack
-        One-way layers of any kind, size and options, or stacks of these, with the same input size, dtype and
+        One-directional layers of any kind, size and options, or stacks of these, with the same input size, dtype and
         ``batch_first``. They are not copied: their parameters are those of this object. The second runs backwards here,
         whatever it does by itself.
     merge : "concat", "sum", "mean", "mul" or None
@@ -75,19 +75,19 @@ class Bidirectional(LayerGroup):
         for name, layer in layers.items():
             if not isinstance(layer, (RecurrentLayer, Stack)):
                 raise _validate.no_layer(owner, name, layer)
-        _validate.two_ways(owner, layers, [layer._plan.ways for layer in layers.values()])
+        _validate.both_directions(owner, layers, [layer._plan.ways for layer in layers.values()])
         merge = _validate.merge(owner, merge, True)
         widths = forward_layer._plan.widths[0], backward_layer._plan.widths[0]
         _validate.joinable(owner, merge, widths)
         self._configure(
-            dict(zip(WAYS, layers.values(), strict=True)),
+            dict(zip(DIRECTIONS, layers.values(), strict=True)),
             input_size=forward_layer.input_size,
             output_size=sum(widths) if merge == "concat" else widths[0],
             merge=merge,
         )
 
     def _directed(self) -> dict[str, Any]:
-        return {"forward": self._members["forward"], "backward": self._members["backward"]._turned()}
+        return {"forward": self._members["forward"], "backward": self._members["backward"]._reversed()}
 
     def _form(self) -> GroupForm:
         plans = [layer._plan for layer in self._directed().values()]
@@ -96,22 +96,22 @@ class Bidirectional(LayerGroup):
 
     def _run(
         self, x: Array, state: Any, extent: Extent, outputs: Outputs, mode: Mode
-    ) -> Run[tuple[Any, KeptTwoWays | None]]:
+    ) -> Run[tuple[Any, SavedBidirectional | None]]:
         members = self._directed()
         widths = tuple([layer._plan.widths[0] for layer in members.values()])
-        buffers = unroll.direction_buffers(self.merge, outputs, extent, widths, mode.keep)
+        buffers = unroll.direction_buffers(self.merge, outputs, extent, widths, mode.save)
         ran = yield from unroll.side_by_side(
             [
                 layer._run(x, own, extent, (y,), mode.of(name))
                 for (name, layer), own, y in zip(members.items(), state, buffers, strict=True)
             ]
         )
-        factors = unroll.join(self.merge, outputs, buffers, mode.keep)
+        factors = unroll.join(self.merge, outputs, buffers, mode.save)
         final = tuple([own for own, _ in ran])
-        if not mode.keep:
+        if not mode.save:
             return final, None
-        kept: dict[str, Any] = {name: own for name, (_, own) in zip(WAYS, ran, strict=True)}
-        return final, KeptTwoWays(kept, self.merge, widths[0], factors)
+        saved: dict[str, Any] = {name: own for name, (_, own) in zip(DIRECTIONS, ran, strict=True)}
+        return final, SavedBidirectional(saved, self.merge, widths[0], factors)
 
     def _show(self, saved: Any, x: Array, extent: Extent) -> tuple[Any, Array]:
         shown = [layer._show(saved.members[name], x, extent) for name, layer in self._directed().items()]
@@ -124,13 +124,13 @@ class Bidirectional(LayerGroup):
         return f"Bidirectional({', '.join(map(repr, self.layers))}{self._shown_options()})"
 
 
-class KeptTwoWays(KeptGroup):
-    """What the runs of both directions keep."""
+class SavedBidirectional(SavedGroup):
+    """What the runs of both directions save."""
 
     __slots__ = ("factors", "merge", "width")
 
     def __init__(
-        self, members: Mapping[str, Kept], merge: str | None, width: int, factors: tuple[Array, Array] | None
+        self, members: Mapping[str, Saved], merge: str | None, width: int, factors: tuple[Array, Array] | None
     ) -> None:
         super().__init__(members)
         self.merge = merge
@@ -144,7 +144,7 @@ class KeptTwoWays(KeptGroup):
     def backward(
         self, dys: tuple[Array | None, ...], dstate_n: Any, dx: Array | None
     ) -> Run[tuple[Any, dict[str, Array]]]:
-        """See `Kept`."""
+        """See `Saved`."""
         own_dys = unroll.split(self.merge, dys, self.factors, self.width)
         own_dx = [dx, None if dx is None else _core.empty(dx.shape, dx.dtype)]
         ran = yield from unroll.side_by_side(
@@ -154,4 +154,4 @@ class KeptTwoWays(KeptGroup):
             ]
         )
         unroll.add_up(own_dx)
-        return tuple([d for d, _ in ran]), prefixed({name: d for name, (_, d) in zip(WAYS, ran, strict=True)})
+        return tuple([d for d, _ in ran]), prefixed({name: d for name, (_, d) in zip(DIRECTIONS, ran, strict=True)})
