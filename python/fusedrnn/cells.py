@@ -126,8 +126,13 @@ class RNNCell(RecurrentCell):
     bias : True, False or "single"
         Whether there are b_ih and b_hh, or neither, or b_ih alone.
     nonlinearity : "tanh" or "relu"
-    activation, clip
-        As for `RNN`.
+    activation : str, (str, float), (str, float, float) or None
+        Any function instead of `nonlinearity`: a name, or with its parameters (name, alpha) or (name, alpha, beta).
+        The names: "tanh", "sigmoid", "relu", "hard_sigmoid" (alpha x + beta within [0, 1]; 1/6 and 1/2), "hard_tanh",
+        "softsign", "softplus", "leaky_relu" (alpha 0.01), "elu" (alpha 1), "affine" (alpha x + beta), "scaled_tanh"
+        (alpha tanh(beta x)), "thresholded_relu" (x above alpha, 1), "linear".
+    clip : float or None
+        Pre-activations are limited to [-clip, clip], and have no gradient outside (ONNX).
     dtype : float32 or float64
     rng : int, numpy.random.Generator or None
         Draws the initial parameters from U(-1/sqrt(H), 1/sqrt(H)), in torch's order.
@@ -186,17 +191,34 @@ class GRUCell(RecurrentCell):
 
     Parameters
     ----------
-    input_size, hidden_size, bias, dtype, rng
-        As for `RNNCell`.
+    input_size, hidden_size : int
+        I and H, at least 1.
+    bias : True, False or "single"
+        Whether there are b_ih and b_hh, or neither, or b_ih alone.
     reset_after : bool
-        Whether the reset gate acts after the product with W_hn, as in torch, or before; see `GRU`.
-    reset_gate, activation, recurrent_activation, clip
-        As for `GRU`.
+        Whether the reset gate acts after the product with W_hn, or before.
+    reset_gate : bool
+        Whether there is a gate r at all.
+    activation, recurrent_activation : str, (str, float), (str, float, float); None is "tanh"
+        In place of the tanh of n, and of the sigmoid of the gates: a name, or with its parameters (name, alpha) or
+        (name, alpha, beta).
+        The names: "tanh", "sigmoid", "relu", "hard_sigmoid" (alpha x + beta within [0, 1]; 1/6 and 1/2), "hard_tanh",
+        "softsign", "softplus", "leaky_relu" (alpha 0.01), "elu" (alpha 1), "affine" (alpha x + beta), "scaled_tanh"
+        (alpha tanh(beta x)), "thresholded_relu" (x above alpha, 1), "linear".
+    clip : float or None
+        Pre-activations are limited to [-clip, clip], and have no gradient outside (ONNX).
+    dtype : float32 or float64
+    rng : int, numpy.random.Generator or None
+        Draws the initial parameters from U(-1/sqrt(H), 1/sqrt(H)), in torch's order.
 
     Raises
     ------
-    TypeError, ValueError, MemoryError
-        As for `RNNCell`.
+    TypeError
+        An argument is of the wrong type.
+    ValueError
+        An argument is out of range, or ``reset_after=False`` comes without a reset gate.
+    MemoryError
+        The parameters would not fit into this machine.
 
     Notes
     -----
@@ -247,15 +269,37 @@ class LSTMCell(RecurrentCell):
 
     Parameters
     ----------
-    input_size, hidden_size, bias, dtype, rng
-        As for `RNNCell`.
-    peephole, coupled, activation, recurrent_activation, output_activation, clip, cell_clip
-        As for `LSTM`.
+    input_size, hidden_size : int
+        I and H, at least 1.
+    bias : True, False or "single"
+        Whether there are b_ih and b_hh, or neither, or b_ih alone.
+    peephole : "ifo", "o_prev" or None
+        "ifo": the gates also see the cell, i and f get + p * c, o gets + p * c'; parameter ``weight_peephole``
+        (3, H), rows i f o, which is not ONNX's order i o f. "o_prev": o alone, and gets + p * c; (1, H).
+    coupled : bool
+        f = 1 - i. There is no gate f then: 3*H rows i g o, and peepholes (2, H), i o.
+    activation, recurrent_activation, output_activation : str, (str, float), (str, float, float) or None
+        In place of the tanh of g, of the sigmoid of the gates, and of the tanh of c', which is `activation` unless
+        given: a name, or with its parameters (name, alpha) or (name, alpha, beta).
+        The names: "tanh", "sigmoid", "relu", "hard_sigmoid" (alpha x + beta within [0, 1]; 1/6 and 1/2), "hard_tanh",
+        "softsign", "softplus", "leaky_relu" (alpha 0.01), "elu" (alpha 1), "affine" (alpha x + beta), "scaled_tanh"
+        (alpha tanh(beta x)), "thresholded_relu" (x above alpha, 1), "linear".
+    clip : float or None
+        Pre-activations are limited to [-clip, clip], and have no gradient outside (ONNX).
+    cell_clip : float or None
+        c' is limited to [-cell_clip, cell_clip] before anything sees it, and has no gradient outside.
+    dtype : float32 or float64
+    rng : int, numpy.random.Generator or None
+        Draws the initial parameters from U(-1/sqrt(H), 1/sqrt(H)), in torch's order.
 
     Raises
     ------
-    TypeError, ValueError, MemoryError
-        As for `RNNCell`.
+    TypeError
+        An argument is of the wrong type.
+    ValueError
+        An argument is out of range.
+    MemoryError
+        The parameters would not fit into this machine.
 
     Notes
     -----

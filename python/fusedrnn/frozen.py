@@ -96,6 +96,18 @@ class FrozenLayer(Frozen):
         ------
         ValueError
             The layer is bidirectional or runs backwards, or `batch_size` is less than 1.
+
+        Examples
+        --------
+        >>> import fusedrnn, numpy as np
+        >>> frozen = fusedrnn.GRU(3, 5, num_layers=2).freeze()
+        >>> x = np.ones((7, 2, 3), np.float32)
+        >>> stream = frozen.stream(batch_size=2)
+        >>> for x_t in x:
+        ...     y_t = stream.step(x_t)  # (2, 5)
+        >>> y, h = frozen(x)
+        >>> bool((y_t == y[-1]).all()), bool((stream.state == h).all())
+        (True, True)
         """
         return Stream(self, batch_size)
 
@@ -202,11 +214,26 @@ class Stream(_core.Stream):
         h, for LSTM (h, c), each (L, B, H). Reading gives copies; assigning copies, and None means the
         initial state: zeros, or with ``learned_state`` the learned one.
 
+    Methods
+    -------
+    step(x, out=None)
+        One step of all layers.
+
+        Parameters: `x` is (B, I) floats, or (B,) integer tokens, each a one-hot vector. A C-contiguous array of the
+        layer's dtype is read in place; tokens and whatever else is array-like are converted, which costs a copy. `out`
+        is None or a C-contiguous (B, H) array of the layer's dtype to write to, which must not overlap `x`.
+
+        Returns: the (B, H) output of the last layer, with a projection (B, proj_size); it is `out` if that was given.
+
+        Raises: TypeError or ValueError if `x` or `out` does not fit; IndexError if a token is outside [0, input_size);
+        RuntimeError if another thread uses the stream. The state is then what it was.
+    get_state(), set_state(parts), reset_rows(rows)
+        What `state` and `reset` are made of.
+
     Notes
     -----
-    ``step(x_t, out=None)`` takes (B, I) floats of the layer's dtype, or (B,) integer tokens, and returns the (B, H)
-    output of the last layer, in `out` if that is given, which then must not overlap `x_t`. Steps give the bits of the
-    whole sequence. A stream is for one thread at a time. Copies and pickles go on from its state, independently.
+    Steps give the bits of the whole sequence. A stream is for one thread at a time. Copies and pickles go on from its
+    state, independently.
 
     Examples
     --------
@@ -216,6 +243,15 @@ class Stream(_core.Stream):
     >>> stream = layer.freeze().stream(batch_size=2)
     >>> y = np.stack([stream.step(x_t) for x_t in x])
     >>> bool((y == layer(x)[0]).all())
+    True
+
+    Into an array of the caller's, without allocating anything:
+
+    >>> stream.reset()
+    >>> y_t = np.empty((2, 5), np.float32)
+    >>> for x_t in x:
+    ...     _ = stream.step(x_t, out=y_t)
+    >>> bool((y_t == y[-1]).all())
     True
     """
 

@@ -399,6 +399,13 @@ class FrozenGroup(Frozen):
         ------
         ValueError
             A member runs backwards, the group is no `Stack`, or `batch_size` is less than 1.
+
+        Examples
+        --------
+        >>> import fusedrnn, numpy as np
+        >>> stream = fusedrnn.Stack([fusedrnn.LSTM(3, 8), fusedrnn.GRU(8, 5)]).freeze().stream(batch_size=2)
+        >>> stream.step(np.ones((2, 3), np.float32)).shape
+        (2, 5)
         """
         _validate.one_directional(self._plan.owner, self._plan.ways)
         return self._group._stream(self, batch_size)

@@ -38,27 +38,27 @@ class RNN(RecurrentLayer):
     merge : "concat", "sum", "mean", "mul" or None
         How the outputs of two directions join; None gives those of the last layer as a pair (and concatenates below
         it).
+    activation : str, (str, float), (str, float, float) or None
+        Any function instead of `nonlinearity`: a name, or with its parameters (name, alpha) or (name, alpha, beta).
+        The names: "tanh", "sigmoid", "relu", "hard_sigmoid" (alpha x + beta within [0, 1]; 1/6 and 1/2), "hard_tanh",
+        "softsign", "softplus", "leaky_relu" (alpha 0.01), "elu" (alpha 1), "affine" (alpha x + beta), "scaled_tanh"
+        (alpha tanh(beta x)), "thresholded_relu" (x above alpha, 1), "linear".
+    clip : float or None
+        Pre-activations are limited to [-clip, clip], and have no gradient outside (ONNX).
     backwards : bool
         Whether a one-directional layer runs from the last step to the first; its outputs are aligned with its inputs.
     learned_state : bool
-        Whether the initial state is a parameter, ``h_0_l0`` (and ``c_0_l0``) of shape (H,), used for every row where no
-        state is given; zero at first.
-    zoneout : float, or for LSTM a pair of these
-        Probability with which a unit keeps its old h (and c) at a step of ``forward``; otherwise each keeps this share
-        of it.
+        Whether the initial state is a parameter, ``h_0_l0`` (H,), used for every row where no state is given; zero at
+        first.
+    zoneout : float
+        Probability with which a unit's old h stays at a step of ``forward``. In inference each new h has this share of
+        the old one.
     recurrent_dropout : float
         Probability with which ``forward`` drops a unit of h from the recurrent product: one mask for each row, layer
         and direction, the same at all steps.
     weight_dropout : float
         Probability with which ``forward`` drops an element of W_hh.
     dtype : float32 or float64
-    activation : str, (str, float), (str, float, float) or None
-        Any function instead of `nonlinearity`: a name, or with its parameters (name, alpha) or (name, alpha, beta).
-        "tanh", "sigmoid", "relu", "hard_sigmoid" (alpha x + beta within [0, 1]; 1/6 and 1/2), "hard_tanh", "softsign",
-        "softplus", "leaky_relu" (alpha 0.01), "elu" (alpha 1), "affine" (alpha x + beta), "scaled_tanh"
-        (alpha tanh(beta x)), "thresholded_relu" (x above alpha, 1) or "linear".
-    clip : float or None
-        Pre-activations are limited to [-clip, clip], and have no gradient outside (ONNX).
     rng : int, numpy.random.Generator or None
         Draws the initial parameters from U(-1/sqrt(H), 1/sqrt(H)), in torch's order, and dropout masks.
 
@@ -147,25 +147,64 @@ class GRU(RecurrentLayer):
 
     Parameters
     ----------
-    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, merge, clip, backwards,
-    learned_state, dtype, rng
-        As for `RNN`; so are zoneout, recurrent_dropout, weight_dropout.
+    input_size, hidden_size : int
+        I and H, at least 1.
+    num_layers : int
+        L; each layer's input is the output of the one below.
+    bias : True, False or "single"
+        Whether there are b_ih and b_hh, or neither, or b_ih alone.
+    batch_first : bool
+        Whether x and y are (B, T, ...) instead of (T, B, ...).
+    dropout : float
+        0 <= dropout < 1; acts in ``forward``, on the outputs of all layers but the last.
+    bidirectional : bool
+        Whether each layer runs over time both ways.
     reset_after : bool
         Whether the reset gate acts after the product with W_hn, or before.
     reset_gate : bool
         Whether there is a gate r at all.
+    merge : "concat", "sum", "mean", "mul" or None
+        How the outputs of two directions join; None gives those of the last layer as a pair (and concatenates below
+        it).
     activation, recurrent_activation : str, (str, float), (str, float, float); None is "tanh"
-        In place of the tanh of n, and of the sigmoid of the gates; see `RNN`.
+        In place of the tanh of n, and of the sigmoid of the gates: a name, or with its parameters (name, alpha) or
+        (name, alpha, beta).
+        The names: "tanh", "sigmoid", "relu", "hard_sigmoid" (alpha x + beta within [0, 1]; 1/6 and 1/2), "hard_tanh",
+        "softsign", "softplus", "leaky_relu" (alpha 0.01), "elu" (alpha 1), "affine" (alpha x + beta), "scaled_tanh"
+        (alpha tanh(beta x)), "thresholded_relu" (x above alpha, 1), "linear".
+    clip : float or None
+        Pre-activations are limited to [-clip, clip], and have no gradient outside (ONNX).
+    backwards : bool
+        Whether a one-directional layer runs from the last step to the first; its outputs are aligned with its inputs.
+    learned_state : bool
+        Whether the initial state is a parameter, ``h_0_l0`` (H,), used for every row where no state is given; zero at
+        first.
+    zoneout : float
+        Probability with which a unit's old h stays at a step of ``forward``. In inference each new h has this share of
+        the old one.
+    recurrent_dropout : float
+        Probability with which ``forward`` drops a unit of h from the recurrent product: one mask for each row, layer
+        and direction, the same at all steps.
+    weight_dropout : float
+        Probability with which ``forward`` drops an element of W_hh.
     layer_norm : bool
         Whether W_ih x and W_hh h are normalised over r and z together, and over n apart, before the biases are added;
-        parameters ``weight_ln_ih_l0`` and ``weight_ln_hh_l0`` (3*H,), the gains.
+        parameters ``weight_ln_ih_l0`` and ``weight_ln_hh_l0`` (3*H,), the gains. Not together with other options of the
+        cell.
     layer_norm_eps : float
         Added to the variances.
+    dtype : float32 or float64
+    rng : int, numpy.random.Generator or None
+        Draws the initial parameters from U(-1/sqrt(H), 1/sqrt(H)), in torch's order, and dropout masks.
 
     Raises
     ------
-    TypeError, ValueError, MemoryError
-        As for `RNN`; ValueError also for ``reset_after=False`` without a reset gate.
+    TypeError
+        An argument is of the wrong type.
+    ValueError
+        An argument is out of range, options do not go together, or ``reset_after=False`` comes without a reset gate.
+    MemoryError
+        The parameters would not fit into this machine.
 
     Notes
     -----
@@ -245,9 +284,18 @@ class LSTM(RecurrentLayer):
 
     Parameters
     ----------
-    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, merge, clip, backwards,
-    learned_state, dtype, rng
-        As for `RNN`; so are zoneout, recurrent_dropout, weight_dropout.
+    input_size, hidden_size : int
+        I and H, at least 1.
+    num_layers : int
+        L; each layer's input is the output of the one below.
+    bias : True, False or "single"
+        Whether there are b_ih and b_hh, or neither, or b_ih alone.
+    batch_first : bool
+        Whether x and y are (B, T, ...) instead of (T, B, ...).
+    dropout : float
+        0 <= dropout < 1; acts in ``forward``, on the outputs of all layers but the last.
+    bidirectional : bool
+        Whether each layer runs over time both ways.
     proj_size : int
         If not 0, h' = W_hr (o * tanh(c')) has that many units, fewer than c; so have the outputs and the input of
         W_hh. Parameter ``weight_hr_l0`` (proj_size, hidden_size).
@@ -256,21 +304,50 @@ class LSTM(RecurrentLayer):
         (3, H), rows i f o, which is not ONNX's order i o f. "o_prev": o alone, and gets + p * c; (1, H).
     coupled : bool
         f = 1 - i. There is no gate f then: 3*H rows i g o, and peepholes (2, H), i o.
+    merge : "concat", "sum", "mean", "mul" or None
+        How the outputs of two directions join; None gives those of the last layer as a pair (and concatenates below
+        it).
     activation, recurrent_activation, output_activation : str, (str, float), (str, float, float) or None
         In place of the tanh of g, of the sigmoid of the gates, and of the tanh of c', which is `activation` unless
-        given; see `RNN`.
+        given: a name, or with its parameters (name, alpha) or (name, alpha, beta).
+        The names: "tanh", "sigmoid", "relu", "hard_sigmoid" (alpha x + beta within [0, 1]; 1/6 and 1/2), "hard_tanh",
+        "softsign", "softplus", "leaky_relu" (alpha 0.01), "elu" (alpha 1), "affine" (alpha x + beta), "scaled_tanh"
+        (alpha tanh(beta x)), "thresholded_relu" (x above alpha, 1), "linear".
+    clip : float or None
+        Pre-activations are limited to [-clip, clip], and have no gradient outside (ONNX).
     cell_clip : float or None
         c' is limited to [-cell_clip, cell_clip] before anything sees it, and has no gradient outside.
+    backwards : bool
+        Whether a one-directional layer runs from the last step to the first; its outputs are aligned with its inputs.
+    learned_state : bool
+        Whether the initial state is a parameter, ``h_0_l0`` and ``c_0_l0`` (H,), used for every row where no state is
+        given; zero at first. With a projection ``h_0_l0`` is (proj_size,).
+    zoneout : float, or pair of these
+        Probability with which a unit's old h and c stay at a step of ``forward``. In inference each new h and c has
+        this share of the old one. One number is for both, a pair is (of h, of c).
+    recurrent_dropout : float
+        Probability with which ``forward`` drops a unit of h from the recurrent product: one mask for each row, layer
+        and direction, the same at all steps.
+    weight_dropout : float
+        Probability with which ``forward`` drops an element of W_hh.
     layer_norm : bool
         Whether W_ih x and W_hh h are normalised, each over all gates, before the biases are added, and c' on its way to
         h'; parameters ``weight_ln_ih_l0`` and ``weight_ln_hh_l0`` (4*H,), ``weight_ln_c_l0`` and ``bias_ln_c_l0`` (H,).
+        Not together with other options of the cell.
     layer_norm_eps : float
         Added to the variances.
+    dtype : float32 or float64
+    rng : int, numpy.random.Generator or None
+        Draws the initial parameters from U(-1/sqrt(H), 1/sqrt(H)), in torch's order, and dropout masks.
 
     Raises
     ------
-    TypeError, ValueError, MemoryError
-        As for `RNN`.
+    TypeError
+        An argument is of the wrong type.
+    ValueError
+        An argument is out of range, or options do not go together.
+    MemoryError
+        The parameters would not fit into this machine.
 
     Notes
     -----

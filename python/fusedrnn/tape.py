@@ -166,6 +166,20 @@ class Tape(TapeBase):
         Notes
         -----
         Werbos, Backpropagation through time, 1990. Gradients of another dtype are cast, which costs a copy.
+
+        Examples
+        --------
+        >>> import fusedrnn, numpy as np
+        >>> layer = fusedrnn.LSTM(3, 5)
+        >>> x = np.ones((7, 2, 3), np.float32)
+        >>> y, (h, c), tape = layer.forward(x, lengths=[7, 4])
+        >>> grads = tape.backward(dy=2 * y)  # of the sum of squares of y
+        >>> grads.x.shape, [part.shape for part in grads.state], grads.params["weight_hh_l0"].shape
+        ((7, 2, 3), [(1, 2, 5), (1, 2, 5)], (20, 5))
+        >>> bool(grads.x[4:, 1].any())  # past the end of the second row
+        False
+        >>> tape.backward(dstate=(np.ones_like(h), None), need_dx=False).x is None  # of the sum of the last h
+        True
         """
         saved: Saved = self._unreleased()
         form, extent = self._form, self._extent
@@ -227,6 +241,15 @@ class CellTape(TapeBase):
             The tape was released, a shape is wrong, or there is no gradient.
         TypeError
             A gradient is no array of real numbers.
+
+        Examples
+        --------
+        >>> import fusedrnn, numpy as np
+        >>> cell = fusedrnn.LSTMCell(3, 5)
+        >>> (h, c), tape = cell.forward(np.ones((2, 3), np.float32))
+        >>> grads = tape.backward((np.ones_like(h), None))  # of the sum of h
+        >>> grads.x.shape, [part.shape for part in grads.state]
+        ((2, 3), [(2, 5), (2, 5)])
         """
         record: Record = self._unreleased()
         owner, dtype, B = self._owner, self._dtype, self._B
