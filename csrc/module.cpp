@@ -283,35 +283,39 @@ static BackwardCall<T> prepare(const BackwardArguments& given) {
 }
 
 template <class T>
-static py::list forward_typed(const std::vector<ForwardArguments>& several, bool training) {
-  // Layers upon each other follow each other in the list: the x of one is the y of the one before.
-  std::vector<std::size_t> level(several.size());
-  for (std::size_t i = 1; i < several.size(); ++i)
-    if (several[i].x.is(several[i - 1].y)) level[i] = level[i - 1] + 1;
-  const std::size_t levels = 1 + *std::max_element(level.begin(), level.end());
-  require(levels == 1 || !training, "forward_all: layers upon each other are for inference");
-  py::list tapes;
+static py::list forward_typed(const std::vector<ForwardArguments>& several, Order order, bool training) {
   ThreadLimit threads;
-  const auto run_level = [&](const auto& belongs, Order order) {
-    std::vector<ForwardCall<T>> calls;
-    for (std::size_t i = 0; i < several.size(); ++i)
-      if (belongs(i)) calls.push_back(prepare<T>(several[i], training, threads));
-    without_gil([&](Interrupt interrupt) { run_forward(calls, order, threads, interrupt); });
-    for (ForwardCall<T>& call : calls) tapes.append(py::cast(call.take_tape()));
-  };
-  if (levels > 1 && levels == several.size()) run_level([](std::size_t) { return true; }, Order::kStacked);
-  else
-    for (std::size_t l = 0; l < levels; ++l)
-      run_level([&](std::size_t i) { return level[i] == l; }, Order::kIndependent);
+  std::vector<ForwardCall<T>> calls;
+  for (const ForwardArguments& one : several) calls.push_back(prepare<T>(one, training, threads));
+  without_gil([&](Interrupt interrupt) { run_forward(calls, order, threads, interrupt); });
+  py::list tapes;
+  for (ForwardCall<T>& call : calls) tapes.append(py::cast(call.take_tape()));
   return tapes;
 }
 
-static py::list forward(const std::vector<ForwardArguments>& several, bool training) {
+// Stacked calls: the x of each is the y of the one before it.
+static py::list forward(const std::vector<ForwardArguments>& several, Order order, bool training) {
   if (several.empty()) return py::list();
   const Dtype dtype = several.front().weights->dtype;
   for (const ForwardArguments& one : several)
     require(one.weights->dtype == dtype, "forward: weights of different dtypes");
-  return with_dtype(dtype, [&](auto zero) { return forward_typed<decltype(zero)>(several, training); });
+  for (std::size_t i = 1; order == Order::kStacked && i < several.size(); ++i)
+    require(several[i].x.is(several[i - 1].y) && several[i].schedule == several[0].schedule &&
+                several[i].reverse == several[0].reverse,
+            "forward_stacked: a layer does not read the one below it");
+  return with_dtype(dtype, [&](auto zero) { return forward_typed<decltype(zero)>(several, order, training); });
+}
+
+// Calls as Python hands them over: tuples of the arguments of `forward`.
+static std::vector<ForwardArguments> forward_arguments(const py::list& calls) {
+  std::vector<ForwardArguments> several;
+  for (const py::handle& item : calls) {
+    const auto c = py::cast<py::tuple>(item);
+    require(c.size() == 8, "forward_all: a call has eight arguments");
+    several.push_back({py::cast<WeightsPointer>(c[0]), py::cast<py::array>(c[1]), c[2], py::cast<py::array>(c[3]),
+                       py::cast<py::tuple>(c[4]), py::cast<SchedulePointer>(c[5]), py::cast<bool>(c[6]), c[7]});
+  }
+  return several;
 }
 
 template <class T>
@@ -603,23 +607,19 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       [](const WeightsPointer& weights, const py::array& x, const py::object& state, const py::array& y,
          const py::tuple& state_n, const SchedulePointer& schedule, bool reverse, bool training,
          const py::object& masks) -> py::object {
-        return forward({{weights, x, state, y, state_n, schedule, reverse, masks}}, training)[0];
+        return forward({{weights, x, state, y, state_n, schedule, reverse, masks}}, Order::kIndependent, training)[0];
       },
       "weights"_a, "x"_a, "state"_a, "y"_a, "state_n"_a, "schedule"_a, "reverse"_a, "training"_a,
       "masks"_a = py::none());
   m.def(
       "forward_all",
       [](const py::list& calls, bool training) {
-        std::vector<ForwardArguments> several;
-        for (const py::handle& item : calls) {
-          const auto c = py::cast<py::tuple>(item);
-          require(c.size() == 8, "forward_all: a call has eight arguments");
-          several.push_back({py::cast<WeightsPointer>(c[0]), py::cast<py::array>(c[1]), c[2], py::cast<py::array>(c[3]),
-                             py::cast<py::tuple>(c[4]), py::cast<SchedulePointer>(c[5]), py::cast<bool>(c[6]), c[7]});
-        }
-        return forward(several, training);
+        return forward(forward_arguments(calls), Order::kIndependent, training);
       },
       "calls"_a, "training"_a);
+  m.def(
+      "forward_stacked",
+      [](const py::list& calls) { return forward(forward_arguments(calls), Order::kStacked, false); }, "calls"_a);
   m.def(
       "backward",
       [](const TapeBase& tape, const py::object& dy, const py::tuple& dstate_n, const py::object& dx, bool accumulate,

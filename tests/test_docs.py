@@ -3,6 +3,7 @@
 import contextlib
 import doctest
 import importlib
+import inspect
 import io
 import pkgutil
 import re
@@ -66,3 +67,21 @@ def test_public_things_have_a_docstring_and_classes_an_example(name):
     assert thing.__doc__, name
     if isinstance(thing, type):
         assert ">>>" in thing.__doc__, f"{name} has no example"
+
+
+@pytest.mark.parametrize("name", [name for name in fusedrnn.__all__ if isinstance(getattr(fusedrnn, name), type)])
+def test_classes_explain_all_of_their_own_arguments(name):
+    """Nobody has to look at another class for what an argument means; what calls make is not made by callers."""
+    thing = getattr(fusedrnn, name)
+    if name in ("FrozenGroup", "FrozenLayer", "Grads", "StackStream", "Stream", "Tape"):
+        return
+    section = thing.__doc__.partition("    Parameters\n")[2].partition("    Raises\n")[0]
+    heads = re.findall(r"^    (\w[\w, ]*) : ", section, re.MULTILINE)
+    explained = [argument for head in heads for argument in head.split(", ")]
+    assert explained == list(inspect.signature(thing).parameters)
+
+
+@pytest.mark.parametrize("method", ["Tape.backward", "FrozenLayer.stream", "FrozenGroup.stream"])
+def test_methods_have_an_example(method):
+    owner, name = method.split(".")
+    assert ">>>" in getattr(getattr(fusedrnn, owner), name).__doc__

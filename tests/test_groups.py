@@ -3,13 +3,13 @@
 import copy
 import itertools
 import pickle
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 import fusedrnn
-from fusedrnn import GRU, LSTM, RNN, Bidirectional, Ensemble, Stack
+from fusedrnn import GRU, LSTM, RNN, Bidirectional, Ensemble, Stack, calling, unroll
 from problems import assert_same_bits
 
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -505,6 +505,9 @@ def test_two_directions_save_load_copy_compare_and_print():
         other.load_state_dict(net.state_dict())
         assert other == net
     assert frozen == pickle.loads(pickle.dumps(frozen))
+    older = pickle.dumps(net, 0).replace(b"cfusedrnn.bidirectional\n", b"cfusedrnn.two_ways\n")
+    assert b"two_ways" in older
+    assert pickle.loads(older) == net
     x = np.ones((4, 2, 3), "f4")
     assert_same_bits(pickle.loads(pickle.dumps(frozen))(x), net(x), "thawed")
     assert frozen.params.keys() == net.params.keys()
@@ -961,9 +964,9 @@ def test_inspect_of_a_group_shows_its_members(which, rng):
             shown = []
             for member in layer.layers:
                 shown.append(expected(member, x, turned))
-                x = (member._turned() if turned else member)(x, lengths=lengths)[0]
+                x = (member._reversed() if turned else member)(x, lengths=lengths)[0]
             return tuple(shown)
-        return (layer._turned() if turned else layer).inspect(x, lengths=lengths)
+        return (layer._reversed() if turned else layer).inspect(x, lengths=lengths)
 
     def compare(actual: Any, wanted: Any, pick: Any) -> None:
         if isinstance(wanted, tuple):
@@ -983,6 +986,61 @@ def test_inspect_of_a_group_shows_its_members(which, rng):
             compare(seen, own, lambda array, e=e: array[e])
     else:
         compare(seen, wanted, lambda array: array)
+
+
+def test_runs_side_by_side_go_level_by_level():
+    """The kernels get independent calls, or those of one stack of layers; each run gets what its own calls return."""
+
+    def run(name: str, *steps: list[str]) -> unroll.Run[str]:
+        for calls in steps:
+            returned = yield cast(Any, calls)
+            assert returned == [call.upper() for call in calls]
+        return name
+
+    given: list[list[str]] = []
+
+    def kernels(calls: Any) -> Any:
+        given.append(list(calls))
+        return [call.upper() for call in calls]
+
+    def stacked(calls: Any) -> Any:
+        return kernels(["stack", *calls])[1:]
+
+    stack: Any = unroll.StackedCalls
+    runs = [
+        run("a", ["a1"], ["a2", "a3"]),
+        run("b", stack(["b1", "b2", "b3"])),
+        run("c", ["c1"], ["c2"], stack(["c3", "c4"])),
+    ]
+    assert unroll.run_to_end(unroll.side_by_side(runs), kernels, stacked) == ["a", "b", "c"]
+    assert given == [["a1", "b1", "c1"], ["b2"], ["b3"], ["a2", "a3", "c2"], ["stack", "c3", "c4"]]
+
+
+@pytest.mark.parametrize("net", ["layer", "ensemble of one", "ensemble", "directions"])
+def test_stacked_layers_are_said_to_be_stacked(net, monkeypatch):
+    layers = [LSTM(3, 4, num_layers=2, rng=seed, learned_state=True) for seed in range(2)]
+    made: Any = {
+        "layer": lambda: layers[0],
+        "ensemble of one": lambda: Ensemble(layers[:1]),
+        "ensemble": lambda: Ensemble(layers),
+        "directions": lambda: Bidirectional(*layers),
+    }[net]()
+    seen: list[tuple[str, int]] = []
+
+    def infer_all(calls: Any) -> Any:
+        seen.append(("all", len(calls)))
+        return unroll.infer_all(calls)
+
+    def infer_stacked(calls: Any) -> Any:
+        seen.append(("stacked", len(calls)))
+        assert calls[1][1] is calls[0][3], "x of the upper layer is y of the lower one"
+        return unroll.infer_stacked(calls)
+
+    monkeypatch.setattr(calling, "infer_all", infer_all)
+    monkeypatch.setattr(calling, "infer_stacked", infer_stacked)
+    made(np.ones((5, 2, 3), np.float32))
+    alone = net in ("layer", "ensemble of one")
+    assert seen == ([("stacked", 2)] if alone else [("all", 2)] * 2)
 
 
 def test_streams_are_of_one_way_stacks_alone():

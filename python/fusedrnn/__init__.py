@@ -9,21 +9,30 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from . import _interpreter, functional  # noqa: F401  (the first refuses sub-interpreters, before all else is imported)
+from . import _interpreter  # noqa: F401  refuses sub-interpreters, before anything else is imported
 from ._version import __version__
 from .c_api import get_include
-from .cells import GRUCell, LSTMCell, RNNCell
-from .ensemble import Ensemble
-from .explanation import Explanation, explain
-from .frozen import FrozenLayer, Stream
-from .gradients import clip_grad_norm, clip_grad_value
-from .groups import FrozenGroup
-from .isa import available_isas, current_isa, show_config, use_isa
-from .layers import GRU, LSTM, RNN
-from .stack import Stack, StackStream
-from .tape import Grads, Tape
-from .threading_control import get_num_threads, set_num_threads, threads
-from .two_ways import Bidirectional
+from .grads import Grads
+
+try:
+    importlib.import_module("._core", __name__)
+except ImportError as error:  # a checkout that is not built: `reference` does without, what needs it says so when used
+    _core_error: ImportError | None = error
+else:
+    _core_error = None
+    from . import functional
+    from .bidirectional import Bidirectional
+    from .cells import GRUCell, LSTMCell, RNNCell
+    from .clipping import clip_grad_norm, clip_grad_value
+    from .ensemble import Ensemble
+    from .explanation import Explanation, explain
+    from .frozen import FrozenLayer, Stream
+    from .groups import FrozenGroup
+    from .isa import available_isas, current_isa, show_config, use_isa
+    from .layers import GRU, LSTM, RNN
+    from .stack import Stack, StackStream
+    from .tape import Tape
+    from .threads import get_num_threads, set_num_threads, threads
 
 if TYPE_CHECKING:
     from . import interop, reference
@@ -63,10 +72,16 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in ("interop", "reference"):  # imported when first used: users of the kernels need not wait for it
-        return importlib.import_module(f".{name}", __name__)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not TYPE_CHECKING:  # type checkers shall see misspelt names
+
+    def __getattr__(name: str) -> Any:
+        if name in ("interop", "reference"):  # imported when first used: users of the kernels need not wait for it
+            return importlib.import_module(f".{name}", __name__)
+        if _core_error is not None and name in (*__all__, "_core"):
+            from . import _validate
+
+            raise _validate.no_core(name, _core_error) from _core_error
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

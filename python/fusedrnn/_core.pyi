@@ -93,7 +93,7 @@ class Weights:
 
 @final
 class Tape:
-    """What forward kept for backward. Owns all its memory; nothing of the caller's is referenced."""
+    """What forward saved for backward. Owns all its memory; nothing of the caller's is referenced."""
 
     @property
     def nbytes(self) -> int: ...
@@ -109,22 +109,25 @@ def forward(
     schedule: Schedule,
     reverse: bool,  # run from each row's last valid step to its first
     training: bool,  # needs Weights(training=True)
-    # Training: factors of h in the recurrent product (B, R), and where h and c keep their old values, bool (T, B, R)
+    # Training: factors of h in the recurrent product (B, R), and where the old values of h and c stay, bool (T, B, R)
     # and (T, B, H), last axes contiguous.
     masks: tuple[Array | None, Array | None, Array | None] | None = None,
 ) -> Tape | None: ...
 def infer(weights: list[Weights], x: Any, batch_first: bool, state: Any, /) -> tuple[Any, Any] | None:
-    """y and the final state of stacked one-way layers from zero states; None: x is no plain array of floats.
+    """y and the final state of stacked one-directional layers; None: x or the state is no plain array of floats.
 
-    The same as `forward` of each layer, without the way back and forth between Python and here.
+    `state` is h, or the pair (h, c), each (L, B, units); None is zeros. The same as `forward` of each layer, without
+    the way back and forth between Python and here.
     """
 
 def forward_all(calls: list[tuple[Any, ...]], training: bool) -> list[Tape | None]:
-    """`forward` of several calls, side by side where that is quicker.
+    """`forward` of several independent calls, side by side where that is quicker.
 
-    Each is (weights, x, state, y, state_n, schedule, reverse, masks). They do not depend on each other, but that in
-    inference the x of one may be the y (the same object) of the one before it in the list: layers upon each other.
+    Each is (weights, x, state, y, state_n, schedule, reverse, masks).
     """
+
+def forward_stacked(calls: list[tuple[Any, ...]]) -> list[None]:
+    """Inference through stacked layers: the x of each call is the y (the same object) of the one before it."""
 
 def backward(
     tape: Tape,
@@ -144,7 +147,7 @@ def backward_all(calls: list[tuple[Any, ...]]) -> None:
     """
 
 class Stream:
-    """One step at a time over stacked one-way layers; owns its state. Base of `fusedrnn.frozen.Stream`."""
+    """One step at a time over stacked one-directional layers; owns its state. Base of `fusedrnn.frozen.Stream`."""
 
     def __init__(self, weights: list[Weights], batch_size: int) -> None: ...
     def step(self, x: Any, out: Array | None = None) -> Array:

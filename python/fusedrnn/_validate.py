@@ -12,10 +12,12 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .specs import ACTIVATIONS, ActivationLike, LoadReport, ParameterSpec
 
 Array = NDArray[Any]
 ndarray = np.ndarray
@@ -26,42 +28,6 @@ LARGEST_SIZE = 2**31 - 1
 #: More layers than anybody stacks; a larger number is a mistake, and the names of its parameters could fill the memory.
 MOST_LAYERS = 4096
 
-#: A name, (name, alpha) or (name, alpha, beta).
-ActivationLike: TypeAlias = str | tuple[str, float] | tuple[str, float, float]
-
-#: Activation -> alpha (and beta) where they are not given; None: they must be given.
-ACTIVATIONS: dict[str, tuple[float | None, ...]] = {
-    "tanh": (),
-    "sigmoid": (),
-    "relu": (),
-    "hard_sigmoid": (1 / 6, 0.5),
-    "hard_tanh": (),
-    "softsign": (),
-    "softplus": (),
-    "leaky_relu": (0.01,),
-    "elu": (1.0,),
-    "affine": (None, None),
-    "scaled_tanh": (None, None),
-    "thresholded_relu": (1.0,),
-    "linear": (),
-}
-
-
-class ParameterSpec(NamedTuple):
-    """What one parameter is called, its shape, and how the shape is derived."""
-
-    name: str
-    shape: tuple[int, ...]
-    formula: str
-    initial: float | None = None  # of all its elements; None: drawn
-
-
-class LoadReport(NamedTuple):
-    """What ``load_state_dict(d, strict=False)`` left alone, as torch names it."""
-
-    missing_keys: list[str]
-    unexpected_keys: list[str]
-
 
 def kind(value: object) -> str:
     """Type of a value, for messages: "a list", "None"."""
@@ -69,6 +35,14 @@ def kind(value: object) -> str:
         return "None"
     name = type(value).__name__
     return f"{'an' if name[0].lower() in 'aeiou' or name == 'ndarray' else 'a'} {name}"
+
+
+def no_core(name: str, error: ImportError) -> ImportError:
+    """Something that needs the compiled module where that is missing, or does not fit this Python."""
+    return ImportError(
+        f"fusedrnn.{name}: the compiled module fusedrnn._core cannot be imported ({error}); expected one that is built "
+        f"for this Python (pip install fusedrnn, or pip install . in a checkout; fusedrnn.reference does without)"
+    )
 
 
 # ---- constructor arguments ------------------------------------------------------------------------------------------
@@ -251,8 +225,8 @@ def not_bool(owner: str, name: str, dtype: object) -> TypeError:
     return TypeError(f"{owner}: {name} has dtype {dtype}; expected bool")
 
 
-def kept(owner: str, name: str, value: Any, shape: tuple[int, ...], formula: str) -> NDArray[np.bool_]:
-    """A copy of an array of bools, which alone say unmistakably what is kept."""
+def given_mask(owner: str, name: str, value: Any, shape: tuple[int, ...], formula: str) -> NDArray[np.bool_]:
+    """A copy of an array of bools, which alone say unmistakably what dropout keeps, and where an old state stays."""
     array = as_array(owner, name, value)
     if array.dtype != np.bool_:
         raise not_bool(owner, name, array.dtype)
@@ -278,7 +252,7 @@ def merge(owner: str, value: object, bidirectional: bool) -> str | None:
 
 
 def backwards(owner: str, value: object, bidirectional: bool) -> bool:
-    """Whether a one-way layer runs from the last step to the first; two directions run both ways."""
+    """Whether a one-directional layer runs from the last step to the first; two directions run both ways."""
     chosen = flag(owner, "backwards", value)
     if chosen and bidirectional:
         raise ValueError(f"{owner}: backwards is True, but bidirectional=True; expected a one-way layer")
@@ -774,7 +748,7 @@ def any_gradient(value: Any) -> bool:
     return value is not None
 
 
-def no_c_door(owner: str) -> ValueError:
+def no_c_api(owner: str) -> ValueError:
     """C's structs have no place for gains, nor for their gradients."""
     return ValueError(f"{owner}: c_weights of a layer with layer_norm=True, which the door for C does not have")
 
@@ -829,7 +803,7 @@ def no_layer(owner: str, name: str, value: Any) -> TypeError:
     return TypeError(f"{owner}: {name} is {kind(value)}; expected an RNN, GRU, LSTM or Stack")
 
 
-def two_ways(owner: str, layers: Mapping[str, Any], ways: Sequence[tuple[bool, ...]]) -> None:
+def both_directions(owner: str, layers: Mapping[str, Any], ways: Sequence[tuple[bool, ...]]) -> None:
     """A forward and a backward layer over one input; `ways` is whether each of their directions runs backwards."""
     (one, first), (two, second) = layers.items()
     for name, own in zip(layers, ways, strict=True):
@@ -922,7 +896,7 @@ def precision(owner: str, value: object, dtype: np.dtype[Any]) -> str:
     raise ValueError(f"{owner}: precision is {value!r}; expected {dtype.name!r}, the one available for this layer")
 
 
-def one_way(owner: str, ways: tuple[bool, ...]) -> None:
+def one_directional(owner: str, ways: tuple[bool, ...]) -> None:
     """A stream never sees the future, which the reverse direction starts from."""
     if len(ways) != 1:
         raise ValueError(f"{owner}: stream of a bidirectional layer; expected bidirectional=False")

@@ -12,9 +12,19 @@ from typing import Any, ClassVar, NamedTuple, NoReturn, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _validate, unroll
-from .tape import Kept, Tape
-from .unroll import Extent, Form, Outputs, Run, Steps
+from . import _validate
+from .form import (
+    Extent,
+    Form,
+    Outputs,
+    Steps,
+    new_outputs,
+    outputs_to_caller,
+    read_out,
+    read_sequence,
+)
+from .tape import Saved, Tape
+from .unroll import Run, infer_all, infer_stacked, run_to_end, train_all
 
 Array = NDArray[Any]
 
@@ -22,7 +32,7 @@ Array = NDArray[Any]
 class Mode(NamedTuple):
     """What a run is for."""
 
-    keep: bool = False  # what backward, or `inspect`, reads afterwards
+    save: bool = False  # what backward, or `inspect`, reads afterwards
     drop: bool = False  # all kinds of dropout act
     masks: Mapping[str, Any] = {}  # the caller's, instead of drawn ones
 
@@ -34,7 +44,7 @@ class Mode(NamedTuple):
         return self._replace(masks={n.removeprefix(prefix): m for n, m in self.masks.items() if n.startswith(prefix)})
 
 
-INFER, LOOK = Mode(), Mode(keep=True)
+INFER, LOOK = Mode(), Mode(save=True)
 
 
 class Runnable(Protocol):
@@ -43,22 +53,22 @@ class Runnable(Protocol):
     @property
     def _plan(self) -> Form: ...
 
-    def _run(self, x: Array, state: Any, extent: Extent, outputs: Outputs, mode: Mode) -> Run[tuple[Any, Kept | None]]:
-        """Writes the outputs; returns the final state, in the form of `Form.read_state`, and what is kept."""
+    def _run(self, x: Array, state: Any, extent: Extent, outputs: Outputs, mode: Mode) -> Run[tuple[Any, Saved | None]]:
+        """Writes the outputs; returns the final state, in the form of `Form.read_state`, and what the run saved."""
 
 
 def infer(layer: Runnable, x: Any, state: Any, steps: Steps, out: Any = None) -> tuple[Any, Any]:
-    """Outputs and final state; keeps nothing."""
+    """Outputs and final state; saves nothing."""
     form = layer._plan
-    inputs, extent = unroll.read_sequence(form, x, steps)
+    inputs, extent = read_sequence(form, x, steps)
     state_0 = form.read_state(extent, "state", state)
     if out is None:
-        outputs = unroll.new_outputs(form, extent)
+        outputs = new_outputs(form, extent)
     else:
-        outputs = unroll.read_out(form, extent, out, [("x", x), *form.state_arrays("state", state)])
-    state_n, _ = unroll.finish(layer._run(inputs, state_0, extent, outputs, INFER), unroll.infer_all)
+        outputs = read_out(form, extent, out, [("x", x), *form.state_arrays("state", state)])
+    state_n, _ = run_to_end(layer._run(inputs, state_0, extent, outputs, INFER), infer_all, infer_stacked)
     if out is None:
-        y = unroll.outputs_to_caller(form, extent, outputs)
+        y = outputs_to_caller(form, extent, outputs)
     else:
         y = out if len(outputs) == 1 else tuple(out)
     return y, form.state_to_caller(extent, state_n)
@@ -74,11 +84,11 @@ class SequenceLayer:
 
     _plan: Form
 
-    def _run(self, x: Array, state: Any, extent: Extent, outputs: Outputs, mode: Mode) -> Run[tuple[Any, Kept | None]]:
+    def _run(self, x: Array, state: Any, extent: Extent, outputs: Outputs, mode: Mode) -> Run[tuple[Any, Saved | None]]:
         raise NotImplementedError
 
-    def _turned(self) -> Self:
-        """The same one-way layer, its parameters and rng included, running from the last step to the first."""
+    def _reversed(self) -> Self:
+        """The same one-directional layer, its parameters and rng included, running from the last step to the first."""
         raise NotImplementedError
 
     def _quick(self, x: Any, state: Any) -> tuple[Any, Any] | None:
@@ -95,7 +105,7 @@ class SequenceLayer:
         reset: Any = None,
         past_end: str = "zero",
     ) -> tuple[Any, Any]:
-        """Run over whole sequences; keeps nothing for a backward pass, and never drops out.
+        """Run over whole sequences; saves nothing for a backward pass, and never drops out.
 
         Parameters
         ----------
@@ -169,7 +179,7 @@ class SequenceLayer:
         past_end: str = "zero",
         masks: Mapping[str, Any] | None = None,
     ) -> tuple[Any, Any, Tape]:
-        """Run as in training: all kinds of dropout act, and what the backward pass needs is kept.
+        """Run as in training: all kinds of dropout act, and what the backward pass needs is saved.
 
         Parameters
         ----------
@@ -178,7 +188,7 @@ class SequenceLayer:
         masks : mapping of str to bool arrays, or None
             Masks to use instead of drawing them from ``rng``, for options that are on: ``"recurrent_dropout"``
             (L*D, B, H) and ``"weight_dropout"`` (L*D, G*H, H), True where something stays (and is scaled by
-            1 / (1 - p)); ``"zoneout_h"`` and ``"zoneout_c"`` (L*D, T, B, H), True where a unit keeps its old value;
+            1 / (1 - p)); ``"zoneout_h"`` and ``"zoneout_c"`` (L*D, T, B, H), True where a unit's old value stays;
             ``"dropout"`` (L - 1, T, B, width), True where an output stays. With a projection, h and the columns of
             weight_hh have proj_size units. Those of a group's members have their prefix: ``"0.zoneout_h"``; what a
             `Stack` drops above its layer 0 is ``"dropout_0"``, (T, B, width). ``tape.masks`` are those used.
@@ -206,14 +216,14 @@ class SequenceLayer:
         """
         form = self._plan
         given = self._given_masks(masks)
-        inputs, extent = unroll.read_sequence(form, x, Steps(lengths, mask, reset, past_end))
+        inputs, extent = read_sequence(form, x, Steps(lengths, mask, reset, past_end))
         state_0 = form.read_state(extent, "state", state)
-        outputs = unroll.new_outputs(form, extent)
+        outputs = new_outputs(form, extent)
         run = self._run(inputs, state_0, extent, outputs, Mode(True, True, given))
-        state_n, kept = unroll.finish(run, unroll.train_all)
-        assert kept is not None
-        y = unroll.outputs_to_caller(form, extent, outputs)
-        return y, form.state_to_caller(extent, state_n), Tape(form, extent, kept, tokens=inputs.ndim == 2)
+        state_n, saved = run_to_end(run, train_all)
+        assert saved is not None
+        y = outputs_to_caller(form, extent, outputs)
+        return y, form.state_to_caller(extent, state_n), Tape(form, extent, saved, tokens=inputs.ndim == 2)
 
     def _given_masks(self, masks: Any) -> Mapping[str, Any]:
         """The caller's masks, their names checked."""
@@ -250,9 +260,17 @@ class SequenceLayer:
         >>> seen.outputs.shape, seen.c.shape, {name: gate.shape for name, gate in seen.gates.items()}["f"]
         ((2, 7, 4, 5), (2, 7, 4, 5), (2, 7, 4, 5))
         """
-        from .inspection import inspect  # with it comes the reference, which calls do without
+        form = self._plan
+        inputs, extent = read_sequence(form, x, Steps(lengths, mask, reset))
+        state_0 = form.read_state(extent, "state", state)
+        run = self._run(inputs, state_0, extent, new_outputs(form, extent), LOOK)
+        _, saved = run_to_end(run, train_all)
+        shown, _ = self._show(saved, inputs, extent)
+        return shown
 
-        return inspect(self, x, state, Steps(lengths, mask, reset))
+    def _show(self, saved: Any, x: Array, extent: Extent) -> tuple[Any, Array]:
+        """What `inspect` shows of a run, from what the run saved and its input; and the output, (T, B, width)."""
+        raise NotImplementedError
 
 
 class Frozen:
@@ -287,10 +305,10 @@ class Frozen:
     def _plan(self) -> Form:
         raise NotImplementedError
 
-    def _run(self, x: Array, state: Any, extent: Extent, outputs: Outputs, mode: Mode) -> Run[tuple[Any, Kept | None]]:
+    def _run(self, x: Array, state: Any, extent: Extent, outputs: Outputs, mode: Mode) -> Run[tuple[Any, Saved | None]]:
         raise NotImplementedError
 
-    def _turned(self) -> Self:
+    def _reversed(self) -> Self:
         """A frozen layer in a direction of its own was turned before it was frozen."""
         return self
 

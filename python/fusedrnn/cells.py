@@ -8,18 +8,18 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from . import _core, _validate
-from ._validate import ActivationLike, ParameterSpec
-from .kinds import Bias, CellKind, gru_kind, gru_options, lstm_kind, lstm_options, rnn_kind, rnn_options
-from .parameters import Parameterized, count_elements, direction_specs
+from .form import dense_schedule
+from .kinds import CellKind, gru_kind, gru_options, lstm_kind, lstm_options, rnn_kind, rnn_options
+from .parameters import Parameterized, arguments_of, count_elements, direction_specs
+from .specs import ActivationLike, Bias, ParameterSpec
 from .tape import CellTape
-from .unroll import dense_schedule
 
 
 class RecurrentCell(Parameterized):
     """Base of `RNNCell`, `GRUCell` and `LSTMCell`: a step is a sequence of length one."""
 
     def _specify(self) -> tuple[ParameterSpec, ...]:
-        specs = direction_specs(self.__dict__["_kind"], self.hidden_size, self.input_size, "input_size", "")
+        specs = direction_specs(self._kind, self.hidden_size, self.input_size, "input_size", "")
         _validate.room(type(self).__name__, "the parameters", count_elements(specs), self.dtype)
         return specs
 
@@ -54,7 +54,7 @@ class RecurrentCell(Parameterized):
         return self._step(x, state, False)[0]
 
     def forward(self, x: Any, state: Any = None) -> tuple[Any, CellTape]:
-        """One step, keeping what the backward pass needs.
+        """One step that saves what the backward pass needs.
 
         Parameters
         ----------
@@ -89,7 +89,7 @@ class RecurrentCell(Parameterized):
     def _step(self, x: Any, state: Any, training: bool) -> tuple[Any, CellTape | None]:
         owner, H, dtype = type(self).__name__, self.hidden_size, self.dtype
         x, tokens, unbatched = _validate.cell_input(owner, x, dtype, self.input_size)
-        kind: CellKind = self.__dict__["_kind"]
+        kind = self._kind
         names = kind.states
         B = 1 if unbatched else x.shape[0]
         if tokens:
@@ -106,11 +106,11 @@ class RecurrentCell(Parameterized):
         weights = self._pack(training)[0]
         y = _core.empty((1, B, H), dtype)
         state_n = tuple([_core.empty((B, H), dtype) for _ in names])
-        kept = _core.forward(weights, x, parts, y, state_n, dense_schedule(1, B), False, training)
+        saved = _core.forward(weights, x, parts, y, state_n, dense_schedule(1, B), False, training)
         tape = None
-        if kept is not None:
-            specs = self.__dict__["_specs"]
-            tape = CellTape(owner, kept, specs, dtype, kind, B, self.input_size, tokens, unbatched)
+        if saved is not None:
+            specs = self._specs
+            tape = CellTape(owner, saved, specs, dtype, kind, B, self.input_size, tokens, unbatched)
         if unbatched:
             state_n = tuple([part[0] for part in state_n])
         return (state_n if len(state_n) == 2 else state_n[0]), tape
@@ -126,8 +126,13 @@ class RNNCell(RecurrentCell):
     bias : True, False or "single"
         Whether there are b_ih and b_hh, or neither, or b_ih alone.
     nonlinearity : "tanh" or "relu"
-    activation, clip
-        As for `RNN`.
+    activation : str, (str, float), (str, float, float) or None
+        Any function instead of `nonlinearity`: a name, or with its parameters (name, alpha) or (name, alpha, beta).
+        The names: "tanh", "sigmoid", "relu", "hard_sigmoid" (alpha x + beta within [0, 1]; 1/6 and 1/2), "hard_tanh",
+        "softsign", "softplus", "leaky_relu" (alpha 0.01), "elu" (alpha 1), "affine" (alpha x + beta), "scaled_tanh"
+        (alpha tanh(beta x)), "thresholded_relu" (x above alpha, 1), "linear".
+    clip : float or None
+        Pre-activations are limited to [-clip, clip], and have no gradient outside (ONNX).
     dtype : float32 or float64
     rng : int, numpy.random.Generator or None
         Draws the initial parameters from U(-1/sqrt(H), 1/sqrt(H)), in torch's order.
@@ -154,14 +159,6 @@ class RNNCell(RecurrentCell):
     (2, 5)
     """
 
-    _arguments = (
-        ("bias", True),
-        ("nonlinearity", "tanh"),
-        ("activation", None),
-        ("clip", None),
-        ("dtype", np.dtype(np.float32)),
-    )
-
     nonlinearity: str
     activation: ActivationLike | None
     clip: float | None
@@ -183,6 +180,8 @@ class RNNCell(RecurrentCell):
         self._configure(values)
         self._initialise()
 
+    _arguments = arguments_of(__init__)
+
     def _choose_kind(self) -> CellKind:
         return rnn_kind(self.nonlinearity, self.activation, self.clip, self.bias)
 
@@ -192,17 +191,34 @@ class GRUCell(RecurrentCell):
 
     Parameters
     ----------
-    input_size, hidden_size, bias, dtype, rng
-        As for `RNNCell`.
+    input_size, hidden_size : int
+        I and H, at least 1.
+    bias : True, False or "single"
+        Whether there are b_ih and b_hh, or neither, or b_ih alone.
     reset_after : bool
-        Whether the reset gate acts after the product with W_hn, as in torch, or before; see `GRU`.
-    reset_gate, activation, recurrent_activation, clip
-        As for `GRU`.
+        Whether the reset gate acts after the product with W_hn, or before.
+    reset_gate : bool
+        Whether there is a gate r at all.
+    activation, recurrent_activation : str, (str, float), (str, float, float); None is "tanh"
+        In place of the tanh of n, and of the sigmoid of the gates: a name, or with its parameters (name, alpha) or
+        (name, alpha, beta).
+        The names: "tanh", "sigmoid", "relu", "hard_sigmoid" (alpha x + beta within [0, 1]; 1/6 and 1/2), "hard_tanh",
+        "softsign", "softplus", "leaky_relu" (alpha 0.01), "elu" (alpha 1), "affine" (alpha x + beta), "scaled_tanh"
+        (alpha tanh(beta x)), "thresholded_relu" (x above alpha, 1), "linear".
+    clip : float or None
+        Pre-activations are limited to [-clip, clip], and have no gradient outside (ONNX).
+    dtype : float32 or float64
+    rng : int, numpy.random.Generator or None
+        Draws the initial parameters from U(-1/sqrt(H), 1/sqrt(H)), in torch's order.
 
     Raises
     ------
-    TypeError, ValueError, MemoryError
-        As for `RNNCell`.
+    TypeError
+        An argument is of the wrong type.
+    ValueError
+        An argument is out of range, or ``reset_after=False`` comes without a reset gate.
+    MemoryError
+        The parameters would not fit into this machine.
 
     Notes
     -----
@@ -215,16 +231,6 @@ class GRUCell(RecurrentCell):
     >>> cell(np.ones(3, np.float32)).shape
     (5,)
     """
-
-    _arguments = (
-        ("bias", True),
-        ("reset_after", True),
-        ("reset_gate", True),
-        ("activation", None),
-        ("recurrent_activation", "sigmoid"),
-        ("clip", None),
-        ("dtype", np.dtype(np.float32)),
-    )
 
     reset_after: bool
     reset_gate: bool
@@ -251,6 +257,8 @@ class GRUCell(RecurrentCell):
         self._configure(values)
         self._initialise()
 
+    _arguments = arguments_of(__init__)
+
     def _choose_kind(self) -> CellKind:
         options = (self.reset_after, self.reset_gate, self.activation, self.recurrent_activation, self.clip)
         return gru_kind(*options, self.bias)
@@ -261,15 +269,37 @@ class LSTMCell(RecurrentCell):
 
     Parameters
     ----------
-    input_size, hidden_size, bias, dtype, rng
-        As for `RNNCell`.
-    peephole, coupled, activation, recurrent_activation, output_activation, clip, cell_clip
-        As for `LSTM`.
+    input_size, hidden_size : int
+        I and H, at least 1.
+    bias : True, False or "single"
+        Whether there are b_ih and b_hh, or neither, or b_ih alone.
+    peephole : "ifo", "o_prev" or None
+        "ifo": the gates also see the cell, i and f get + p * c, o gets + p * c'; parameter ``weight_peephole``
+        (3, H), rows i f o, which is not ONNX's order i o f. "o_prev": o alone, and gets + p * c; (1, H).
+    coupled : bool
+        f = 1 - i. There is no gate f then: 3*H rows i g o, and peepholes (2, H), i o.
+    activation, recurrent_activation, output_activation : str, (str, float), (str, float, float) or None
+        In place of the tanh of g, of the sigmoid of the gates, and of the tanh of c', which is `activation` unless
+        given: a name, or with its parameters (name, alpha) or (name, alpha, beta).
+        The names: "tanh", "sigmoid", "relu", "hard_sigmoid" (alpha x + beta within [0, 1]; 1/6 and 1/2), "hard_tanh",
+        "softsign", "softplus", "leaky_relu" (alpha 0.01), "elu" (alpha 1), "affine" (alpha x + beta), "scaled_tanh"
+        (alpha tanh(beta x)), "thresholded_relu" (x above alpha, 1), "linear".
+    clip : float or None
+        Pre-activations are limited to [-clip, clip], and have no gradient outside (ONNX).
+    cell_clip : float or None
+        c' is limited to [-cell_clip, cell_clip] before anything sees it, and has no gradient outside.
+    dtype : float32 or float64
+    rng : int, numpy.random.Generator or None
+        Draws the initial parameters from U(-1/sqrt(H), 1/sqrt(H)), in torch's order.
 
     Raises
     ------
-    TypeError, ValueError, MemoryError
-        As for `RNNCell`.
+    TypeError
+        An argument is of the wrong type.
+    ValueError
+        An argument is out of range.
+    MemoryError
+        The parameters would not fit into this machine.
 
     Notes
     -----
@@ -284,18 +314,6 @@ class LSTMCell(RecurrentCell):
     >>> h.shape
     (2, 5)
     """
-
-    _arguments = (
-        ("bias", True),
-        ("peephole", None),
-        ("coupled", False),
-        ("activation", None),
-        ("recurrent_activation", "sigmoid"),
-        ("output_activation", None),
-        ("clip", None),
-        ("cell_clip", None),
-        ("dtype", np.dtype(np.float32)),
-    )
 
     peephole: str | None
     coupled: bool
@@ -326,6 +344,8 @@ class LSTMCell(RecurrentCell):
         values |= lstm_options(type(self).__name__, peephole, coupled, *functions, clip, cell_clip)
         self._configure(values)
         self._initialise()
+
+    _arguments = arguments_of(__init__)
 
     def _choose_kind(self) -> CellKind:
         functions = (self.activation, self.recurrent_activation, self.output_activation)

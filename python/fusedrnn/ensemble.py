@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,9 @@ from numpy.typing import NDArray
 
 from . import _core, _validate, unroll
 from .calling import Mode
-from .groups import GroupForm, KeptGroup, LayerGroup, prefixed
-from .unroll import Extent, Outputs, Run
+from .form import Extent, Outputs
+from .groups import GroupForm, LayerGroup, SavedGroup, prefixed
+from .unroll import Run
 
 Array = NDArray[Any]
 
@@ -48,7 +50,7 @@ class Ensemble(LayerGroup):
     ((7, 2, 8), (7, 2, 8))
     """
 
-    #: Outputs have an axis more than those of a layer, so nothing can stand upon them.
+    #: Outputs have an axis more than those of a layer, so no layer can be stacked on them.
     stacks_outputs = True
 
     def __init__(self, layers: Sequence[Any]) -> None:
@@ -70,7 +72,7 @@ class Ensemble(LayerGroup):
 
     def _run(
         self, x: Array, state: Any, extent: Extent, outputs: Outputs, mode: Mode
-    ) -> Run[tuple[Any, KeptEnsemble | None]]:
+    ) -> Run[tuple[Any, SavedEnsemble | None]]:
         ran = yield from unroll.side_by_side(
             [
                 layer._run(x, own, extent, tuple([y[e] for y in outputs]), mode.of(name))
@@ -78,8 +80,22 @@ class Ensemble(LayerGroup):
             ]
         )
         final = tuple([own for own, _ in ran])
-        kept: dict[str, Any] = {name: own for name, (_, own) in zip(self._members, ran, strict=True)}
-        return final, KeptEnsemble(kept) if mode.keep else None
+        saved: dict[str, Any] = {name: own for name, (_, own) in zip(self._members, ran, strict=True)}
+        return final, SavedEnsemble(saved) if mode.save else None
+
+    def _show(self, saved: Any, x: Array, extent: Extent) -> tuple[Any, Array]:
+        shown = [layer._show(saved.members[name], x, extent) for name, layer in self._members.items()]
+        return _shown_as_one([own for own, _ in shown]), np.stack([y for _, y in shown])
+
+
+def _shown_as_one(shown: Sequence[Any]) -> Any:
+    """The `Inspection`s of all nets (or tuples of them) as one, each array with an axis of E before its own."""
+    first = shown[0]
+    if isinstance(first, tuple):
+        return tuple([_shown_as_one(parts) for parts in zip(*shown, strict=True)])
+    c = None if first.c is None else stacked([one.c for one in shown])
+    gates = {name: stacked([one.gates[name] for one in shown]) for name in first.gates}
+    return replace(first, outputs=stacked([one.outputs for one in shown]), c=c, gates=gates)
 
 
 class EnsembleForm(GroupForm):
@@ -112,15 +128,15 @@ def _unstacked(name: str, value: Any, E: int) -> Sequence[Any]:
     return list(_validate.one_for_each("Ensemble", name, value, E))
 
 
-class KeptEnsemble(KeptGroup):
-    """What the runs of all nets keep."""
+class SavedEnsemble(SavedGroup):
+    """What the runs of all nets save."""
 
     __slots__ = ()
 
     def backward(
         self, dys: tuple[Array | None, ...], dstate_n: Any, dx: Array | None
     ) -> Run[tuple[Any, dict[str, Array]]]:
-        """See `Kept`; the nets share their input."""
+        """See `Saved`; the nets share their input."""
         own_dx = [dx, *(None if dx is None else _core.empty(dx.shape, dx.dtype) for _ in range(len(self.members) - 1))]
         ran = yield from unroll.side_by_side(
             [

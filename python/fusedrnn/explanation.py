@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from . import _core, _validate, unroll
+from . import _core, _validate
 from .calling import INFER, Mode, Runnable
-from .unroll import Steps
+from .form import Steps, new_outputs, read_sequence
+from .unroll import run_to_end
 
 Record = dict[str, Any]
 
@@ -114,16 +114,19 @@ def explain(
     numbers = _core.machine() | _validate.machine(owner, machine, _core.machine(False))
     levels: list[tuple[str, list[Record]]] = []
 
-    def note(calls: list[tuple[Any, ...]]) -> list[None]:
-        stacked = len(calls) > 1 and all(above[1] is below[3] for below, above in itertools.pairwise(calls))
-        levels.append(("stacked" if stacked else "independent", [_measure(call, training) for call in calls]))
+    def note(calls: list[tuple[Any, ...]], order: str = "independent") -> list[None]:
+        levels.append((order, [_measure(call, training) for call in calls]))
         return [None] * len(calls)
 
+    def note_stacked(calls: list[tuple[Any, ...]]) -> list[None]:
+        return note(calls, "stacked")
+
     with np.errstate(all="ignore"):  # outputs are merged that nobody has computed
-        inputs, extent = unroll.read_sequence(form, x, Steps(lengths, None, None))
-        outputs = unroll.new_outputs(form, extent)
+        inputs, extent = read_sequence(form, x, Steps(lengths, None, None))
+        outputs = new_outputs(form, extent)
         state_0 = form.read_state(extent, "state", None)
-        unroll.finish(layer._run(inputs, state_0, extent, outputs, Mode(keep=True) if training else INFER), note)
+        run = layer._run(inputs, state_0, extent, outputs, Mode(save=True) if training else INFER)
+        run_to_end(run, note, note_stacked)
     found = Explanation(
         layer=repr(layer), dtype=str(form.dtype), isa=levels[0][1][0]["isa"] if levels else _core.current_isa(),
         T=T, B=B, training=training, machine=numbers,
@@ -162,11 +165,11 @@ def _stages(calls: Sequence[Record], name: str, order: str, machine: Record) -> 
 
 def _call(needs: Record, name: str) -> Record:
     load, training = needs[name], "backward" in needs
-    kept = {key: needs[key] for key in ("cell", "form", "input_size", "hidden_size", "tokens", "reverse")}
-    kept |= {"steps": load["steps"], "rows": load["rows"], "multiply_adds": int(load["flops"]) // 2}
-    kept["weight_bytes"] = int(load["weight_bytes"])
+    about = {key: needs[key] for key in ("cell", "form", "input_size", "hidden_size", "tokens", "reverse")}
+    about |= {"steps": load["steps"], "rows": load["rows"], "multiply_adds": int(load["flops"]) // 2}
+    about["weight_bytes"] = int(load["weight_bytes"])
     if name == "backward":
-        return kept | {
+        return about | {
             "chunk_rows": needs["backward_chunk_rows"],
             "tape_bytes": 0,
             "scratch_bytes": needs["backward_bytes"],
@@ -174,7 +177,7 @@ def _call(needs: Record, name: str) -> Record:
     lasting, scratch = needs["lasting_bytes"], needs["scratch_bytes"]
     memory = {"tape_bytes": lasting, "scratch_bytes": scratch} if training else {
         "tape_bytes": 0, "scratch_bytes": lasting + scratch}  # fmt: skip
-    return kept | {"chunk_rows": needs["chunk_rows"], **memory}
+    return about | {"chunk_rows": needs["chunk_rows"], **memory}
 
 
 # ---- words ----------------------------------------------------------------------------------------------------------

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from . import _core, _validate, unroll
 from .calling import Frozen, Mode
+from .form import Extent, Outputs, Plan
 from .kinds import CellKind
 from .parameters import PICKLE_VERSION, layer_specs, learned_specs, pack, same_arrays
-from .unroll import Extent, Outputs, Plan, Run
+from .unroll import Run
 
 Array = NDArray[Any]
 
@@ -95,6 +96,18 @@ class FrozenLayer(Frozen):
         ------
         ValueError
             The layer is bidirectional or runs backwards, or `batch_size` is less than 1.
+
+        Examples
+        --------
+        >>> import fusedrnn, numpy as np
+        >>> frozen = fusedrnn.GRU(3, 5, num_layers=2).freeze()
+        >>> x = np.ones((7, 2, 3), np.float32)
+        >>> stream = frozen.stream(batch_size=2)
+        >>> for x_t in x:
+        ...     y_t = stream.step(x_t)  # (2, 5)
+        >>> y, h = frozen(x)
+        >>> bool((y_t == y[-1]).all()), bool((stream.state == h).all())
+        (True, True)
         """
         return Stream(self, batch_size)
 
@@ -119,7 +132,7 @@ class FrozenLayer(Frozen):
         2
         """
         if self._plan.kind.norms:
-            raise _validate.no_c_door(self._plan.owner)
+            raise _validate.no_c_api(self._plan.owner)
         return tuple([_core.weights_capsule(weights) for weights in self._weights])
 
     @property
@@ -201,11 +214,26 @@ class Stream(_core.Stream):
         h, for LSTM (h, c), each (L, B, H). Reading gives copies; assigning copies, and None means the
         initial state: zeros, or with ``learned_state`` the learned one.
 
+    Methods
+    -------
+    step(x, out=None)
+        One step of all layers.
+
+        Parameters: `x` is (B, I) floats, or (B,) integer tokens, each a one-hot vector. A C-contiguous array of the
+        layer's dtype is read in place; tokens and whatever else is array-like are converted, which costs a copy. `out`
+        is None or a C-contiguous (B, H) array of the layer's dtype to write to, which must not overlap `x`.
+
+        Returns: the (B, H) output of the last layer, with a projection (B, proj_size); it is `out` if that was given.
+
+        Raises: TypeError or ValueError if `x` or `out` does not fit; IndexError if a token is outside [0, input_size);
+        RuntimeError if another thread uses the stream. The state is then what it was.
+    get_state(), set_state(parts), reset_rows(rows)
+        What `state` and `reset` are made of.
+
     Notes
     -----
-    ``step(x_t, out=None)`` takes (B, I) floats of the layer's dtype, or (B,) integer tokens, and returns the (B, H)
-    output of the last layer, in `out` if that is given, which then must not overlap `x_t`. Steps give the bits of the
-    whole sequence. A stream is for one thread at a time. Copies and pickles go on from its state, independently.
+    Steps give the bits of the whole sequence. A stream is for one thread at a time. Copies and pickles go on from its
+    state, independently.
 
     Examples
     --------
@@ -216,11 +244,20 @@ class Stream(_core.Stream):
     >>> y = np.stack([stream.step(x_t) for x_t in x])
     >>> bool((y == layer(x)[0]).all())
     True
+
+    Into an array of the caller's, without allocating anything:
+
+    >>> stream.reset()
+    >>> y_t = np.empty((2, 5), np.float32)
+    >>> for x_t in x:
+    ...     _ = stream.step(x_t, out=y_t)
+    >>> bool((y_t == y[-1]).all())
+    True
     """
 
     def __init__(self, frozen: FrozenLayer, batch_size: int = 1) -> None:
         owner = frozen._plan.owner
-        _validate.one_way(owner, frozen._plan.ways)
+        _validate.one_directional(owner, frozen._plan.ways)
         batch_size = _validate.size(owner, "batch_size", batch_size)
         elements = frozen.num_layers * batch_size * frozen.hidden_size
         _validate.room(owner, "the state", elements * len(frozen._plan.parts), frozen.dtype)

@@ -10,16 +10,18 @@ The dtype of W_ih, float32 or float64, is that of the computation: other weights
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import _core, _validate
-from ._validate import ActivationLike
+from .form import read_steps
+from .grads import GRUGrads, LSTMGrads, RNNGrads
 from .kinds import CellKind, gru_kind, gru_options, lstm_kind, lstm_options, rnn_kind, rnn_options
-from .tape import KeptArrays
-from .unroll import Record, read_steps
+from .specs import ActivationLike
+from .tape import TapeBase
+from .unroll import Record
 
 __all__ = [
     "FunctionalTape",
@@ -37,46 +39,10 @@ __all__ = [
 Array = NDArray[Any]
 
 
-class RNNGrads(NamedTuple):
-    """Gradients of `rnn_forward`; dx is None for tokens and with need_dx=False, that of a missing bias is None."""
+class FunctionalTape(TapeBase):
+    """What a forward function saves for its backward function; has ``nbytes`` and ``release()``, as `Tape`."""
 
-    dx: Array | None
-    dh_0: Array
-    dW_ih: Array
-    dW_hh: Array
-    db_ih: Array | None
-    db_hh: Array | None
-
-
-class GRUGrads(NamedTuple):
-    """Gradients of `gru_forward`; as `RNNGrads`."""
-
-    dx: Array | None
-    dh_0: Array
-    dW_ih: Array
-    dW_hh: Array
-    db_ih: Array | None
-    db_hh: Array | None
-
-
-class LSTMGrads(NamedTuple):
-    """Gradients of `lstm_forward`; as `RNNGrads`. dW_peephole and dW_hr are None without peepholes and projection."""
-
-    dx: Array | None
-    dh_0: Array
-    dc_0: Array
-    dW_ih: Array
-    dW_hh: Array
-    db_ih: Array | None
-    db_hh: Array | None
-    dW_peephole: Array | None = None
-    dW_hr: Array | None = None
-
-
-class FunctionalTape(KeptArrays):
-    """What a forward function keeps for its backward function; has ``nbytes`` and ``release()``, as `Tape`."""
-
-    __slots__ = ("_dtype", "_held_steps", "_made_by", "_shapes", "_sizes", "_tokens")
+    __slots__ = ("_dtype", "_hold", "_made_by", "_shapes", "_sizes", "_tokens")
 
     def __init__(
         self,
@@ -86,15 +52,15 @@ class FunctionalTape(KeptArrays):
         shapes: tuple[tuple[int, ...] | None, ...],
         dtype: np.dtype[Any],
         tokens: bool,
-        held: tuple[_core.Schedule, bool] | None,
+        hold: tuple[_core.Schedule, bool] | None,
     ) -> None:
-        super().__init__(made_by, [Record((tape,))])
+        super().__init__(made_by, Record((tape,)))
         self._made_by = made_by
         self._sizes = sizes  # T, B, I, and the units of each state
         self._shapes = shapes  # of W_ih, W_hh, b_ih, b_hh, W_peephole, W_hr; None for what was not there
         self._dtype = dtype
         self._tokens = tokens
-        self._held_steps = held  # with past_end="hold": what knows where outputs are from, and the direction
+        self._hold = hold  # with past_end="hold": what knows where outputs are from, and the direction
 
 
 def rnn_forward(
@@ -133,7 +99,7 @@ def rnn_forward(
         Factors of h in the recurrent product, the same at all steps: variational dropout has 0 or 1 / (1 - p) here. To
         drop weights, multiply W_hh (and its gradient) with such factors.
     zoneout_h : bool (T, B, H), or None
-        Where a unit of h keeps its old value at a step.
+        Where the old value of a unit of h stays at a step.
     lengths : integers (B,), or None for T
         Valid steps of each row. What is past them is not read, and the state passes through.
     mask : bool (B, T), or None
@@ -293,7 +259,7 @@ def lstm_forward(
     W_hr : array-like (P, H) with P < H, or None
         h_t = W_hr (o * tanh(c_t)). Then h_0, y, h_n, recurrent_mask and zoneout_h have P units, and W_hh is (4*H, P).
     zoneout_c : bool (T, B, H), or None
-        Where a unit of c keeps its old value at a step; h_t is of the new one all the same.
+        Where the old value of a unit of c stays at a step; h_t is of the new one all the same.
 
     Returns
     -------
@@ -449,36 +415,39 @@ def _forward(
     y = _core.empty((T, B, units[0]), dtype)
     state_n = tuple(_core.empty((B, n), dtype) for n in units)
     packed = _core.Weights(kind.name, W_ih, W_hh, b_ih, b_hh, True, W_peephole, kind.options, W_hr)
-    kept = _core.forward(packed, x, state, y, state_n, schedule, reverse, True, used)
-    assert kept is not None
+    tape = _core.forward(packed, x, state, y, state_n, schedule, reverse, True, used)
+    assert tape is not None
     if hold:
         schedule.hold(y, reverse)
-    held = (schedule, reverse) if hold else None
     shapes = tuple(None if w is None else w.shape for w in (W_ih, W_hh, *others))
-    return y, state_n, FunctionalTape(owner, kept, (T, B, I, units), shapes, dtype, tokens, held)
+    return (
+        y,
+        state_n,
+        FunctionalTape(owner, tape, (T, B, I, units), shapes, dtype, tokens, (schedule, reverse) if hold else None),
+    )
 
 
 def _masks(
     owner: str, masks: tuple[Any, ...], T: int, B: int, units: tuple[int, ...], H: int, dtype: np.dtype[Any]
 ) -> tuple[Array | None, Array | None, Array | None] | None:
-    """Factors of h in the recurrent product, and where h and c keep their old values; as the kernels take them."""
+    """Factors of h in the recurrent product, and where the old values of h and c stay; as the kernels take them."""
     if all(mask is None for mask in masks):
         return None
     recurrent, *zoneouts = masks
-    kept: list[Array | None] = [None, None]
+    stays: list[Array | None] = [None, None]
     for k, (name, value) in enumerate(zip(("zoneout_h", "zoneout_c"), zoneouts, strict=False)):
         if value is not None:
             formula = f"(T, B, {_unit_name(units[k], H)})"
-            kept[k] = _validate.kept(owner, name, value, (T, B, units[k]), formula)
+            stays[k] = _validate.given_mask(owner, name, value, (T, B, units[k]), formula)
     factors = None if recurrent is None else _rows(owner, "recurrent_mask", recurrent, B, units[0], H, dtype)
-    return factors, kept[0], kept[1]
+    return factors, stays[0], stays[1]
 
 
 def _backward(
     owner: str, made_by: str, tape: FunctionalTape, dy: Any, dstate_n: dict[str, Any], need_dx: Any
 ) -> tuple[Array | None, tuple[Array, ...], tuple[Any, ...]]:
     _validate.functional_tape(owner, tape, made_by)
-    kept = tape._held()[0].tapes[0]
+    (saved,) = tape._unreleased().tapes
     T, B, I, units = tape._sizes
     H = units[-1]
     dtype = tape._dtype
@@ -486,8 +455,8 @@ def _backward(
     if dy is not None:
         dy = _validate.floats(owner, "dy", dy, dtype, rows=True)
         _validate.exact_shape(owner, "dy", dy, (T, B, units[0]), f"(T, B, {_unit_name(units[0], H)})")
-        if tape._held_steps is not None:
-            schedule, reverse = tape._held_steps
+        if tape._hold is not None:
+            schedule, reverse = tape._hold
             dy = schedule.sum_held(dy, reverse)
     parts = tuple(
         None if value is None else _rows(owner, name, value, B, n, H, dtype)
@@ -501,7 +470,7 @@ def _backward(
     dW_ih, dW_hh, db_ih, db_hh, dW_peephole, dW_hr = dparams
     assert dW_ih is not None
     assert dW_hh is not None
-    _core.backward(kept, dy, parts, dx, False, dstate_0, (*dparams, None))
+    _core.backward(saved, dy, parts, dx, False, dstate_0, (*dparams, None))
     return dx, dstate_0, (dW_ih, dW_hh, db_ih, db_hh, dW_peephole, dW_hr)
 
 

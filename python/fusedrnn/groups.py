@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _validate
-from ._validate import LoadReport, ParameterSpec
 from .calling import Frozen, Mode, SequenceLayer
+from .form import Extent, Form, Outputs
 from .parameters import PICKLE_VERSION, same_arrays
-from .tape import Kept
-from .unroll import Extent, Form, Outputs, Run
+from .specs import LoadReport, ParameterSpec
+from .tape import Saved
+from .unroll import Run
 
 Array = NDArray[Any]
 
@@ -54,12 +55,12 @@ class GroupForm(Form):
             yield from member.state_arrays(f"{argument}[{k}]", own)
 
 
-class KeptGroup:
-    """What a group's run keeps for the backward pass: what its members' runs keep, by name, and more."""
+class SavedGroup:
+    """What a group's run saves for the backward pass: what its members' runs saved, by name, and more."""
 
     __slots__ = ("members",)
 
-    def __init__(self, members: Mapping[str, Kept]) -> None:
+    def __init__(self, members: Mapping[str, Saved]) -> None:
         self.members = members
 
     @property
@@ -158,8 +159,8 @@ class LayerGroup(SequenceLayer):
             own[prefix][rest] = array
         return self._with_members({name: member._with_params(own[name]) for name, member in self._members.items()})
 
-    def _turned(self) -> Self:
-        return self._with_members({name: member._turned() for name, member in self._members.items()})
+    def _reversed(self) -> Self:
+        return self._with_members({name: member._reversed() for name, member in self._members.items()})
 
     def _directed(self) -> dict[str, Any]:
         """The members as they run, each in its direction."""
@@ -312,7 +313,7 @@ class LayerGroup(SequenceLayer):
 def parameter_specs(member: Any) -> tuple[ParameterSpec, ...]:
     """Names and shapes of the parameters of a layer or a group."""
     specs: tuple[ParameterSpec, ...]
-    specs = member._parameter_specs() if isinstance(member, LayerGroup) else member.__dict__["_specs"]
+    specs = member._parameter_specs() if isinstance(member, LayerGroup) else member._specs
     return specs
 
 
@@ -366,7 +367,7 @@ class FrozenGroup(Frozen):
     def _quick(self, x: Any, state: Any) -> tuple[Any, Any] | None:
         return self._group._quick(x, state)
 
-    def _run(self, x: Array, state: Any, extent: Extent, outputs: Outputs, mode: Mode) -> Run[tuple[Any, Kept | None]]:
+    def _run(self, x: Array, state: Any, extent: Extent, outputs: Outputs, mode: Mode) -> Run[tuple[Any, Saved | None]]:
         return self._group._run(x, state, extent, outputs, mode)
 
     @property
@@ -398,8 +399,15 @@ class FrozenGroup(Frozen):
         ------
         ValueError
             A member runs backwards, the group is no `Stack`, or `batch_size` is less than 1.
+
+        Examples
+        --------
+        >>> import fusedrnn, numpy as np
+        >>> stream = fusedrnn.Stack([fusedrnn.LSTM(3, 8), fusedrnn.GRU(8, 5)]).freeze().stream(batch_size=2)
+        >>> stream.step(np.ones((2, 3), np.float32)).shape
+        (2, 5)
         """
-        _validate.one_way(self._plan.owner, self._plan.ways)
+        _validate.one_directional(self._plan.owner, self._plan.ways)
         return self._group._stream(self, batch_size)
 
     def __eq__(self, other: object) -> bool:

@@ -8,27 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _core, unroll
-from .calling import LOOK, SequenceLayer
-from .ensemble import Ensemble, stacked
-from .groups import LayerGroup
-from .reference.cells import Cell, gru_cell, lstm_cell, rnn_cell
+from . import _core
+from .form import Extent, Plan, to_caller
+from .grads import shapes
+from .reference.cells import Cell
 from .reference.layer_norm import normalise
-from .tape import _shapes
-from .two_ways import Bidirectional
-from .unroll import Extent, Plan, Steps
+from .unroll import Record, joined
 
 Array = NDArray[Any]
-
-#: What makes the reference's cell of a layer, and the layer's attributes that it takes.
-CELLS: dict[str, tuple[Any, tuple[str, ...]]] = {
-    "rnn": (rnn_cell, ("nonlinearity", "activation", "clip")),
-    "gru": (gru_cell, ("reset_after", "reset_gate", "activation", "recurrent_activation", "clip")),
-    "lstm": (
-        lstm_cell,
-        ("peephole", "coupled", "activation", "recurrent_activation", "output_activation", "clip", "cell_clip"),
-    ),
-}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -60,62 +47,29 @@ class Inspection:
     gates: dict[str, Any]
 
     def __repr__(self) -> str:
-        gates = {name: _shapes(gate) for name, gate in self.gates.items()}
-        return f"Inspection(outputs={_shapes(self.outputs)}, c={_shapes(self.c)}, gates={gates})"
+        gates = {name: shapes(gate) for name, gate in self.gates.items()}
+        return f"Inspection(outputs={shapes(self.outputs)}, c={shapes(self.c)}, gates={gates})"
 
 
-def inspect(layer: SequenceLayer, x: Any, state: Any, steps: Steps) -> Any:
-    """Run a layer as in inference, keep its tapes, and read them."""
-    form = layer._plan
-    inputs, extent = unroll.read_sequence(form, x, steps)
-    state_0 = form.read_state(extent, "state", state)
-    run = layer._run(inputs, state_0, extent, unroll.new_outputs(form, extent), LOOK)
-    _, kept = unroll.finish(run, unroll.train_all)
-    return _see(layer, kept, inputs, extent)[0]
+def show_layer(
+    plan: Plan, cell: Cell, params: list[Array], records: list[Record], x: Array, extent: Extent
+) -> tuple[Inspection, Array]:
+    """What is to be seen of a run of a layer, and its output, (T, B, width).
 
-
-def _see(layer: Any, kept: Any, x: Array, extent: Extent) -> tuple[Any, Array]:
-    """What is to be seen of a layer or a group, and its output, (T, B, width)."""
-    if not isinstance(layer, LayerGroup):
-        return _see_layer(layer, kept, x, extent)
-    seen, ys = [], [x]
-    for name, member in layer._directed().items():
-        below = x if isinstance(layer, (Bidirectional, Ensemble)) else ys[-1]
-        here, y = _see(member, kept.members[name], below, extent)
-        seen.append(here)
-        ys.append(y)
-    if isinstance(layer, Ensemble):
-        return _stacked(seen), ys[-1]
-    return tuple(seen), _joined(layer.merge, ys[1:]) if isinstance(layer, Bidirectional) else ys[-1]
-
-
-def _stacked(seen: list[Any]) -> Any:
-    """What several nets of one form show, as one: each array with an axis of E before its own ones."""
-    first = seen[0]
-    if isinstance(first, tuple):
-        return tuple(_stacked(list(parts)) for parts in zip(*seen, strict=True))
-    c = None if first.c is None else stacked([one.c for one in seen])
-    gates = {name: stacked([one.gates[name] for one in seen]) for name in first.gates}
-    return Inspection(stacked([one.outputs for one in seen]), c, gates)
-
-
-def _see_layer(layer: Any, kept: Any, x: Array, extent: Extent) -> tuple[Inspection, Array]:
-    plan: Plan = layer._plan
+    `cell` is the reference's cell with the layer's options, `params` are the weights by layer, then by direction.
+    """
     kind, D = plan.kind, plan.directions
-    params, _ = plan.split_learned(layer._arrays())
-    make, names = CELLS[kind.name.partition("_")[0]]
-    cell = make(**{name: getattr(layer, name) for name in names})
     if kind.norm_eps is not None:
         cell = cell.normed(kind.norm_eps)
     rows: list[dict[str, Array]] = []
-    for k, record in enumerate(kept.records):
+    for k, record in enumerate(records):
         here = []
         for d, tape in enumerate(record.tapes):
             start = (k * D + d) * kind.each
             here.append(_read(cell, kind.placed(params[start : start + kind.each]), x, tape))
         rows += here
-        x = _joined(plan.inner_merge, [seen["h"] for seen in here])
-    seen = {name: unroll.to_caller(plan, extent, np.stack([row[name] for row in rows])) for name in rows[0]}
+        x = joined(plan.inner_merge, [seen["h"] for seen in here])
+    seen = {name: to_caller(plan, extent, np.stack([row[name] for row in rows])) for name in rows[0]}
     return Inspection(seen.pop("h"), seen.pop("c", None), seen), x
 
 
@@ -158,14 +112,3 @@ def _gates(cell: Cell, params: tuple[Any, ...], x: Array, s: tuple[Array, ...]) 
             a[first:] += by_gate(operand @ W_hh[n:].T, None if b_hh is None else b_hh[n:])
             save = (*save, *cell.forward(a[first:], s, save)[1])
         return cell.gate_values(save)
-
-
-def _joined(merge: str | None, hs: list[Array]) -> Array:
-    """What the layer above reads."""
-    if len(hs) == 1:
-        return hs[0]
-    if merge == "concat" or merge is None:
-        return np.concatenate(hs, axis=-1)
-    y = np.empty_like(hs[0])
-    unroll.join(merge, (y,), tuple(hs), False)
-    return y

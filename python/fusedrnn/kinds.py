@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from . import _validate
-from ._validate import ActivationLike
+from .specs import ActivationLike, Bias
 
 #: name, alpha, beta, as the compiled module takes them; 0 where there is none.
 Activation: TypeAlias = tuple[str, float, float]
-#: Whether there are two biases, none, or one, as an argument of layers and cells.
-Bias: TypeAlias = bool | Literal["single"]
 
 
 class Options(NamedTuple):

@@ -2,245 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import DTypeLike
 
-from . import _core, _validate, masks, unroll
-from ._validate import ActivationLike, ParameterSpec
-from .calling import Mode, SequenceLayer
-from .frozen import FrozenLayer
-from .kinds import Bias, CellKind, gru_kind, gru_options, lstm_kind, lstm_options, rnn_kind, rnn_options
-from .masks import Masks, Rates
-from .parameters import Parameterized, layer_specs, learned_specs, pack
-from .unroll import Extent, Outputs, Plan, Record, Run
+from . import _validate
+from .kinds import CellKind, gru_kind, gru_options, lstm_kind, lstm_options, rnn_kind, rnn_options
+from .parameters import arguments_of
+from .recurrent import RecurrentLayer
+from .specs import ActivationLike, Bias
 
-Array = NDArray[Any]
-
-#: What layer normalisation has no kernels for.
-NOT_NORMED = (
-    *("reset_after", "reset_gate", "proj_size", "peephole", "coupled", "clip", "cell_clip"),
-    *("activation", "recurrent_activation", "output_activation"),
-)
-
-
-class KeptLayer:
-    """What a layer's run keeps for the backward pass."""
-
-    __slots__ = ("extent", "factors", "from_initial", "masks", "plan", "records", "specs")
-
-    def __init__(
-        self,
-        plan: Plan,
-        specs: tuple[ParameterSpec, ...],
-        extent: Extent,
-        records: list[Record],
-        from_initial: bool,
-        masks: Masks,
-        factors: Array | None,
-    ) -> None:
-        self.plan = plan
-        self.specs = specs
-        self.extent = extent
-        self.records = records
-        self.from_initial = from_initial  # no state was given
-        self.masks = masks
-        self.factors = factors  # of each weight_hh
-
-    @property
-    def nbytes(self) -> int:
-        return sum(record.nbytes for record in self.records)
-
-    def backward(
-        self, dys: tuple[Array | None, ...], dstate_n: Any, dx: Array | None
-    ) -> Run[tuple[tuple[Array, ...], dict[str, Array]]]:
-        """See `Kept`."""
-        plan = self.plan
-        rows = plan.num_layers * plan.directions
-        shapes = [spec.shape for spec in self.specs[: rows * plan.kind.each]]  # learned initial states follow
-        dstate_0, dparams = yield from unroll.backward(plan, self.extent, self.records, dys, dstate_n, dx, shapes)
-        if self.factors is not None:
-            for dW_hh, factors in zip(dparams[1 :: plan.kind.each], self.factors, strict=True):
-                dW_hh *= factors
-        if plan.learned_state:
-            share = 1 if self.from_initial else 0
-            dparams += [part[i].sum(axis=0) * part.dtype.type(share) for i in range(rows) for part in dstate_0]
-        return dstate_0, {spec.name: array for spec, array in zip(self.specs, dparams, strict=True)}
-
-
-class RecurrentLayer(SequenceLayer, Parameterized):
-    """Base of `RNN`, `GRU` and `LSTM`: what is done with a sequence is the same for all of them."""
-
-    _assignable: ClassVar[frozenset[str]] = frozenset({"rng", "dropout", "recurrent_dropout", "weight_dropout"})
-
-    num_layers: int
-    batch_first: bool
-    dropout: float
-    bidirectional: bool
-    merge: str | None
-    backwards: bool
-    learned_state: bool
-    zoneout: float | tuple[float, float]
-    recurrent_dropout: float
-    weight_dropout: float
-    layer_norm: bool = False
-    layer_norm_eps: float = 1e-5
-    _plan: Plan
-
-    def _common(
-        self,
-        input_size: int,
-        hidden_size: int,
-        num_layers: int,
-        bias: Bias,
-        batch_first: bool,
-        dropout: float,
-        bidirectional: bool,
-        merge: str | None,
-        dtype: DTypeLike,
-        rng: np.random.Generator | int | None,
-        zoneout: float | tuple[float, float],
-        recurrent_dropout: float,
-        weight_dropout: float,
-        parts: tuple[str, ...] = ("h",),
-    ) -> dict[str, Any]:
-        """Check the arguments that all layers share, in the order of the signature."""
-        owner = type(self).__name__
-        values = self._sizes(input_size, hidden_size, bias, dtype, rng)
-        values["num_layers"] = _validate.size(owner, "num_layers", num_layers, _validate.MOST_LAYERS)
-        values["batch_first"] = _validate.flag(owner, "batch_first", batch_first)
-        values["dropout"] = _validate.probability(owner, "dropout", dropout)
-        values["bidirectional"] = _validate.flag(owner, "bidirectional", bidirectional)
-        values["merge"] = _validate.merge(owner, merge, values["bidirectional"])
-        if values["dropout"] and values["num_layers"] == 1:
-            _validate.warn_idle_dropout(owner, values["dropout"], stacklevel=3)
-        rates = _validate.zoneout(owner, zoneout, parts)
-        values["zoneout"] = rates if len(parts) == 2 and rates[0] != rates[1] else rates[0]
-        values["recurrent_dropout"] = _validate.probability(owner, "recurrent_dropout", recurrent_dropout)
-        values["weight_dropout"] = _validate.probability(owner, "weight_dropout", weight_dropout)
-        return values
-
-    def _specify(self) -> tuple[ParameterSpec, ...]:
-        plan = Plan(
-            type(self).__name__,
-            self.__dict__["_kind"],
-            self.dtype,
-            self.input_size,
-            self.hidden_size,
-            self.num_layers,
-            self.bidirectional,
-            self.batch_first,
-            self.merge,
-            self.backwards,
-            self.learned_state,
-            self._rates.zoneout,
-        )
-        self.__dict__["_plan"] = plan
-        return layer_specs(plan) + learned_specs(plan)
-
-    def _normed(self, kind: CellKind) -> CellKind:
-        """The kind with layer normalisation, if it is wanted and there is such a form."""
-        if not self.layer_norm:
-            return kind
-        if kind.name not in ("gru_after", "lstm") or kind.proj_size:
-            for name, default in self._arguments:
-                value = getattr(self, name)
-                if name in NOT_NORMED and value != default:
-                    raise _validate.no_layer_norm(type(self).__name__, name, value, default)
-        return kind._replace(norm_eps=self.layer_norm_eps)
-
-    def _in_time(self, backwards: object, learned_state: object, bidirectional: bool) -> dict[str, Any]:
-        """Check where a layer starts, and from what."""
-        owner = type(self).__name__
-        return {
-            "backwards": _validate.backwards(owner, backwards, bidirectional),
-            "learned_state": _validate.flag(owner, "learned_state", learned_state),
-        }
-
-    def _draw(self) -> None:
-        super()._draw()
-        for spec in learned_specs(self._plan):
-            self.params[spec.name][:] = 0
-
-    def _turned(self) -> Self:
-        other = object.__new__(type(self))
-        other.__dict__.update(self.__dict__, _plan=self._plan.turned())
-        return other
-
-    @property
-    def _rates(self) -> Rates:
-        h, c = self.zoneout if isinstance(self.zoneout, tuple) else (self.zoneout, self.zoneout)
-        c = c if "c" in self.__dict__["_kind"].states else 0.0
-        between = self.dropout if self.num_layers > 1 else 0.0
-        return Rates(self.recurrent_dropout, self.weight_dropout, (h, c), between)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in ("dropout", "recurrent_dropout", "weight_dropout"):
-            value = _validate.probability(type(self).__name__, name, value)
-        super().__setattr__(name, value)
-
-    def _quick(self, x: Any, state: Any) -> tuple[Any, Any] | None:
-        plan = self._plan
-        if not plan.takes_quickly(x):
-            return None
-        if state is not None:  # before anything is packed
-            given = (state,) if len(plan.parts) == 1 else state
-            if not plan.is_plain_state(given, x.shape[0 if plan.batch_first else 1]):
-                return None
-        return _core.infer(pack(plan.kind, self._arrays(), False, plan.zoneout), x, plan.batch_first, state)
-
-    def _given_masks(self, masks: Any) -> Mapping[str, Any]:
-        return {} if masks is None else _validate.mask_names(self._plan.owner, masks, self._rates.by_name())
-
-    def _run(
-        self, x: Array, state: Any, extent: Extent, outputs: Outputs, mode: Mode
-    ) -> Run[tuple[tuple[Array, ...], KeptLayer | None]]:
-        plan = self._plan
-        arrays, learned = plan.split_learned(self._arrays())
-        rows, rates = plan.num_layers * plan.directions, self._rates
-        used: Masks = {}
-        if mode.drop and rates.any:
-            between = plan.num_layers - 1, plan.inner_width
-            shapes = masks.shapes(rows, extent.T, extent.B, plan.units, arrays[1].shape, between)
-            used = masks.settle(plan.owner, rates, mode.masks, shapes, self.rng)
-        factors = masks.weight_factors(used, rates, plan.dtype)
-        if factors is not None:
-            each = plan.kind.each
-            arrays[1::each] = [W_hh * factor for W_hh, factor in zip(arrays[1::each], factors, strict=True)]
-        weights = pack(plan.kind, arrays, mode.keep, (0.0, 0.0) if mode.drop else plan.zoneout)
-        step_masks = masks.for_kernels(used, rates, rows, plan.dtype)
-        state_0 = plan.initial_state(extent, state, learned)
-        state_n, records = yield from unroll.forward(
-            plan, weights, x, state_0, extent, outputs, mode.keep, used.get("dropout"), rates.dropout, step_masks
-        )
-        if not mode.keep:
-            return state_n, None
-        return state_n, KeptLayer(plan, self.__dict__["_specs"], extent, records, state is None, used, factors)
-
-    def freeze(self, precision: str | None = None) -> FrozenLayer:
-        """Pack the parameters once, for inference and streaming; later changes of the layer do not show.
-
-        Parameters
-        ----------
-        precision : "float32", "float64" or None
-            The layer's own dtype, which None stands for; others are not available yet.
-
-        Returns
-        -------
-        FrozenLayer
-
-        Raises
-        ------
-        ValueError
-            The precision is not available.
-        """
-        owner = type(self).__name__
-        chosen = _validate.precision(owner, precision, self.dtype)
-        arrays = self._arrays()
-        params = {spec.name: array.copy() for spec, array in zip(self.__dict__["_specs"], arrays, strict=True)}
-        return FrozenLayer(self._plan, repr(self), params, chosen)
+if TYPE_CHECKING:
+    from .reference.cells import Cell
 
 
 class RNN(RecurrentLayer):
@@ -264,27 +38,27 @@ class RNN(RecurrentLayer):
     merge : "concat", "sum", "mean", "mul" or None
         How the outputs of two directions join; None gives those of the last layer as a pair (and concatenates below
         it).
+    activation : str, (str, float), (str, float, float) or None
+        Any function instead of `nonlinearity`: a name, or with its parameters (name, alpha) or (name, alpha, beta).
+        The names: "tanh", "sigmoid", "relu", "hard_sigmoid" (alpha x + beta within [0, 1]; 1/6 and 1/2), "hard_tanh",
+        "softsign", "softplus", "leaky_relu" (alpha 0.01), "elu" (alpha 1), "affine" (alpha x + beta), "scaled_tanh"
+        (alpha tanh(beta x)), "thresholded_relu" (x above alpha, 1), "linear".
+    clip : float or None
+        Pre-activations are limited to [-clip, clip], and have no gradient outside (ONNX).
     backwards : bool
-        Whether a one-way layer runs from the last step to the first; its outputs are aligned with its inputs.
+        Whether a one-directional layer runs from the last step to the first; its outputs are aligned with its inputs.
     learned_state : bool
-        Whether the initial state is a parameter, ``h_0_l0`` (and ``c_0_l0``) of shape (H,), used for every row where no
-        state is given; zero at first.
-    zoneout : float, or for LSTM a pair of these
-        Probability with which a unit keeps its old h (and c) at a step of ``forward``; otherwise each keeps this share
-        of it.
+        Whether the initial state is a parameter, ``h_0_l0`` (H,), used for every row where no state is given; zero at
+        first.
+    zoneout : float
+        Probability with which a unit's old h stays at a step of ``forward``. In inference each new h has this share of
+        the old one.
     recurrent_dropout : float
         Probability with which ``forward`` drops a unit of h from the recurrent product: one mask for each row, layer
         and direction, the same at all steps.
     weight_dropout : float
         Probability with which ``forward`` drops an element of W_hh.
     dtype : float32 or float64
-    activation : str, (str, float), (str, float, float) or None
-        Any function instead of `nonlinearity`: a name, or with its parameters (name, alpha) or (name, alpha, beta).
-        "tanh", "sigmoid", "relu", "hard_sigmoid" (alpha x + beta within [0, 1]; 1/6 and 1/2), "hard_tanh", "softsign",
-        "softplus", "leaky_relu" (alpha 0.01), "elu" (alpha 1), "affine" (alpha x + beta), "scaled_tanh"
-        (alpha tanh(beta x)), "thresholded_relu" (x above alpha, 1) or "linear".
-    clip : float or None
-        Pre-activations are limited to [-clip, clip], and have no gradient outside (ONNX).
     rng : int, numpy.random.Generator or None
         Draws the initial parameters from U(-1/sqrt(H), 1/sqrt(H)), in torch's order, and dropout masks.
 
@@ -315,24 +89,6 @@ class RNN(RecurrentLayer):
     >>> y.shape, h.shape
     ((7, 2, 5), (1, 2, 5))
     """
-
-    _arguments = (
-        ("num_layers", 1),
-        ("nonlinearity", "tanh"),
-        ("bias", True),
-        ("batch_first", False),
-        ("dropout", 0.0),
-        ("bidirectional", False),
-        ("merge", "concat"),
-        ("activation", None),
-        ("clip", None),
-        ("backwards", False),
-        ("learned_state", False),
-        ("zoneout", 0.0),
-        ("recurrent_dropout", 0.0),
-        ("weight_dropout", 0.0),
-        ("dtype", np.dtype(np.float32)),
-    )
 
     nonlinearity: str
     activation: ActivationLike | None
@@ -369,8 +125,15 @@ class RNN(RecurrentLayer):
         self._configure(values)
         self._initialise()
 
+    _arguments = arguments_of(__init__)
+
     def _choose_kind(self) -> CellKind:
         return rnn_kind(self.nonlinearity, self.activation, self.clip, self.bias)
+
+    def _reference_cell(self) -> Cell:
+        from .reference.cells import rnn_cell
+
+        return rnn_cell(self.nonlinearity, self.activation, self.clip)
 
 
 class GRU(RecurrentLayer):
@@ -384,25 +147,64 @@ class GRU(RecurrentLayer):
 
     Parameters
     ----------
-    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, merge, clip, backwards,
-    learned_state, dtype, rng
-        As for `RNN`; so are zoneout, recurrent_dropout, weight_dropout.
+    input_size, hidden_size : int
+        I and H, at least 1.
+    num_layers : int
+        L; each layer's input is the output of the one below.
+    bias : True, False or "single"
+        Whether there are b_ih and b_hh, or neither, or b_ih alone.
+    batch_first : bool
+        Whether x and y are (B, T, ...) instead of (T, B, ...).
+    dropout : float
+        0 <= dropout < 1; acts in ``forward``, on the outputs of all layers but the last.
+    bidirectional : bool
+        Whether each layer runs over time both ways.
     reset_after : bool
         Whether the reset gate acts after the product with W_hn, or before.
     reset_gate : bool
         Whether there is a gate r at all.
+    merge : "concat", "sum", "mean", "mul" or None
+        How the outputs of two directions join; None gives those of the last layer as a pair (and concatenates below
+        it).
     activation, recurrent_activation : str, (str, float), (str, float, float); None is "tanh"
-        In place of the tanh of n, and of the sigmoid of the gates; see `RNN`.
+        In place of the tanh of n, and of the sigmoid of the gates: a name, or with its parameters (name, alpha) or
+        (name, alpha, beta).
+        The names: "tanh", "sigmoid", "relu", "hard_sigmoid" (alpha x + beta within [0, 1]; 1/6 and 1/2), "hard_tanh",
+        "softsign", "softplus", "leaky_relu" (alpha 0.01), "elu" (alpha 1), "affine" (alpha x + beta), "scaled_tanh"
+        (alpha tanh(beta x)), "thresholded_relu" (x above alpha, 1), "linear".
+    clip : float or None
+        Pre-activations are limited to [-clip, clip], and have no gradient outside (ONNX).
+    backwards : bool
+        Whether a one-directional layer runs from the last step to the first; its outputs are aligned with its inputs.
+    learned_state : bool
+        Whether the initial state is a parameter, ``h_0_l0`` (H,), used for every row where no state is given; zero at
+        first.
+    zoneout : float
+        Probability with which a unit's old h stays at a step of ``forward``. In inference each new h has this share of
+        the old one.
+    recurrent_dropout : float
+        Probability with which ``forward`` drops a unit of h from the recurrent product: one mask for each row, layer
+        and direction, the same at all steps.
+    weight_dropout : float
+        Probability with which ``forward`` drops an element of W_hh.
     layer_norm : bool
         Whether W_ih x and W_hh h are normalised over r and z together, and over n apart, before the biases are added;
-        parameters ``weight_ln_ih_l0`` and ``weight_ln_hh_l0`` (3*H,), the gains.
+        parameters ``weight_ln_ih_l0`` and ``weight_ln_hh_l0`` (3*H,), the gains. Not together with other options of the
+        cell.
     layer_norm_eps : float
         Added to the variances.
+    dtype : float32 or float64
+    rng : int, numpy.random.Generator or None
+        Draws the initial parameters from U(-1/sqrt(H), 1/sqrt(H)), in torch's order, and dropout masks.
 
     Raises
     ------
-    TypeError, ValueError, MemoryError
-        As for `RNN`; ValueError also for ``reset_after=False`` without a reset gate.
+    TypeError
+        An argument is of the wrong type.
+    ValueError
+        An argument is out of range, options do not go together, or ``reset_after=False`` comes without a reset gate.
+    MemoryError
+        The parameters would not fit into this machine.
 
     Notes
     -----
@@ -418,28 +220,6 @@ class GRU(RecurrentLayer):
     >>> y.shape, h.shape
     ((7, 2, 5), (2, 2, 5))
     """
-
-    _arguments = (
-        ("num_layers", 1),
-        ("bias", True),
-        ("batch_first", False),
-        ("dropout", 0.0),
-        ("bidirectional", False),
-        ("reset_after", True),
-        ("reset_gate", True),
-        ("merge", "concat"),
-        ("activation", None),
-        ("recurrent_activation", "sigmoid"),
-        ("clip", None),
-        ("backwards", False),
-        ("learned_state", False),
-        ("zoneout", 0.0),
-        ("recurrent_dropout", 0.0),
-        ("weight_dropout", 0.0),
-        ("layer_norm", False),
-        ("layer_norm_eps", 1e-5),
-        ("dtype", np.dtype(np.float32)),
-    )
 
     reset_after: bool
     reset_gate: bool
@@ -484,9 +264,16 @@ class GRU(RecurrentLayer):
         self._configure(values)
         self._initialise()
 
+    _arguments = arguments_of(__init__)
+
     def _choose_kind(self) -> CellKind:
         options = (self.reset_after, self.reset_gate, self.activation, self.recurrent_activation, self.clip)
         return self._normed(gru_kind(*options, self.bias))
+
+    def _reference_cell(self) -> Cell:
+        from .reference.cells import gru_cell
+
+        return gru_cell(self.reset_after, self.reset_gate, self.activation, self.recurrent_activation, self.clip)
 
 
 class LSTM(RecurrentLayer):
@@ -497,9 +284,18 @@ class LSTM(RecurrentLayer):
 
     Parameters
     ----------
-    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, merge, clip, backwards,
-    learned_state, dtype, rng
-        As for `RNN`; so are zoneout, recurrent_dropout, weight_dropout.
+    input_size, hidden_size : int
+        I and H, at least 1.
+    num_layers : int
+        L; each layer's input is the output of the one below.
+    bias : True, False or "single"
+        Whether there are b_ih and b_hh, or neither, or b_ih alone.
+    batch_first : bool
+        Whether x and y are (B, T, ...) instead of (T, B, ...).
+    dropout : float
+        0 <= dropout < 1; acts in ``forward``, on the outputs of all layers but the last.
+    bidirectional : bool
+        Whether each layer runs over time both ways.
     proj_size : int
         If not 0, h' = W_hr (o * tanh(c')) has that many units, fewer than c; so have the outputs and the input of
         W_hh. Parameter ``weight_hr_l0`` (proj_size, hidden_size).
@@ -508,21 +304,50 @@ class LSTM(RecurrentLayer):
         (3, H), rows i f o, which is not ONNX's order i o f. "o_prev": o alone, and gets + p * c; (1, H).
     coupled : bool
         f = 1 - i. There is no gate f then: 3*H rows i g o, and peepholes (2, H), i o.
+    merge : "concat", "sum", "mean", "mul" or None
+        How the outputs of two directions join; None gives those of the last layer as a pair (and concatenates below
+        it).
     activation, recurrent_activation, output_activation : str, (str, float), (str, float, float) or None
         In place of the tanh of g, of the sigmoid of the gates, and of the tanh of c', which is `activation` unless
-        given; see `RNN`.
+        given: a name, or with its parameters (name, alpha) or (name, alpha, beta).
+        The names: "tanh", "sigmoid", "relu", "hard_sigmoid" (alpha x + beta within [0, 1]; 1/6 and 1/2), "hard_tanh",
+        "softsign", "softplus", "leaky_relu" (alpha 0.01), "elu" (alpha 1), "affine" (alpha x + beta), "scaled_tanh"
+        (alpha tanh(beta x)), "thresholded_relu" (x above alpha, 1), "linear".
+    clip : float or None
+        Pre-activations are limited to [-clip, clip], and have no gradient outside (ONNX).
     cell_clip : float or None
         c' is limited to [-cell_clip, cell_clip] before anything sees it, and has no gradient outside.
+    backwards : bool
+        Whether a one-directional layer runs from the last step to the first; its outputs are aligned with its inputs.
+    learned_state : bool
+        Whether the initial state is a parameter, ``h_0_l0`` and ``c_0_l0`` (H,), used for every row where no state is
+        given; zero at first. With a projection ``h_0_l0`` is (proj_size,).
+    zoneout : float, or pair of these
+        Probability with which a unit's old h and c stay at a step of ``forward``. In inference each new h and c has
+        this share of the old one. One number is for both, a pair is (of h, of c).
+    recurrent_dropout : float
+        Probability with which ``forward`` drops a unit of h from the recurrent product: one mask for each row, layer
+        and direction, the same at all steps.
+    weight_dropout : float
+        Probability with which ``forward`` drops an element of W_hh.
     layer_norm : bool
         Whether W_ih x and W_hh h are normalised, each over all gates, before the biases are added, and c' on its way to
         h'; parameters ``weight_ln_ih_l0`` and ``weight_ln_hh_l0`` (4*H,), ``weight_ln_c_l0`` and ``bias_ln_c_l0`` (H,).
+        Not together with other options of the cell.
     layer_norm_eps : float
         Added to the variances.
+    dtype : float32 or float64
+    rng : int, numpy.random.Generator or None
+        Draws the initial parameters from U(-1/sqrt(H), 1/sqrt(H)), in torch's order, and dropout masks.
 
     Raises
     ------
-    TypeError, ValueError, MemoryError
-        As for `RNN`.
+    TypeError
+        An argument is of the wrong type.
+    ValueError
+        An argument is out of range, or options do not go together.
+    MemoryError
+        The parameters would not fit into this machine.
 
     Notes
     -----
@@ -544,31 +369,6 @@ class LSTM(RecurrentLayer):
     >>> fusedrnn.LSTM(3, 5, peephole="ifo", cell_clip=50.0).weight_peephole_l0.shape
     (3, 5)
     """
-
-    _arguments = (
-        ("num_layers", 1),
-        ("bias", True),
-        ("batch_first", False),
-        ("dropout", 0.0),
-        ("bidirectional", False),
-        ("proj_size", 0),
-        ("peephole", None),
-        ("coupled", False),
-        ("merge", "concat"),
-        ("activation", None),
-        ("recurrent_activation", "sigmoid"),
-        ("output_activation", None),
-        ("clip", None),
-        ("cell_clip", None),
-        ("backwards", False),
-        ("learned_state", False),
-        ("zoneout", 0.0),
-        ("recurrent_dropout", 0.0),
-        ("weight_dropout", 0.0),
-        ("layer_norm", False),
-        ("layer_norm_eps", 1e-5),
-        ("dtype", np.dtype(np.float32)),
-    )
 
     proj_size: int
     peephole: str | None
@@ -622,7 +422,15 @@ class LSTM(RecurrentLayer):
         self._configure(values)
         self._initialise()
 
+    _arguments = arguments_of(__init__)
+
     def _choose_kind(self) -> CellKind:
         functions = (self.activation, self.recurrent_activation, self.output_activation)
         kind = lstm_kind(self.peephole, self.coupled, *functions, self.clip, self.cell_clip, self.bias)
         return self._normed(kind._replace(proj_size=self.proj_size))
+
+    def _reference_cell(self) -> Cell:
+        from .reference.cells import lstm_cell
+
+        functions = (self.activation, self.recurrent_activation, self.output_activation)
+        return lstm_cell(self.peephole, self.coupled, *functions, self.clip, self.cell_clip)

@@ -19,7 +19,7 @@ Masks = dict[str, NDArray[np.bool_]]
 
 
 class Rates(NamedTuple):
-    """Probabilities: of dropping a unit of h or a weight of W_hh, and of keeping an old state."""
+    """Probabilities: of dropping a unit of h or a weight of W_hh, and that an old state stays."""
 
     recurrent_dropout: float
     weight_dropout: float
@@ -69,7 +69,7 @@ def settle(
     shapes: Mapping[str, tuple[tuple[int, ...], str]],
     rng: np.random.Generator,
 ) -> Masks:
-    """The masks that this call needs: the caller's, or drawn. True is what is kept.
+    """The masks that this call needs: the caller's, or drawn. True is what dropout keeps, and where an old state stays.
 
     float32 draws whatever the dtype, so that layers of both dtypes drop the same.
     """
@@ -77,7 +77,7 @@ def settle(
     for name, (shape, formula) in shapes.items():
         rate = rates.by_name()[name]
         if name in given:
-            masks[name] = _validate.kept(owner, f"masks[{name!r}]", given[name], shape, formula)
+            masks[name] = _validate.given_mask(owner, f"masks[{name!r}]", given[name], shape, formula)
         elif rate:
             drawn = rng.random(shape, np.float32)
             masks[name] = drawn < rate if name.startswith("zoneout") else drawn >= rate
@@ -87,7 +87,7 @@ def settle(
 def for_kernels(
     masks: Masks, rates: Rates, directions: int, dtype: np.dtype[Any]
 ) -> Iterator[tuple[Array | None, Array | None, Array | None] | None]:
-    """Of each layer and direction: factors of h in the recurrent product, and where h and c keep their old values."""
+    """Of each layer and direction: factors of h in the recurrent product, and where the old values of h and c stay."""
     scale = dtype.type(1.0 / (1.0 - rates.recurrent_dropout))
     recurrent, h, c = (masks.get(name) for name in ("recurrent_dropout", "zoneout_h", "zoneout_c"))
     if recurrent is None and h is None and c is None:

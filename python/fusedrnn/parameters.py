@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from . import _core, _validate
-from ._validate import LoadReport, ParameterSpec
-from .kinds import Bias, CellKind
-from .unroll import Plan
+from .form import Plan
+from .kinds import CellKind
+from .specs import Bias, LoadReport, ParameterSpec
 
 Array = NDArray[Any]
 
@@ -77,6 +78,13 @@ def learned_specs(plan: Plan) -> tuple[ParameterSpec, ...]:
     return tuple(ParameterSpec(f"{p}_0{suffix}", (n,), formula) for suffix in suffixes for p, n, formula in parts)
 
 
+def arguments_of(constructor: Callable[..., None]) -> tuple[tuple[str, object], ...]:
+    """Arguments of a layer's or a cell's constructor after the two sizes, with their defaults; rng is left out."""
+    parameters = list(inspect.signature(constructor).parameters.values())[3:]
+    defaults = {p.name: np.dtype(np.float32) if p.name == "dtype" else p.default for p in parameters}
+    return tuple((name, default) for name, default in defaults.items() if name != "rng")
+
+
 class Parameterized:
     """Base of layers and cells: configuration plus a dict of named arrays.
 
@@ -95,7 +103,8 @@ class Parameterized:
     can change, they have no hash. ``copy.copy`` shares parameter arrays and rng, ``copy.deepcopy`` and pickling do not.
     """
 
-    #: Constructor arguments after the two sizes with their defaults, in order; what repr, == and pickling speak of.
+    #: `arguments_of` the constructor that knows the configuration: what repr, == and pickling speak of. A subclass of a
+    #: user's inherits them, whatever its own constructor takes.
     _arguments: ClassVar[tuple[tuple[str, object], ...]] = ()
 
     #: Attributes that can be assigned after construction.
@@ -107,6 +116,9 @@ class Parameterized:
     bias: Bias
     dtype: np.dtype[Any]
     rng: np.random.Generator
+    # What follows from the configuration; written through __dict__, as nothing of a configuration can be assigned.
+    _kind: CellKind
+    _specs: tuple[ParameterSpec, ...]
 
     # Equality is by value and values change: no hash, on purpose.
     __hash__: ClassVar[None]  # type: ignore[assignment]
@@ -148,13 +160,12 @@ class Parameterized:
 
         Drawn in float64 and rounded, so that layers of both dtypes start from the same numbers.
         """
-        specs: tuple[ParameterSpec, ...] = self.__dict__["_specs"]
         bound = 1.0 / math.sqrt(self.hidden_size)
         self.__dict__["params"] = {
             spec.name: self.rng.uniform(-bound, bound, spec.shape).astype(self.dtype, copy=False)
             if spec.initial is None
             else np.full(spec.shape, spec.initial, self.dtype)
-            for spec in specs
+            for spec in self._specs
         }
 
     def _restore(
@@ -178,11 +189,11 @@ class Parameterized:
 
     def _arrays(self) -> list[Array]:
         """The parameters as the kernels take them, checked: they may have changed since the last call."""
-        return _validate.parameters(type(self).__name__, self.params, self.__dict__["_specs"], self.dtype)
+        return _validate.parameters(type(self).__name__, self.params, self._specs, self.dtype)
 
     def _pack(self, training: bool) -> list[_core.Weights]:
         """Packed weights in the order of the specs: by layer, then by direction."""
-        return pack(self.__dict__["_kind"], self._arrays(), training)
+        return pack(self._kind, self._arrays(), training)
 
     def state_dict(self) -> dict[str, Array]:
         """Copies of all parameters, under torch's names.
@@ -198,8 +209,7 @@ class Parameterized:
         >>> {name: w.shape for name, w in fusedrnn.GRU(3, 5).state_dict().items()}
         {'weight_ih_l0': (15, 3), 'weight_hh_l0': (15, 5), 'bias_ih_l0': (15,), 'bias_hh_l0': (15,)}
         """
-        specs: tuple[ParameterSpec, ...] = self.__dict__["_specs"]
-        return {spec.name: array.copy() for spec, array in zip(specs, self._arrays(), strict=True)}
+        return {spec.name: array.copy() for spec, array in zip(self._specs, self._arrays(), strict=True)}
 
     def load_state_dict(self, d: Mapping[str, Any], strict: bool = True) -> LoadReport:
         """Copy values into the parameters.
@@ -223,8 +233,7 @@ class Parameterized:
             changed then.
         """
         strict = _validate.flag(type(self).__name__, "strict", strict)
-        specs: tuple[ParameterSpec, ...] = self.__dict__["_specs"]
-        arrays, report = _validate.state_dict(type(self).__name__, d, specs, self.dtype, strict)
+        arrays, report = _validate.state_dict(type(self).__name__, d, self._specs, self.dtype, strict)
         for name, array in arrays.items():
             old: Any = self.params.get(name)
             fits = isinstance(old, np.ndarray) and old.shape == array.shape and old.dtype == self.dtype

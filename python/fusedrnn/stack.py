@@ -1,4 +1,4 @@
-"""Layers of any kind and size, one upon the other."""
+"""Stacked layers of any kind and size."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from . import _core, _validate
 from .calling import Mode
-from .groups import FrozenGroup, GroupForm, KeptGroup, LayerGroup, prefixed
-from .tape import Kept
-from .unroll import Drop, Extent, Outputs, Run
+from .form import Extent, Outputs
+from .groups import FrozenGroup, GroupForm, LayerGroup, SavedGroup, prefixed
+from .tape import Saved
+from .unroll import Drop, Run
 
 Array = NDArray[Any]
 
@@ -99,9 +100,9 @@ class Stack(LayerGroup):
 
     def _run(
         self, x: Array, state: Any, extent: Extent, outputs: Outputs, mode: Mode
-    ) -> Run[tuple[tuple[Any, ...], KeptStack | None]]:
+    ) -> Run[tuple[tuple[Any, ...], SavedStack | None]]:
         finals: list[Any] = []
-        kept: dict[str, Any] = {}
+        saved: dict[str, Any] = {}
         drops: list[Drop] = []
         for (name, layer), own in zip(self._members.items(), state, strict=True):
             last = len(finals) == len(state) - 1
@@ -110,17 +111,26 @@ class Stack(LayerGroup):
             # Nobody reads the skipped steps of lower layers.
             ran = yield from layer._run(x, own, extent if last else extent._replace(hold=False), ys, mode.of(name))
             finals.append(ran[0])
-            kept[name] = ran[1]
+            saved[name] = ran[1]
             x = ys[0]
             if mode.drop and self.dropout and not last:
                 drops.append(Drop(self._kept(mode, f"dropout_{name}", x.shape), self.dropout))
                 drops[-1](x)
-        return tuple(finals), KeptStack(kept, drops, self._plan, extent) if mode.keep else None
+        return tuple(finals), SavedStack(saved, drops, self._plan, extent) if mode.save else None
+
+    def _show(self, saved: Any, x: Array, extent: Extent) -> tuple[Any, Array]:
+        shown = []
+        for name, layer in self._members.items():
+            own, x = layer._show(saved.members[name], x, extent)
+            shown.append(own)
+        return tuple(shown), x
 
     def _kept(self, mode: Mode, name: str, shape: tuple[int, ...]) -> NDArray[np.bool_]:
         """What dropout leaves of a layer's outputs: the caller's mask, or one that is drawn."""
         if name in mode.masks:
-            return _validate.kept("Stack", f"masks[{name!r}]", mode.masks[name], shape, "(T, B, width of its output)")
+            return _validate.given_mask(
+                "Stack", f"masks[{name!r}]", mode.masks[name], shape, "(T, B, width of its output)"
+            )
         # float32 draws whatever the dtype, so that stacks of both dtypes drop the same units.
         return self.rng.random(shape, np.float32) >= self.dropout
 
@@ -134,12 +144,12 @@ class Stack(LayerGroup):
         return {"dropout": self.dropout}
 
 
-class KeptStack(KeptGroup):
-    """What a stack's run keeps: also what it dropped."""
+class SavedStack(SavedGroup):
+    """What a stack's run saves: also what it dropped."""
 
     __slots__ = ("drops", "extent", "form")
 
-    def __init__(self, members: Mapping[str, Kept], drops: list[Drop], form: GroupForm, extent: Extent) -> None:
+    def __init__(self, members: Mapping[str, Saved], drops: list[Drop], form: GroupForm, extent: Extent) -> None:
         super().__init__(members)
         self.drops = drops  # between layers; empty without dropout
         self.form = form
@@ -159,7 +169,7 @@ class KeptStack(KeptGroup):
     def backward(
         self, dys: tuple[Array | None, ...], dstate_n: Any, dx: Array | None
     ) -> Run[tuple[Any, dict[str, Array]]]:
-        """See `Kept`."""
+        """See `Saved`."""
         form, extent = self.form, self.extent
         dstate_0 = [None] * len(self.members)
         own: dict[str, dict[str, Array]] = {}

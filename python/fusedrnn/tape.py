@@ -1,104 +1,61 @@
-"""What forward keeps, and the gradients that come out of it."""
+"""Tapes: what forward saves for backward, and how gradients come out of it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _core, _validate, unroll
-from ._validate import ParameterSpec
+from . import _core, _validate
+from .form import Extent, Form, new_sequence, read_dy, to_caller
+from .grads import Grads
 from .kinds import CellKind
-from .unroll import Extent, Form, Record, Run
+from .specs import ParameterSpec
+from .unroll import Record, Run, run_to_end
 
 Array = NDArray[Any]
 
 
-class Grads:
-    """Gradients of the input, the initial state and all parameters.
-
-    Attributes
-    ----------
-    x : ndarray, list of ndarray, or None
-        In the shape of the input; None for tokens and with ``need_dx=False``.
-    state : ndarray, or tuple of two
-        h, or (h, c), in the shape of the initial state, also where that was None.
-    params : dict of str to ndarray
-        The same names, shapes and order as ``layer.params``.
-
-    Examples
-    --------
-    >>> import fusedrnn, numpy as np
-    >>> layer = fusedrnn.GRU(3, 5, rng=0)
-    >>> y, state, tape = layer.forward(np.ones((7, 2, 3), np.float32))
-    >>> tape.backward(np.ones_like(y))
-    Grads(x=(7, 2, 3), state=(1, 2, 5), params={'weight_ih_l0': (15, 3), 'weight_hh_l0': (15, 5), \
-'bias_ih_l0': (15,), 'bias_hh_l0': (15,)}, dtype=float32)
-    """
-
-    __slots__ = ("params", "state", "x")
-
-    def __init__(self, x: Any, state: Any, params: dict[str, Array]) -> None:
-        self.x = x
-        self.state = state
-        self.params = params
-
-    def __repr__(self) -> str:
-        shapes = {name: array.shape for name, array in self.params.items()}
-        dtype = next(iter(self.params.values())).dtype if self.params else None
-        return f"Grads(x={_shapes(self.x)}, state={_shapes(self.state)}, params={shapes}, dtype={dtype})"
-
-
-def _shapes(value: Any) -> Any:
-    """Shapes of an array, or of a list or tuple of arrays (a long list is cut)."""
-    if isinstance(value, tuple):
-        return tuple(_shapes(item) for item in value)
-    if isinstance(value, list):
-        shown = ", ".join(str(item.shape) for item in value[:3])
-        return f"[{shown}{f', ... {len(value)} in all' if len(value) > 3 else ''}]"
-    return None if value is None else value.shape
-
-
-class Counted(Protocol):
-    """What a tape holds; it knows how large it is."""
+class Sized(Protocol):
+    """What a tape holds: something that knows how large it is."""
 
     @property
     def nbytes(self) -> int: ...
 
 
-class KeptArrays:
+class TapeBase:
     """What all tapes share: memory that can be counted, given up, and held for the length of a ``with`` block."""
 
-    __slots__ = ("_owner", "_records")
+    __slots__ = ("_owner", "_saved")
 
-    def __init__(self, owner: str, records: Sequence[Counted]) -> None:
+    def __init__(self, owner: str, saved: Sized) -> None:
         self._owner = owner
-        self._records: Any = records
+        self._saved: Any = saved
 
     @property
     def nbytes(self) -> int:
         """Bytes held by this tape; 0 once it is released."""
-        return 0 if self._records is None else sum(record.nbytes for record in self._records)
+        return 0 if self._saved is None else int(self._saved.nbytes)
 
     @property
     def released(self) -> bool:
         """Whether the tape was given up."""
-        return self._records is None
+        return self._saved is None
 
     def release(self) -> None:
         """Free the memory now; harmless when repeated."""
-        self._records = None
+        self._saved = None
 
-    def _held(self) -> Any:
-        if self._records is None:
+    def _unreleased(self) -> Any:
+        """What the tape holds; an error if there is nothing any more."""
+        if self._saved is None:
             raise _validate.released(self._owner)
-        return self._records
+        return self._saved
 
     def __enter__(self) -> Self:
-        self._held()
+        self._unreleased()
         return self
 
     def __exit__(
@@ -107,12 +64,12 @@ class KeptArrays:
         self.release()
 
     def __repr__(self) -> str:
-        held = "released" if self._records is None else f"{self.nbytes / 2**20:.1f} MiB"
+        held = "released" if self._saved is None else f"{self.nbytes / 2**20:.1f} MiB"
         return f"<{type(self).__name__} of {self._owner}, {held}>"
 
 
-class Kept(Protocol):
-    """What a run keeps for the backward pass."""
+class Saved(Protocol):
+    """What a run saves for the backward pass."""
 
     @property
     def masks(self) -> dict[str, NDArray[np.bool_]]: ...
@@ -124,13 +81,13 @@ class Kept(Protocol):
         """Gradients of the initial state and of the parameters, by name; that of x goes into `dx`."""
 
 
-class Tape(KeptArrays):
-    """What ``layer.forward`` keeps for the backward pass. Made by ``forward``, not by callers.
+class Tape(TapeBase):
+    """What ``layer.forward`` saves for the backward pass. Made by ``forward``, not by callers.
 
     Attributes
     ----------
     masks : dict of str to ndarray of bool
-        What all kinds of dropout and zoneout left or kept; ``forward(..., masks=tape.masks)`` repeats it.
+        What dropout kept, and where zoneout left the old state; ``forward(..., masks=tape.masks)`` repeats both.
 
     A tape owns copies of all that it needs: inputs, states and parameters may change or vanish after forward. It can be
     used more than once, each time with the same bits, and from several threads. ``release()``, or leaving a ``with``
@@ -138,7 +95,7 @@ class Tape(KeptArrays):
 
     Notes
     -----
-    With R = sum of the lengths (T*B without lengths), each layer and direction keeps, in elements of the layer's dtype,
+    With R = sum of the lengths (T*B without lengths), each layer and direction saves, in elements of the layer's dtype,
     where H counts as the next multiple of the vector length:
 
     ==================== ==================================== ==============
@@ -155,7 +112,7 @@ class Tape(KeptArrays):
     LSTM, layer_norm     14*R*H (LSTM's; both products)       2*B*H
     ==================== ==================================== ==============
 
-    Other activations, a clip or peepholes change nothing, except that such an RNN keeps its pre-activation, too: 2*R*H.
+    Other activations, a clip or peepholes change nothing, except that such an RNN saves its pre-activation, too: 2*R*H.
 
     R*I are added for its input (R integers of 8 bytes for tokens). ``merge="mul"`` adds 2*T*B*H for each layer,
     dropout one byte for each output of all layers but the last, recurrent dropout another R*H, zoneout R*H bytes
@@ -174,9 +131,9 @@ class Tape(KeptArrays):
 
     __slots__ = ("_extent", "_form", "_tokens", "masks")
 
-    def __init__(self, form: Form, extent: Extent, kept: Kept, tokens: bool) -> None:
-        super().__init__(form.owner, [kept])
-        self.masks = kept.masks
+    def __init__(self, form: Form, extent: Extent, saved: Saved, tokens: bool) -> None:
+        super().__init__(form.owner, saved)
+        self.masks = saved.masks
         self._form = form
         self._extent = extent
         self._tokens = tokens
@@ -209,23 +166,37 @@ class Tape(KeptArrays):
         Notes
         -----
         Werbos, Backpropagation through time, 1990. Gradients of another dtype are cast, which costs a copy.
+
+        Examples
+        --------
+        >>> import fusedrnn, numpy as np
+        >>> layer = fusedrnn.LSTM(3, 5)
+        >>> x = np.ones((7, 2, 3), np.float32)
+        >>> y, (h, c), tape = layer.forward(x, lengths=[7, 4])
+        >>> grads = tape.backward(dy=2 * y)  # of the sum of squares of y
+        >>> grads.x.shape, [part.shape for part in grads.state], grads.params["weight_hh_l0"].shape
+        ((7, 2, 3), [(1, 2, 5), (1, 2, 5)], (20, 5))
+        >>> bool(grads.x[4:, 1].any())  # past the end of the second row
+        False
+        >>> tape.backward(dstate=(np.ones_like(h), None), need_dx=False).x is None  # of the sum of the last h
+        True
         """
-        (kept,) = self._held()
+        saved: Saved = self._unreleased()
         form, extent = self._form, self._extent
         need_dx = _validate.flag(form.owner, "need_dx", need_dx)
-        dys = unroll.read_dy(form, extent, dy)
+        dys = read_dy(form, extent, dy)
         dstate_n = form.read_state(extent, "dstate", dstate, optional=True)
         if not _validate.any_gradient(dys) and not _validate.any_gradient(dstate_n):
             raise _validate.nothing_to_do(form.owner)
-        dx = unroll.new_sequence(form, extent, form.input_size) if need_dx and not self._tokens else None
-        dstate_0, dparams = unroll.finish(kept.backward(dys, dstate_n, dx), _core.backward_all)
+        dx = new_sequence(form, extent, form.input_size) if need_dx and not self._tokens else None
+        dstate_0, dparams = run_to_end(saved.backward(dys, dstate_n, dx), _core.backward_all)
         return Grads(
-            None if dx is None else unroll.to_caller(form, extent, dx), form.state_to_caller(extent, dstate_0), dparams
+            None if dx is None else to_caller(form, extent, dx), form.state_to_caller(extent, dstate_0), dparams
         )
 
 
-class CellTape(KeptArrays):
-    """What ``cell.forward`` keeps for the backward pass of one step; see `Tape`."""
+class CellTape(TapeBase):
+    """What ``cell.forward`` saves for the backward pass of one step; see `Tape`."""
 
     __slots__ = ("_B", "_dtype", "_input_size", "_kind", "_specs", "_tokens", "_unbatched")
 
@@ -241,7 +212,7 @@ class CellTape(KeptArrays):
         tokens: bool,
         unbatched: bool,
     ) -> None:
-        super().__init__(owner, [Record((tape,))])
+        super().__init__(owner, Record((tape,)))
         self._specs = specs
         self._dtype = dtype
         self._kind = kind
@@ -270,8 +241,17 @@ class CellTape(KeptArrays):
             The tape was released, a shape is wrong, or there is no gradient.
         TypeError
             A gradient is no array of real numbers.
+
+        Examples
+        --------
+        >>> import fusedrnn, numpy as np
+        >>> cell = fusedrnn.LSTMCell(3, 5)
+        >>> (h, c), tape = cell.forward(np.ones((2, 3), np.float32))
+        >>> grads = tape.backward((np.ones_like(h), None))  # of the sum of h
+        >>> grads.x.shape, [part.shape for part in grads.state]
+        ((2, 3), [(2, 5), (2, 5)])
         """
-        record = self._held()[0]
+        record: Record = self._unreleased()
         owner, dtype, B = self._owner, self._dtype, self._B
         need_dx = _validate.flag(owner, "need_dx", need_dx)
         H = self._specs[1].shape[1]

@@ -1,41 +1,58 @@
-"""Whole sequences over stacked layers and two directions: layouts, lengths, merging, dropout. Plain NumPy over `_core`.
+"""Runs: what a call has the kernels do, over stacked layers and two directions, with merging and dropout between.
 
-Inside, everything is time-major: x (T, B, I), y (T, B, H), states (B, H). Other layouts are views of that.
+Decision 0010 says why a run is a generator. Arrays are time-major here: x (T, B, I), y (T, B, H), states (B, H).
 """
 
 from __future__ import annotations
 
-import copy
-import functools
 import itertools
 from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias, TypeGuard, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _core, _validate
-from .kinds import CellKind
+from . import _core
+from .form import Extent, Outputs, Plan
 
 Array = NDArray[Any]
-Layout = Literal["batch", "unbatched", "list"]
-#: Outputs, (T, B, width) each: one array, or two with ``merge=None``.
-Outputs: TypeAlias = tuple[Array, ...]
 
-ndarray = np.ndarray
 empty = _core.empty
 
 
 # ---- what runs ------------------------------------------------------------------------------------------------------
 
+#: Arguments of `_core.forward`, or of `_core.backward`.
+Call: TypeAlias = tuple[Any, ...]
+#: What makes the kernels do some calls, and returns what they return.
+Kernels: TypeAlias = Callable[[list[Call]], Any]
 R = TypeVar("R")
-#: Something under way: it yields the kernels' calls that have to run next (arguments of `_core.forward_all`, or of
-#: `_core.backward_all`), is sent what they return, and in the end returns its result.
-Run: TypeAlias = Generator[list[tuple[Any, ...]], Any, R]
+#: Something under way: it yields the kernels' calls that have to run next, is sent what they return, and in the end
+#: returns its result. Calls of one list do not depend on each other, but for those of `StackedCalls`.
+Run: TypeAlias = Generator[list[Call], Any, R]
 
 
-def finish(run: Run[R], kernels: Callable[[list[tuple[Any, ...]]], Any]) -> R:
-    """Drive a run to its end."""
+class StackedCalls(list[Call]):
+    """Calls of stacked layers, from bottom to top: the x of each is the y of the one before it. For inference alone."""
+
+
+def infer_all(calls: list[Call]) -> Any:
+    """Independent calls that save nothing."""
+    return _core.forward_all(calls, False)
+
+
+def infer_stacked(calls: list[Call]) -> Any:
+    """Calls of stacked layers that save nothing; the kernels may run the layers beside each other, some steps apart."""
+    return _core.forward_stacked(calls)
+
+
+def train_all(calls: list[Call]) -> Any:
+    """Independent calls that save tapes."""
+    return _core.forward_all(calls, True)
+
+
+def run_to_end(run: Run[R], kernels: Kernels, stacked: Kernels | None = None) -> R:
+    """Do all calls of a run by `kernels`, those of stacked layers by `stacked`; returns the run's result."""
     returned = None
     while True:
         try:
@@ -43,25 +60,23 @@ def finish(run: Run[R], kernels: Callable[[list[tuple[Any, ...]]], Any]) -> R:
         except StopIteration as end:
             result: R = end.value
             return result
-        returned = kernels(calls)
-
-
-def infer_all(calls: list[tuple[Any, ...]]) -> Any:
-    """Kernels that keep nothing."""
-    return _core.forward_all(calls, False)
-
-
-def train_all(calls: list[tuple[Any, ...]]) -> Any:
-    """Kernels that keep tapes."""
-    return _core.forward_all(calls, True)
+        if isinstance(calls, StackedCalls):
+            assert stacked is not None
+            returned = stacked(calls)
+        else:
+            returned = kernels(calls)
 
 
 def side_by_side(runs: Sequence[Run[R]]) -> Run[list[R]]:
-    """Several runs as one: what they have to run next goes to the kernels together, which spread it over threads."""
+    """Several runs as one: what they have to run next goes to the kernels together, which spread it over threads.
+
+    Stacked calls of several runs go level by level: as many independent calls as there are runs use the threads better
+    than the layers of one run do.
+    """
     results: list[Any] = [None] * len(runs)
     returned: dict[int, Any] = dict.fromkeys(range(len(runs)))
     while True:
-        pending: dict[int, list[tuple[Any, ...]]] = {}
+        pending: dict[int, list[Call]] = {}
         for k, value in returned.items():
             try:
                 pending[k] = runs[k].send(value)
@@ -69,385 +84,23 @@ def side_by_side(runs: Sequence[Run[R]]) -> Run[list[R]]:
                 results[k] = end.value
         if not pending:
             return results
-        together = yield [call for calls in pending.values() for call in calls]
-        rest = iter(together or itertools.repeat(None))
-        returned = {k: [next(rest) for _ in calls] for k, calls in pending.items()}
+        if len(pending) == 1:
+            ((k, calls),) = pending.items()
+            returned = {k: (yield calls)}
+            continue
+        levels = {k: _levels(calls) for k, calls in pending.items()}
+        returned = {k: [] for k in pending}
+        for level in range(max(map(len, levels.values()))):
+            here = {k: own[level] for k, own in levels.items() if level < len(own)}
+            together = yield [call for calls in here.values() for call in calls]
+            rest = iter(together or itertools.repeat(None))
+            for k, calls in here.items():
+                returned[k] += [next(rest) for _ in calls]
 
 
-# ---- forms ----------------------------------------------------------------------------------------------------------
-
-
-class Extent(NamedTuple):
-    """Size and layout of one call's sequences, and which of their steps run."""
-
-    T: int
-    B: int
-    layout: Layout
-    lengths: NDArray[np.int64] | None
-    schedule: _core.Schedule
-    hold: bool = False  # past_end="hold": outputs at skipped steps are those of the step before
-
-
-class Form:
-    """What reading arguments and handing out results has to know of anything that is called as a layer is.
-
-    States are, inside, what `read_state` makes of them: of a layer a tuple of its parts, (L*D, B, units) each, or None;
-    of a group a tuple of its members' states.
-    """
-
-    __slots__ = ("batch_first", "dtype", "input_size", "lead", "owner", "ways", "widths")
-
-    owner: str  # name of the class, for messages
-    dtype: np.dtype[Any]
-    input_size: int
-    batch_first: bool
-    widths: tuple[int, ...]  # of the outputs: two of them with merge=None
-    ways: tuple[bool, ...]  # whether each direction runs from the last step
-    lead: tuple[int, ...]  # axes of outputs before all others
-
-    def takes_quickly(self, x: Any) -> bool:
-        """Whether `_core.infer` does it all, from `x` to the final state, where at most a state is given."""
-        return False
-
-    @property
-    def width_formula(self) -> str:
-        """Width of an output, for messages."""
-        return "output_size"
-
-    def read_state(self, extent: Extent, argument: str, state: Any, optional: bool = False) -> Any:
-        """What a caller passes as a state, or as the gradient of one if `optional`: parts may be None then."""
-        raise NotImplementedError
-
-    def state_to_caller(self, extent: Extent, state: Any) -> Any:
-        """A state in the form that callers get."""
-        raise NotImplementedError
-
-    def state_arrays(self, argument: str, state: Any) -> Iterator[tuple[str, Any]]:
-        """All arrays of a state that a caller passes, each with its name."""
-        raise NotImplementedError
-
-
-class Plan(Form):
-    """What unrolling has to know of a layer object; made once, never changed."""
-
-    __slots__ = (
-        "directions",
-        "hidden_size",
-        "inner_merge",
-        "inner_width",
-        "kind",
-        "learned_state",
-        "merge",
-        "num_layers",
-        "output_size",
-        "parts",
-        "proj_size",
-        "units",
-        "zoneout",
-    )
-
-    def __init__(
-        self,
-        owner: str,
-        kind: CellKind,
-        dtype: np.dtype[Any],
-        input_size: int,
-        hidden_size: int,
-        num_layers: int,
-        bidirectional: bool,
-        batch_first: bool,
-        merge: str | None,
-        backwards: bool = False,
-        learned_state: bool = False,
-        zoneout: tuple[float, float] = (0.0, 0.0),
-    ) -> None:
-        self.owner = owner
-        self.kind = kind
-        self.parts = kind.states
-        self.dtype = dtype
-        self.input_size = input_size
-        self.hidden_size = hidden_size
-        self.num_layers = num_layers
-        self.directions = 2 if bidirectional else 1
-        self.ways = (False, True) if bidirectional else (backwards,)
-        self.learned_state = learned_state
-        self.batch_first = batch_first
-        self.merge = merge
-        # merge=None hands out the last layer's directions as a pair; between layers it means "concat".
-        self.inner_merge = merge or "concat"
-        self.proj_size = kind.proj_size
-        self.zoneout = zoneout  # in inference; training has masks instead
-        self.output_size = kind.proj_size or hidden_size  # units of h, and of the output in one direction
-        self.units = (self.output_size, hidden_size)[: len(self.parts)]
-        self.inner_width = self.directions * self.output_size if self.inner_merge == "concat" else self.output_size
-        self.widths = (self.output_size,) * 2 if merge is None else (self.inner_width,)
-        self.lead = ()
-
-    def turned(self) -> Plan:
-        """The same one-way layer, running from the last step to the first."""
-        other = copy.copy(self)
-        other.ways = (True,)
-        return other
-
-    def takes_quickly(self, x: Any) -> bool:
-        if self.ways != (False,) or self.learned_state:
-            return False
-        return type(x) is ndarray and x.dtype is self.dtype and x.ndim == 3
-
-    def initial_state(
-        self, extent: Extent, state: tuple[Array | None, ...] | None, learned: tuple[Array, ...] | None
-    ) -> tuple[Array | None, ...] | None:
-        """The state given, else the learned one for every row, else None for all zeros."""
-        if state is not None or learned is None:
-            return state
-        return tuple([np.broadcast_to(part[:, None], (len(part), extent.B, part.shape[1])) for part in learned])
-
-    def split_learned(self, arrays: list[Array]) -> tuple[list[Array], tuple[Array, ...] | None]:
-        """Parameters without the learned initial states, and these, (L*D, H) of each part, or None."""
-        if not self.learned_state:
-            return arrays, None
-        each = len(self.parts)
-        count = len(arrays) - self.num_layers * self.directions * each
-        return arrays[:count], tuple([np.stack(arrays[count + p :: each]) for p in range(each)])
-
-    @property
-    def width_formula(self) -> str:
-        """Width of an output, for messages."""
-        return self.unit_formula if self.widths[0] == self.output_size else f"2*{self.unit_formula}"
-
-    @property
-    def unit_formula(self) -> str:
-        """Width of one direction's output, for messages."""
-        return "proj_size" if self.proj_size else "hidden_size"
-
-    def _state_shape(self, extent: Extent, part: str) -> tuple[tuple[int, ...], str]:
-        """Shape of a part of a state in the caller's layout, and how it is derived."""
-        rows = self.num_layers * self.directions
-        formula = "2*num_layers" if self.directions == 2 else "num_layers"
-        units, name = (self.output_size, self.unit_formula) if part == "h" else (self.hidden_size, "hidden_size")
-        if extent.layout == "unbatched":
-            return (rows, units), f"({formula}, {name})"
-        return (rows, extent.B, units), f"({formula}, B, {name})"
-
-    def read_state(
-        self, extent: Extent, argument: str, state: Any, optional: bool = False
-    ) -> tuple[Array | None, ...] | None:
-        if state is None:
-            return None
-        given = (state,) if len(self.parts) == 1 else state
-        if extent.layout == "batch" and self.is_plain_state(given, extent.B):  # as quickly as can be
-            return given
-        shape, formula = self._state_shape(extent, self.parts[-1])
-        h_shape = self._state_shape(extent, "h")
-        parts = _validate.state(self.owner, argument, state, self.parts, shape, formula, self.dtype, optional, h_shape)
-        if extent.layout == "unbatched":
-            return tuple(None if part is None else part[:, None] for part in parts)
-        return parts
-
-    def is_plain_state(self, state: Any, B: int) -> TypeGuard[tuple[Array, ...]]:
-        """Whether kernels can read this state of a batch as it is."""
-        if type(state) is not tuple or len(state) != len(self.units):
-            return False
-        rows = self.num_layers * self.directions, B
-        for array, units in zip(state, self.units, strict=True):
-            if type(array) is not ndarray or array.dtype is not self.dtype:
-                return False
-            if array.shape != (*rows, units) or not array.flags.carray:
-                return False
-        return True
-
-    def state_to_caller(self, extent: Extent, state: tuple[Array, ...]) -> Any:
-        if extent.layout == "unbatched":
-            state = tuple([part[:, 0] for part in state])
-        return state[0] if len(state) == 1 else state
-
-    def state_arrays(self, argument: str, state: Any) -> Iterator[tuple[str, Any]]:
-        parts = state if isinstance(state, (tuple, list)) else (state,)
-        for part, array in zip(self.parts, parts, strict=False):
-            yield f"{argument} {part}", array
-
-
-@functools.lru_cache(maxsize=16)
-def dense_schedule(T: int, B: int) -> _core.Schedule:
-    """A schedule without lengths; it never changes, so calls share it."""
-    return _core.Schedule(T, B)
-
-
-@functools.lru_cache(maxsize=16)
-def dense_batch(T: int, B: int) -> Extent:
-    """The usual case: a batch without lengths."""
-    return Extent(T, B, "batch", None, dense_schedule(T, B))
-
-
-# ---- layouts --------------------------------------------------------------------------------------------------------
-
-
-class Steps(NamedTuple):
-    """Which steps of a call run, as callers say it."""
-
-    lengths: Any = None
-    mask: Any = None
-    reset: Any = None
-    past_end: Any = "zero"
-
-
-def read_sequence(form: Form, x: Any, steps: Steps) -> tuple[Array, Extent]:
-    """`x` as (T, B, I) floats or (T, B) tokens, both checked; a view of the caller's array wherever that will do."""
-    layout: Layout = "batch"
-    tokens = False
-    if type(x) is ndarray and x.dtype is form.dtype and x.ndim == 3 and x.shape[2] == form.input_size:
-        lengths, mask, reset, past_end = steps
-        if lengths is mask is reset is None and past_end == "zero":  # as quickly as can be
-            if form.batch_first:
-                x = x.swapaxes(0, 1)
-            T, B, _ = x.shape
-            return x, dense_batch(T, B)
-    elif _validate.is_list(x):
-        return _read_list(form, x, steps)
-    else:
-        x, tokens, unbatched = _validate.sequence(form.owner, x, form.dtype, form.input_size, form.batch_first)
-        if unbatched:
-            layout = "unbatched"
-            x = x[:, None]
-    if form.batch_first and layout == "batch":
-        x = x.swapaxes(0, 1)
-    T, B = x.shape[:2]
-    lengths, mask, schedule = read_steps(form.owner, T, B, *steps[:3], layout, form.batch_first)
-    if tokens:
-        x = _validate.tokens(form.owner, x, form.input_size, lengths, layout, mask)
-    return x, Extent(T, B, layout, lengths, schedule, _validate.past_end(form.owner, steps.past_end))
-
-
-def read_steps(
-    owner: str, T: int, B: int, lengths: Any, mask: Any, reset: Any, layout: Layout, batch_first: bool
-) -> tuple[NDArray[np.int64] | None, NDArray[np.bool_] | None, _core.Schedule]:
-    """Checked lengths and mask, and the schedule that they and the resets make."""
-    if lengths is not None:
-        lengths = _validate.lengths(owner, lengths, T, B, layout)
-    if mask is not None:
-        mask = _validate.mask(owner, mask, T, B, layout)
-    if reset is not None:
-        reset = _validate.reset(owner, reset, T, B, layout, batch_first)
-    if lengths is None and mask is None and reset is None:
-        return None, None, dense_schedule(T, B)
-    return lengths, mask, _core.Schedule(T, B, lengths, mask, reset)
-
-
-def _read_list(form: Form, items: Sequence[Any], steps: Steps) -> tuple[Array, Extent]:
-    """A list of sequences, gathered into one padded array; the padding is never read, so it is never written."""
-    lengths, mask, reset, past_end = steps
-    arrays, tokens = _validate.sequence_list(form.owner, items, form.dtype, form.input_size)
-    B = len(arrays)
-    if lengths is not None:
-        _validate.lengths(form.owner, lengths, 0, B, "list")
-    n = np.fromiter((len(array) for array in arrays), np.int64, B)
-    T = int(n.max()) if B else 0
-    if mask is not None:
-        mask = _validate.flag_list(form.owner, "mask", mask, n, T)
-    if reset is not None:
-        reset = _validate.flag_list(form.owner, "reset", reset, n, T)
-    if tokens:
-        # int64 holds every smaller integer; larger ones (uint64) must not wrap round before they are checked.
-        wide = np.uint64 if any(array.dtype == np.uint64 for array in arrays) else np.int64
-        x = np.zeros((T, B), wide)
-    else:
-        x = empty((T, B, form.input_size), form.dtype)
-    for b, array in enumerate(arrays):
-        x[: len(array), b] = array
-    if tokens:
-        x = _validate.tokens(form.owner, x, form.input_size, n, "list", mask)
-    schedule = _core.Schedule(T, B, n, mask, reset)
-    return x, Extent(T, B, "list", n, schedule, _validate.past_end(form.owner, past_end))
-
-
-def new_sequence(form: Form, extent: Extent, width: int, lead: tuple[int, ...] = ()) -> Array:
-    """Uninitialised (T, B, width), after other axes, whose memory is C-contiguous in the caller's layout."""
-    if extent.layout == "list" or (form.batch_first and extent.layout == "batch"):
-        return empty((*lead, extent.B, extent.T, width), form.dtype).swapaxes(-3, -2)
-    return empty((*lead, extent.T, extent.B, width), form.dtype)
-
-
-def new_outputs(form: Form, extent: Extent) -> Outputs:
-    """What a call writes."""
-    return tuple([new_sequence(form, extent, width, form.lead) for width in form.widths])
-
-
-def to_caller(form: Form, extent: Extent, array: Array) -> Any:
-    """A (..., T, B, width) array in the caller's layout: a view, or for list input a list of views."""
-    if extent.layout == "batch":
-        return array.swapaxes(-3, -2) if form.batch_first else array
-    if extent.layout == "unbatched":
-        return array[..., 0, :]
-    assert extent.lengths is not None
-    return [array[..., :n, b, :] for b, n in enumerate(extent.lengths.tolist())]
-
-
-def outputs_to_caller(form: Form, extent: Extent, outputs: Outputs) -> Any:
-    """y, or the pair of ``merge=None``."""
-    if len(outputs) == 1:
-        return to_caller(form, extent, outputs[0])
-    return tuple([to_caller(form, extent, y) for y in outputs])
-
-
-def from_caller(form: Form, extent: Extent, array: Array) -> Array:
-    """The (..., T, B, width) view of an array in the caller's layout."""
-    if extent.layout == "unbatched":
-        return array[..., None, :]
-    return array.swapaxes(-3, -2) if form.batch_first else array
-
-
-def output_shape(form: Form, extent: Extent, width: int) -> tuple[tuple[int, ...], str]:
-    """Shape of an output in the caller's layout, and how it is derived."""
-    sizes = {"T": (extent.T,), "B, T": (extent.B, extent.T), "T, B": (extent.T, extent.B)}
-    axes = "T" if extent.layout == "unbatched" else "B, T" if form.batch_first else "T, B"
-    lead = "E, " if form.lead else ""
-    return (*form.lead, *sizes[axes], width), f"({lead}{axes}, {form.width_formula})"
-
-
-def read_out(form: Form, extent: Extent, out: Any, others: Sequence[tuple[str, Any]]) -> Outputs:
-    """The caller's output array, or pair of arrays for merge=None, as (..., T, B, width)."""
-    if extent.layout == "list":
-        raise _validate.out_for_list(form.owner)
-    named = [("out", out)]
-    if len(form.widths) == 2:
-        named = list(zip(("out[0]", "out[1]"), _validate.pair(form.owner, "out", out), strict=True))
-    outputs = []
-    for k, ((name, given), width) in enumerate(zip(named, form.widths, strict=True)):
-        shape, formula = output_shape(form, extent, width)
-        array = _validate.out(
-            form.owner, name, given, shape, formula, form.dtype, [*others, *named[:k]], _core.rows_apart
-        )
-        outputs.append(from_caller(form, extent, array))
-    return tuple(outputs)
-
-
-def read_dy(form: Form, extent: Extent, dy: Any) -> tuple[Array | None, ...]:
-    """Gradients of the outputs as (..., T, B, width), each None where the caller has none."""
-    if len(form.widths) == 1:
-        return (_read_one_dy(form, extent, "dy", dy, form.widths[0]),)
-    if dy is None:
-        return None, None
-    pair = _validate.pair(form.owner, "dy", dy)
-    return tuple([_read_one_dy(form, extent, f"dy[{k}]", d, form.widths[k]) for k, d in enumerate(pair)])
-
-
-def _read_one_dy(form: Form, extent: Extent, name: str, dy: Any, width: int) -> Array | None:
-    if dy is None:
-        return None
-    if extent.layout == "list":
-        assert extent.lengths is not None
-        arrays = _validate.gradient_list(
-            form.owner, name, dy, extent.lengths, width, form.width_formula, form.dtype, form.lead
-        )
-        # What is past a sequence's end is read only where outputs are held, and there it is nobody's.
-        padded = (np.zeros if extent.hold else empty)((*form.lead, extent.T, extent.B, width), form.dtype)
-        for b, array in enumerate(arrays):
-            padded[..., : array.shape[-2], b, :] = array
-        return padded
-    array = _validate.floats(form.owner, name, dy, form.dtype, rows=True)
-    shape, formula = output_shape(form, extent, width)
-    _validate.exact_shape(form.owner, name, array, shape, formula)
-    return from_caller(form, extent, array)
+def _levels(calls: list[Call]) -> list[list[Call]]:
+    """Lists of independent calls, each of which has to run before the next."""
+    return [[call] for call in calls] if isinstance(calls, StackedCalls) else [calls]
 
 
 # ---- two directions -------------------------------------------------------------------------------------------------
@@ -481,6 +134,17 @@ def join(merge: str | None, outputs: Outputs, buffers: tuple[Array, ...], traini
         if merge == "mean":
             y *= 0.5
     return None
+
+
+def joined(merge: str | None, outputs: Sequence[Array]) -> Array:
+    """The output of one direction, or the merged ones of two (concatenated, where they are handed out as a pair)."""
+    if len(outputs) == 1:
+        return outputs[0]
+    if merge is None or merge == "concat":
+        return np.concatenate(outputs, axis=-1)
+    y = np.empty_like(outputs[0])
+    join(merge, (y,), tuple(outputs), False)
+    return y
 
 
 def split(
@@ -554,12 +218,12 @@ def forward(
     state_0: tuple[Array | None, ...] | None,
     extent: Extent,
     outputs: Outputs,
-    keep: bool = False,
+    save: bool = False,
     kept: NDArray[np.bool_] | None = None,
     dropout: float = 0.0,
     step_masks: Iterator[Any] = itertools.repeat(None),  # noqa: B008  an endless one has no state
 ) -> Run[tuple[tuple[Array, ...], list[Record]]]:
-    """Run all layers of one layer object; what backward needs is kept only if asked for.
+    """Run all layers of one layer object; what backward needs is saved only if asked for.
 
     `kept` is what dropout leaves of the outputs between layers, (L - 1, T, B, width).
     """
@@ -568,13 +232,13 @@ def forward(
     state_n = tuple([empty((L * D, B, units), dtype) for units in plan.units])
     records: list[Record] = []
     inner = (L - 1) * T * B * plan.inner_width * dtype.itemsize
-    at_once = D == 1 and not keep and inner <= INNER_OUTPUTS
-    calls: list[tuple[Any, ...]] = []
+    at_once = D == 1 and not save and inner <= INNER_OUTPUTS
+    calls: list[Call] = StackedCalls() if at_once and L > 1 else []
     for layer in range(L):
         last = layer == L - 1
         ys: tuple[Array, ...] = outputs if last else (empty((T, B, plan.inner_width), dtype),)
         merge = plan.merge if last else plan.inner_merge
-        buffers = ys if D == 1 else direction_buffers(merge, ys, extent, (plan.output_size,) * 2, keep)
+        buffers = ys if D == 1 else direction_buffers(merge, ys, extent, (plan.output_size,) * 2, save)
         rows = range(layer * D, (layer + 1) * D)
         # By direction: arguments of `_core.forward`.
         calls += [
@@ -589,9 +253,9 @@ def forward(
         if extent.hold and last:  # nobody reads the skipped steps of lower layers
             for y, reverse in zip(buffers, plan.ways, strict=True):
                 schedule.hold(y, reverse)
-        factors = None if D == 1 else join(merge, ys, buffers, keep)
+        factors = None if D == 1 else join(merge, ys, buffers, save)
         x = ys[0]
-        if keep:
+        if save:
             drop = None
             if kept is not None and not last:
                 drop = Drop(kept[layer], dropout)

@@ -15,8 +15,8 @@ from numpy.typing import DTypeLike, NDArray
 
 from .. import layers
 from .._validate import as_array
+from ..bidirectional import Bidirectional
 from ..stack import Stack
-from ..two_ways import Bidirectional
 from . import _messages
 from .stored import Stored
 

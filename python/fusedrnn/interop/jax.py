@@ -31,7 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import _validate
-from ..layers import RecurrentLayer
+from ..recurrent import RecurrentLayer
 from . import _xla_ffi
 
 __all__ = ["apply"]

@@ -26,8 +26,8 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from .._validate import full_activation
+from ..bidirectional import Bidirectional
 from ..stack import Stack
-from ..two_ways import Bidirectional
 from . import _messages
 from .conventions import (
     GATES,

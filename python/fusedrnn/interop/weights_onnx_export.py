@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..bidirectional import Bidirectional
 from ..stack import Stack
-from ..two_ways import Bidirectional
 from . import _messages
 from .conventions import GATES, Array, Direction, directions_of, refuse_others, reorder
 from .weights_onnx import ACTIVATION_OPTIONS, ACTIVATIONS, ONNX_GATES, ONNX_PEEPHOLES

@@ -4,17 +4,10 @@ Slow and simple on purpose; everything else in fusedrnn is tested against it. St
 `sequence.py`. The functions have the signatures of `fusedrnn.functional`, plus `dtype` (float64 by default).
 """
 
+from fusedrnn.grads import GRUGrads, LSTMGrads, RNNGrads
 from fusedrnn.reference.activations import sigmoid
 from fusedrnn.reference.cells import CELLS, Cell
-from fusedrnn.reference.layer_norm import LayerNorm
-from fusedrnn.reference.sequence import (
-    GRUGrads,
-    LSTMGrads,
-    RNNGrads,
-    SequenceGrads,
-    Tape,
-    backward,
-    forward,
+from fusedrnn.reference.functions import (
     gru_backward,
     gru_forward,
     lstm_backward,
@@ -22,6 +15,8 @@ from fusedrnn.reference.sequence import (
     rnn_backward,
     rnn_forward,
 )
+from fusedrnn.reference.layer_norm import LayerNorm
+from fusedrnn.reference.sequence import SequenceGrads, Tape, backward, forward
 
 __all__ = [
     "CELLS",

@@ -1,8 +1,9 @@
-"""One layer in one direction over whole sequences, forward and back in time. The twin of
-`csrc/kernels/forward.h` and `backward.h`.
+"""One layer in one direction over whole sequences, forward and back in time.
 
-`forward` and `backward` know no gate: they do the matrix products, ask a cell for the rest, and read its traits. The
-six functions at the end (`rnn_forward`, ...) give them the names and the arguments of `fusedrnn.functional`.
+The twin of `csrc/kernels/forward.h` and `csrc/kernels/backward.h`.
+
+`forward` and `backward` know no gate: they do the matrix products, ask a cell for the rest, and read its traits. Their
+arguments are checked in `checks.py`; `functions.py` gives them the names and the arguments of `fusedrnn.functional`.
 
 Time: `states[t]` is the state at the boundary between the steps t-1 and t. A forward layer goes from states[0] to
 states[T], a reverse one from states[T] to states[0]. At step t only the rows take part for which it is valid: not past
@@ -15,35 +16,21 @@ the IEEE 78 (1990).
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from fusedrnn.reference.cells import CELLS, gru_cell, lstm_cell, rnn_cell
 from fusedrnn.reference.cells.cell import Array, Cell
+from fusedrnn.reference.checks import cell_of, check_tokens, checked, copy_of, valid_and_cut
 from fusedrnn.reference.layer_norm import LayerNorm, normalise, normalise_back
 
-__all__ = [
-    "GRUGrads",
-    "LSTMGrads",
-    "RNNGrads",
-    "SequenceGrads",
-    "Tape",
-    "backward",
-    "forward",
-    "gru_backward",
-    "gru_forward",
-    "lstm_backward",
-    "lstm_forward",
-    "rnn_backward",
-    "rnn_forward",
-]
+__all__ = ["SequenceGrads", "Tape", "backward", "forward"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Tape:
-    """What `forward` keeps for `backward`; owns copies of all it needs and may be used any number of times.
+    """What `forward` saves for `backward`; owns copies of all it needs and may be used any number of times.
 
     Attributes
     ----------
@@ -122,45 +109,6 @@ class SequenceGrads(NamedTuple):
     dW_peephole: Array | None = None
     dW_hr: Array | None = None
     dlayer_norm: LayerNorm | None = None
-
-
-class RNNGrads(NamedTuple):
-    """Gradients of an RNN layer, shaped as what they belong to; None for what was not there or not wanted."""
-
-    dx: Array | None
-    dh_0: Array
-    dW_ih: Array
-    dW_hh: Array
-    db_ih: Array | None
-    db_hh: Array | None
-
-
-class GRUGrads(NamedTuple):
-    """Gradients of a GRU layer, shaped as what they belong to; None for what was not there or not wanted."""
-
-    dx: Array | None
-    dh_0: Array
-    dW_ih: Array
-    dW_hh: Array
-    db_ih: Array | None
-    db_hh: Array | None
-
-
-class LSTMGrads(NamedTuple):
-    """Gradients of an LSTM layer, shaped as what they belong to; None for what was not there or not wanted."""
-
-    dx: Array | None
-    dh_0: Array
-    dc_0: Array
-    dW_ih: Array
-    dW_hh: Array
-    db_ih: Array | None
-    db_hh: Array | None
-    dW_peephole: Array | None = None
-    dW_hr: Array | None = None
-
-
-# ---- any cell
 
 
 def forward(
@@ -262,7 +210,7 @@ def forward(
     >>> y.ravel().tolist()
     [1.0, 3.0]
     """
-    cell = _cell(cell) if isinstance(cell, str) else cell
+    cell = cell_of(cell) if isinstance(cell, str) else cell
     cell_name = cell.name
     if layer_norm is not None:
         if not cell.norm_groups or W_hr is not None:
@@ -270,20 +218,20 @@ def forward(
         cell = cell.normed(layer_norm.eps)
     has_b_ih, has_b_hh = b_ih is not None, b_hh is not None
     W_hr = None if W_hr is None else np.array(W_hr, dtype)
-    x, W_ih, W_hh, b_ih, b_hh, lengths = _checked(cell, x, W_ih, W_hh, b_ih, b_hh, lengths, np.dtype(dtype), W_hr)
+    x, W_ih, W_hh, b_ih, b_hh, lengths = checked(cell, x, W_ih, W_hh, b_ih, b_hh, lengths, np.dtype(dtype), W_hr)
     T, B = x.shape[:2]
-    valid, cut = _valid_and_cut(cell_name, T, lengths, mask, reset, reverse)
+    valid, cut = valid_and_cut(cell_name, T, lengths, mask, reset, reverse)
     if past_end not in ("zero", "hold"):
         raise ValueError(f"{cell_name}: past_end is {past_end!r}; expected 'zero' or 'hold'")
     G, H, I = W_ih.shape
     shape = (cell.unit_parameters, H)
-    p = _array(cell_name, "W_peephole", W_peephole, f"({cell.unit_parameters}, H)", shape, dtype)
+    p = copy_of(cell_name, "W_peephole", W_peephole, f"({cell.unit_parameters}, H)", shape, dtype)
     gains = np.ones((2, G, 1, H), dtype)
     if layer_norm is not None:
         for k, gain in enumerate(layer_norm[:2]):
-            gains[k] = _array(cell_name, "layer_norm", gain, f"({G}*H,)", (G * H,), dtype).reshape(G, 1, H)
+            gains[k] = copy_of(cell_name, "layer_norm", gain, f"({G}*H,)", (G * H,), dtype).reshape(G, 1, H)
         for k, row in enumerate(layer_norm[2:4][: len(p)]):
-            p[k] = _array(cell_name, "layer_norm", row, "(H,)", (H,), dtype)
+            p[k] = copy_of(cell_name, "layer_norm", row, "(H,)", (H,), dtype)
     R = W_hh.shape[2]
     first, slot = cell.first, _recurrent_slots(cell)
 
@@ -291,7 +239,7 @@ def forward(
     shares = np.zeros((T, cell.states, B, H), dtype)
     for k, name in zip(range(cell.states), ("h_0", "c_0"), strict=False):
         units = (R, H)[k]
-        states[T if reverse else 0, k, :, :units] = _array(cell_name, name, state[k], "(B, H)", (B, units), dtype)
+        states[T if reverse else 0, k, :, :units] = copy_of(cell_name, name, state[k], "(B, H)", (B, units), dtype)
         if zoneout is not None:
             shares[:, k, :, :units] = zoneout[k]
     initial = states[T if reverse else 0].copy()
@@ -313,7 +261,7 @@ def forward(
         s = starts[t][:, rows]
         h = recurrent_mask[rows] * s[0, :, :R]
         inputs[t, rows] = x[t, rows]
-        _check_tokens(cell_name, inputs[t], I, t)
+        check_tokens(cell_name, inputs[t], I, t)
 
         a = np.zeros((G + cell.split, len(rows), H), dtype)
         product_x, product_h = _input_product(inputs[t, rows], W_ih), _product(h, W_hh[:first])
@@ -407,7 +355,7 @@ def backward(
     ds = np.zeros((cell.states, B, H), dtype)
     for k, name in zip(range(cell.states), ("dh_n", "dc_n"), strict=False):
         units = (R, H)[k]
-        ds[k, :, :units] = _array(cell.name, name, dstate_n[k], "(B, H)", (B, units), dtype)
+        ds[k, :, :units] = copy_of(cell.name, name, dstate_n[k], "(B, H)", (B, units), dtype)
     dW_hr = None if W_hr is None else np.zeros_like(W_hr)
     dx = np.zeros((T, B, I), dtype) if need_dx and x.ndim == 3 else None
     dW_ih, db_ih = np.zeros_like(W_ih), np.zeros((G, H), dtype)
@@ -427,7 +375,7 @@ def backward(
             dheld[rows] = 0
             if tape.past_end == "hold":
                 dheld[~tape.valid[t]] += dy[t, ~tape.valid[t]]
-        kept, ds_new = share * ds_new, (1 - share) * ds_new
+        ds_stays, ds_new = share * ds_new, (1 - share) * ds_new
         if W_hr is not None:
             dW_hr += ds_new[0, :, :R].T @ s_new[0]
             ds_new[0] = ds_new[0, :, :R] @ W_hr
@@ -450,7 +398,7 @@ def backward(
             da_x = normalise_back(tape.gains[0] * da_x, normed_x, rate_x, cell.norm_groups)
             da_h = normalise_back(tape.gains[1] * da_h, normed_h, rate_h, cell.norm_groups)
         for k in range(cell.states):
-            ds[k, rows] = ds_old[k] + kept[k]
+            ds[k, rows] = ds_old[k] + ds_stays[k]
         ds[0, rows, :R] += mask * _product_back(da_h[:first], W_hh[:first])
         if dx is not None:
             dx[t, rows] = _product_back(da_x, W_ih)
@@ -517,440 +465,3 @@ def _recurrent_slots(cell: Cell) -> Array:
     slot = np.arange(cell.gates)
     slot[cell.gates - cell.split :] += cell.split
     return slot
-
-
-# ---- checks
-
-
-def _cell(name: str) -> Cell:
-    if name not in CELLS:
-        raise ValueError(f"cell is {name!r}; expected one of {', '.join(CELLS)}")
-    return CELLS[name]
-
-
-def _array(
-    layer: str, name: str, value: ArrayLike | None, letters: str, shape: tuple[int, ...], dtype: DTypeLike
-) -> Array:
-    """A copy of `value` in `dtype`, or zeros for None."""
-    if value is None:
-        return np.zeros(shape, dtype)
-    array = np.array(value, dtype)
-    if array.shape != shape:
-        raise ValueError(f"{layer}: {name} has shape {array.shape}; expected {letters} = {shape}")
-    return array
-
-
-def _checked(
-    cell: Cell,
-    x: ArrayLike,
-    W_ih: ArrayLike,
-    W_hh: ArrayLike,
-    b_ih: ArrayLike | None,
-    b_hh: ArrayLike | None,
-    lengths: ArrayLike | None,
-    dtype: np.dtype[Any],
-    W_hr: Array | None,
-) -> tuple[Array, Array, Array, Array, Array, Array]:
-    """The arguments as arrays: x as it is, weights (G, H, I) and (G, H, R), biases (G, 1, H), lengths (B,)."""
-    layer, G = cell.name, cell.gates
-    if dtype.kind != "f":
-        raise TypeError(f"{layer}: dtype is {dtype}; expected a floating type")
-    x, W_ih, W_hh = np.asarray(x), np.array(W_ih, dtype), np.array(W_hh, dtype)
-    if W_hr is None and (W_hh.ndim != 2 or W_hh.shape[0] != G * W_hh.shape[1] or W_hh.size == 0):
-        raise ValueError(f"{layer}: W_hh has shape {W_hh.shape}; expected ({G}*H, H) with H >= 1")
-    if W_hr is not None:
-        if cell.states != 2 or W_hr.ndim != 2 or not 1 <= W_hr.shape[0] <= W_hr.shape[1]:
-            raise ValueError(f"{layer}: W_hr has shape {W_hr.shape}; expected (R, H) with R <= H, and an LSTM")
-        if W_hh.shape != (G * W_hr.shape[1], W_hr.shape[0]):
-            raise ValueError(
-                f"{layer}: W_hh has shape {W_hh.shape}; expected ({G}*H, R) = {(G * W_hr.shape[1], W_hr.shape[0])}"
-            )
-    H = W_hh.shape[0] // G
-    if W_ih.ndim != 2 or W_ih.shape[0] != G * H or W_ih.size == 0:
-        raise ValueError(f"{layer}: W_ih has shape {W_ih.shape}; expected ({G}*H, I) = ({G * H}, I) with I >= 1")
-    I = W_ih.shape[1]
-    if x.dtype.kind not in "fiu":
-        raise TypeError(f"{layer}: x is of {x.dtype}; expected floats (T, B, I) or integer tokens (T, B)")
-    if x.dtype.kind == "f" and (x.ndim != 3 or x.shape[2] != I):
-        raise ValueError(f"{layer}: x has shape {x.shape}; expected (T, B, I) with I = {I}")
-    if x.dtype.kind in "iu" and x.ndim == 3:
-        raise TypeError(f"{layer}: x is of {x.dtype}, hence tokens (T, B), but has 3 axes; cast it to a float type")
-    if x.dtype.kind in "iu" and x.ndim != 2:
-        raise ValueError(f"{layer}: x has shape {x.shape}; expected (T, B), since integers are tokens")
-    T, B = x.shape[:2]
-    b_ih = _array(layer, "b_ih", b_ih, f"({G}*H,)", (G * H,), dtype).reshape(G, 1, H)
-    b_hh = _array(layer, "b_hh", b_hh, f"({G}*H,)", (G * H,), dtype).reshape(G, 1, H)
-    lengths = np.full(B, T) if lengths is None else np.array(lengths)
-    if lengths.shape != (B,):
-        raise ValueError(f"{layer}: lengths has shape {lengths.shape}; expected (B,) = {(B,)}")
-    if lengths.dtype.kind not in "iu" and B > 0:
-        raise TypeError(f"{layer}: lengths is of {lengths.dtype}; expected integers")
-    if ((lengths < 0) | (lengths > T)).any():
-        raise ValueError(f"{layer}: lengths is {lengths.tolist()}; expected values from 0 to T = {T}")
-    return x, W_ih.reshape(G, H, I), W_hh.reshape(G, H, -1), b_ih, b_hh, lengths
-
-
-def _valid_and_cut(
-    layer: str, T: int, lengths: Array, mask: ArrayLike | None, reset: ArrayLike | None, reverse: bool
-) -> tuple[Array, Array]:
-    """Which steps run, and before which (in running order) the state is the initial one again; both (T, B)."""
-    B = len(lengths)
-    inside = np.arange(T)[:, None] < lengths
-    keep = np.ones((B, T), bool) if mask is None else np.asarray(mask)
-    begins = np.zeros((T, B), bool) if reset is None else np.asarray(reset)
-    for name, array, letters, shape in (("mask", keep, "(B, T)", (B, T)), ("reset", begins, "(T, B)", (T, B))):
-        if array.dtype != np.bool_:
-            raise TypeError(f"{layer}: {name} is of {array.dtype}; expected bool")
-        if array.shape != shape:
-            raise ValueError(f"{layer}: {name} has shape {array.shape}; expected {letters} = {shape}")
-    begins = begins & inside
-    cut = np.zeros((T, B), bool)
-    if reverse:
-        cut[:-1] = begins[1:]
-    else:
-        cut[1:] = begins[1:]
-    return inside & keep.T, cut
-
-
-def _check_tokens(layer: str, x: Array, I: int, t: int) -> None:
-    if x.ndim == 1 and x.size and not 0 <= x.min() <= x.max() < I:
-        raise IndexError(f"{layer}: tokens at step {t} are from {x.min()} to {x.max()}; expected 0 to I-1 = {I - 1}")
-
-
-# ---- the functions of the functional API
-
-
-def rnn_forward(
-    x: ArrayLike,
-    h_0: ArrayLike | None,
-    W_ih: ArrayLike,
-    W_hh: ArrayLike,
-    b_ih: ArrayLike | None = None,
-    b_hh: ArrayLike | None = None,
-    *,
-    nonlinearity: str = "tanh",
-    activation: Any = None,
-    clip: float | None = None,
-    recurrent_mask: ArrayLike | None = None,
-    zoneout_h: ArrayLike | None = None,
-    lengths: ArrayLike | None = None,
-    mask: ArrayLike | None = None,
-    reset: ArrayLike | None = None,
-    past_end: str = "zero",
-    reverse: bool = False,
-    dtype: DTypeLike = np.float64,
-) -> tuple[Array, Array, Tape]:
-    """Run a simple recurrent layer (Elman 1990) over whole sequences: h' = tanh(W_ih x + b_ih + W_hh h + b_hh).
-
-    Parameters
-    ----------
-    x, W_ih, W_hh, b_ih, b_hh, recurrent_mask, lengths, mask, reset, past_end, reverse, dtype
-        See `forward`; G = 1.
-    h_0 : array_like, shape (B, H), or None
-        Initial state; None is zeros.
-    nonlinearity : str
-        "tanh" or "relu".
-    activation : str or tuple, optional
-        Any function instead: a name of `ACTIVATIONS`, or (name, alpha), or (name, alpha, beta).
-    clip : float, optional
-        Pre-activations are limited to [-clip, clip].
-    zoneout_h : array_like, shape (T, B, H), optional
-        The share of its old value that each unit of h keeps, mostly 0 or 1.
-
-    Returns
-    -------
-    y : ndarray, shape (T, B, H)
-    h_n : ndarray, shape (B, H)
-    tape : Tape
-        For `rnn_backward`.
-
-    Raises
-    ------
-    ValueError, TypeError, IndexError
-        See `forward`.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from fusedrnn import reference
-    >>> y, h_n, tape = reference.rnn_forward(np.ones((3, 2, 4)), None, np.zeros((5, 4)), np.zeros((5, 5)))
-    >>> y.shape, h_n.shape
-    ((3, 2, 5), (2, 5))
-    """
-    if nonlinearity not in ("tanh", "relu"):
-        raise ValueError(f"rnn: nonlinearity is {nonlinearity!r}; expected 'tanh' or 'relu'")
-    steps: dict[str, Any] = {"lengths": lengths, "mask": mask, "reset": reset, "past_end": past_end, "reverse": reverse}
-    steps |= {"recurrent_mask": recurrent_mask, "zoneout": _shares(zoneout_h)}
-    cell = rnn_cell(nonlinearity, activation, clip)
-    y, (h_n,), tape = forward(cell, x, (h_0,), W_ih, W_hh, b_ih, b_hh, dtype=dtype, **steps)
-    return y, h_n, tape
-
-
-def rnn_backward(
-    tape: Tape, dy: ArrayLike | None = None, dh_n: ArrayLike | None = None, *, need_dx: bool = True
-) -> RNNGrads:
-    """Gradients of `rnn_forward`.
-
-    Parameters
-    ----------
-    tape, dy, need_dx
-        See `backward`.
-    dh_n : array_like, shape (B, H), or None
-        Gradient of h_n; None is zeros.
-
-    Returns
-    -------
-    RNNGrads
-        dx (T, B, I) or None, dh_0 (B, H), dW_ih (H, I), dW_hh (H, H), db_ih and db_hh (H,) or None.
-
-    Raises
-    ------
-    ValueError
-        The tape is of another cell, a shape is wrong, or dy and dh_n are both None.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from fusedrnn import reference
-    >>> y, h_n, tape = reference.rnn_forward(np.ones((3, 2, 4)), None, np.ones((5, 4)), np.ones((5, 5)))
-    >>> reference.rnn_backward(tape, dh_n=np.ones((2, 5))).dW_ih.shape
-    (5, 4)
-    """
-    _check_tape(tape, "rnn")
-    grads = backward(tape, dy, (dh_n,), need_dx=need_dx)
-    return RNNGrads(grads.dx, grads.dstate[0], grads.dW_ih, grads.dW_hh, grads.db_ih, grads.db_hh)
-
-
-def gru_forward(
-    x: ArrayLike,
-    h_0: ArrayLike | None,
-    W_ih: ArrayLike,
-    W_hh: ArrayLike,
-    b_ih: ArrayLike | None = None,
-    b_hh: ArrayLike | None = None,
-    *,
-    reset_after: bool = True,
-    reset_gate: bool = True,
-    activation: Any = None,
-    recurrent_activation: Any = "sigmoid",
-    clip: float | None = None,
-    recurrent_mask: ArrayLike | None = None,
-    zoneout_h: ArrayLike | None = None,
-    lengths: ArrayLike | None = None,
-    mask: ArrayLike | None = None,
-    reset: ArrayLike | None = None,
-    past_end: str = "zero",
-    reverse: bool = False,
-    dtype: DTypeLike = np.float64,
-) -> tuple[Array, Array, Tape]:
-    """Run a GRU layer over whole sequences; equations and sources are in `cells/gru.py`.
-
-    Parameters
-    ----------
-    x, W_ih, W_hh, b_ih, b_hh, recurrent_mask, lengths, mask, reset, past_end, reverse, dtype
-        See `forward`; G = 3, gates in the order r, z, n, or without the reset gate G = 2, z, n.
-    h_0 : array_like, shape (B, H), or None
-        Initial state; None is zeros.
-    reset_after : bool
-        True: the reset gate acts on the recurrent product (cuDNN, torch). False: on the state before it (Cho 2014).
-    reset_gate : bool
-        False: there is none, n = tanh(W_in x + b_in + W_hn h + b_hn).
-    activation, recurrent_activation : str or tuple, optional
-        In place of tanh and sigmoid; as for `rnn_forward`.
-    clip, zoneout_h : optional
-        As for `rnn_forward`.
-
-    Returns
-    -------
-    y : ndarray, shape (T, B, H)
-    h_n : ndarray, shape (B, H)
-    tape : Tape
-        For `gru_backward`.
-
-    Raises
-    ------
-    ValueError, TypeError, IndexError
-        See `forward`.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from fusedrnn import reference
-    >>> y, h_n, tape = reference.gru_forward(np.ones((3, 2, 4)), None, np.zeros((15, 4)), np.zeros((15, 5)))
-    >>> y.shape, h_n.shape
-    ((3, 2, 5), (2, 5))
-    """
-    steps: dict[str, Any] = {"lengths": lengths, "mask": mask, "reset": reset, "past_end": past_end, "reverse": reverse}
-    steps |= {"recurrent_mask": recurrent_mask, "zoneout": _shares(zoneout_h)}
-    cell = gru_cell(reset_after, reset_gate, activation, recurrent_activation, clip)
-    y, (h_n,), tape = forward(cell, x, (h_0,), W_ih, W_hh, b_ih, b_hh, dtype=dtype, **steps)
-    return y, h_n, tape
-
-
-def gru_backward(
-    tape: Tape, dy: ArrayLike | None = None, dh_n: ArrayLike | None = None, *, need_dx: bool = True
-) -> GRUGrads:
-    """Gradients of `gru_forward`.
-
-    Parameters
-    ----------
-    tape, dy, need_dx
-        See `backward`.
-    dh_n : array_like, shape (B, H), or None
-        Gradient of h_n; None is zeros.
-
-    Returns
-    -------
-    GRUGrads
-        dx (T, B, I) or None, dh_0 (B, H), dW_ih (3*H, I), dW_hh (3*H, H), db_ih and db_hh (3*H,) or None. With
-        `reset_after` the n part of db_hh is not that of db_ih: the former is summed over r * da_n.
-
-    Raises
-    ------
-    ValueError
-        The tape is of another cell, a shape is wrong, or dy and dh_n are both None.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from fusedrnn import reference
-    >>> y, h_n, tape = reference.gru_forward(np.ones((3, 2, 4)), None, np.ones((15, 4)), np.ones((15, 5)))
-    >>> reference.gru_backward(tape, dh_n=np.ones((2, 5))).dW_ih.shape
-    (15, 4)
-    """
-    _check_tape(tape, "gru")
-    grads = backward(tape, dy, (dh_n,), need_dx=need_dx)
-    return GRUGrads(grads.dx, grads.dstate[0], grads.dW_ih, grads.dW_hh, grads.db_ih, grads.db_hh)
-
-
-def lstm_forward(
-    x: ArrayLike,
-    h_0: ArrayLike | None,
-    c_0: ArrayLike | None,
-    W_ih: ArrayLike,
-    W_hh: ArrayLike,
-    b_ih: ArrayLike | None = None,
-    b_hh: ArrayLike | None = None,
-    *,
-    W_peephole: ArrayLike | None = None,
-    peephole: str | None = None,
-    coupled: bool = False,
-    activation: Any = None,
-    recurrent_activation: Any = "sigmoid",
-    output_activation: Any = None,
-    clip: float | None = None,
-    cell_clip: float | None = None,
-    W_hr: ArrayLike | None = None,
-    recurrent_mask: ArrayLike | None = None,
-    zoneout_h: ArrayLike | None = None,
-    zoneout_c: ArrayLike | None = None,
-    lengths: ArrayLike | None = None,
-    mask: ArrayLike | None = None,
-    reset: ArrayLike | None = None,
-    past_end: str = "zero",
-    reverse: bool = False,
-    dtype: DTypeLike = np.float64,
-) -> tuple[Array, Array, Array, Tape]:
-    """Run an LSTM layer over whole sequences; equations and sources are in `cells/lstm.py`.
-
-    Parameters
-    ----------
-    x, W_ih, W_hh, b_ih, b_hh, recurrent_mask, lengths, mask, reset, past_end, reverse, dtype
-        See `forward`; G = 4, gates in the order i, f, g, o; when coupled G = 3, i, g, o.
-    h_0, c_0 : array_like, shape (B, H), or None
-        Initial states; None is zeros.
-    W_peephole : array_like, shape (3, H), (2, H) or (1, H), or None
-        For peephole="ifo" rows i, f, o, when coupled i, o; for "o_prev" the row o.
-    peephole : "ifo", "o_prev" or None
-    coupled : bool
-        f = 1 - i.
-    activation, recurrent_activation, output_activation : str or tuple, optional
-        In place of g's tanh, of sigmoid, and of the tanh of c' (`activation` unless given); as for `rnn_forward`.
-    clip, zoneout_h : optional
-        As for `rnn_forward`.
-    cell_clip : float, optional
-        c' is limited to [-cell_clip, cell_clip].
-    W_hr : array_like, shape (R, H), optional
-        See `forward`.
-    zoneout_c : array_like, shape (T, B, H), optional
-        The same as zoneout_h for c.
-
-    Returns
-    -------
-    y : ndarray, shape (T, B, H)
-    h_n, c_n : ndarray, shape (B, H)
-    tape : Tape
-        For `lstm_backward`.
-
-    Raises
-    ------
-    ValueError, TypeError, IndexError
-        See `forward`.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from fusedrnn import reference
-    >>> y, h_n, c_n, tape = reference.lstm_forward(np.ones((3, 2, 4)), None, None, np.zeros((20, 4)), np.zeros((20, 5)))
-    >>> y.shape, c_n.shape
-    ((3, 2, 5), (2, 5))
-    """
-    steps: dict[str, Any] = {"lengths": lengths, "mask": mask, "reset": reset, "past_end": past_end, "reverse": reverse}
-    cell = lstm_cell(peephole, coupled, activation, recurrent_activation, output_activation, clip, cell_clip)
-    steps |= {"recurrent_mask": recurrent_mask, "zoneout": _shares(zoneout_h, zoneout_c)}
-    steps |= {"W_peephole": W_peephole, "W_hr": W_hr}
-    y, (h_n, c_n), tape = forward(cell, x, (h_0, c_0), W_ih, W_hh, b_ih, b_hh, dtype=dtype, **steps)
-    return y, h_n, c_n, tape
-
-
-def lstm_backward(
-    tape: Tape,
-    dy: ArrayLike | None = None,
-    dh_n: ArrayLike | None = None,
-    dc_n: ArrayLike | None = None,
-    *,
-    need_dx: bool = True,
-) -> LSTMGrads:
-    """Gradients of `lstm_forward`.
-
-    Parameters
-    ----------
-    tape, dy, need_dx
-        See `backward`.
-    dh_n, dc_n : array_like, shape (B, H), or None
-        Gradients of h_n and c_n; None is zeros.
-
-    Returns
-    -------
-    LSTMGrads
-        dx (T, B, I) or None, dh_0 and dc_0 (B, H), dW_ih (4*H, I), dW_hh (4*H, H), db_ih and db_hh (4*H,) or None,
-        dW_peephole and dW_hr like W_peephole and W_hr or None; 3 for 4 when coupled.
-
-    Raises
-    ------
-    ValueError
-        The tape is of another cell, a shape is wrong, or dy, dh_n and dc_n are all None.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from fusedrnn import reference
-    >>> y, h_n, c_n, tape = reference.lstm_forward(np.ones((3, 2, 4)), None, None, np.ones((20, 4)), np.ones((20, 5)))
-    >>> reference.lstm_backward(tape, dc_n=np.ones((2, 5))).dW_ih.shape
-    (20, 4)
-    """
-    _check_tape(tape, "lstm")
-    grads = backward(tape, dy, (dh_n, dc_n), need_dx=need_dx)
-    dh_0, dc_0 = grads.dstate
-    weights = (grads.dW_ih, grads.dW_hh, grads.db_ih, grads.db_hh, grads.dW_peephole, grads.dW_hr)
-    return LSTMGrads(grads.dx, dh_0, dc_0, *weights)
-
-
-def _shares(*zoneout: ArrayLike | None) -> tuple[ArrayLike, ...] | None:
-    """What `forward` takes as zoneout; None is what keeps nothing."""
-    return None if all(share is None for share in zoneout) else tuple(0 if z is None else z for z in zoneout)
-
-
-def _check_tape(tape: Tape, layer: str) -> None:
-    if tape.cell.name.split("_")[0] != layer:
-        raise ValueError(f"{layer}_backward: the tape is of {tape.cell.name}; expected one of {layer}_forward")

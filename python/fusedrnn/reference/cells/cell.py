@@ -42,7 +42,7 @@ class _Traits(ABC):
     states : int
         1 (h) or 2 (h, c).
     saved : int
-        Arrays that forward keeps for backward, besides the states.
+        Arrays that forward saves for backward, besides the states.
     split : int
         1 if the last gate needs its recurrent part apart from its input part: `a` then has one row more at its end.
     unit_parameters : int

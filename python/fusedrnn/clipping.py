@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _validate
-from .tape import Grads
+from .grads import Grads
 
 Array = NDArray[Any]
 #: What can be clipped; lists and dicts may hold Grads, and None where there is no gradient.

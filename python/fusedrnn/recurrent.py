@@ -1,0 +1,257 @@
+"""What `RNN`, `GRU` and `LSTM` have in common: a configuration, parameters, and what is done with a sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from . import _core, _validate, masks, unroll
+from .calling import Mode, SequenceLayer
+from .form import Extent, Outputs, Plan
+from .frozen import FrozenLayer
+from .kinds import CellKind
+from .masks import Masks, Rates
+from .parameters import Parameterized, layer_specs, learned_specs, pack
+from .specs import Bias, ParameterSpec
+from .unroll import Record, Run
+
+if TYPE_CHECKING:
+    from .reference.cells import Cell
+
+Array = NDArray[Any]
+
+#: What layer normalisation has no kernels for.
+NOT_NORMED = (
+    *("reset_after", "reset_gate", "proj_size", "peephole", "coupled", "clip", "cell_clip"),
+    *("activation", "recurrent_activation", "output_activation"),
+)
+
+
+class SavedLayer:
+    """What a layer's run saves for the backward pass."""
+
+    __slots__ = ("extent", "factors", "from_initial", "masks", "plan", "records", "specs")
+
+    def __init__(
+        self,
+        plan: Plan,
+        specs: tuple[ParameterSpec, ...],
+        extent: Extent,
+        records: list[Record],
+        from_initial: bool,
+        masks: Masks,
+        factors: Array | None,
+    ) -> None:
+        self.plan = plan
+        self.specs = specs
+        self.extent = extent
+        self.records = records
+        self.from_initial = from_initial  # no state was given
+        self.masks = masks
+        self.factors = factors  # of each weight_hh
+
+    @property
+    def nbytes(self) -> int:
+        return sum(record.nbytes for record in self.records)
+
+    def backward(
+        self, dys: tuple[Array | None, ...], dstate_n: Any, dx: Array | None
+    ) -> Run[tuple[tuple[Array, ...], dict[str, Array]]]:
+        """See `Saved`."""
+        plan = self.plan
+        rows = plan.num_layers * plan.directions
+        shapes = [spec.shape for spec in self.specs[: rows * plan.kind.each]]  # learned initial states follow
+        dstate_0, dparams = yield from unroll.backward(plan, self.extent, self.records, dys, dstate_n, dx, shapes)
+        if self.factors is not None:
+            for dW_hh, factors in zip(dparams[1 :: plan.kind.each], self.factors, strict=True):
+                dW_hh *= factors
+        if plan.learned_state:
+            share = 1 if self.from_initial else 0
+            dparams += [part[i].sum(axis=0) * part.dtype.type(share) for i in range(rows) for part in dstate_0]
+        return dstate_0, {spec.name: array for spec, array in zip(self.specs, dparams, strict=True)}
+
+
+class RecurrentLayer(SequenceLayer, Parameterized):
+    """Base of `RNN`, `GRU` and `LSTM`: what is done with a sequence is the same for all of them."""
+
+    _assignable: ClassVar[frozenset[str]] = frozenset({"rng", "dropout", "recurrent_dropout", "weight_dropout"})
+
+    num_layers: int
+    batch_first: bool
+    dropout: float
+    bidirectional: bool
+    merge: str | None
+    backwards: bool
+    learned_state: bool
+    zoneout: float | tuple[float, float]
+    recurrent_dropout: float
+    weight_dropout: float
+    layer_norm: bool = False
+    layer_norm_eps: float = 1e-5
+    _plan: Plan
+
+    def _common(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int,
+        bias: Bias,
+        batch_first: bool,
+        dropout: float,
+        bidirectional: bool,
+        merge: str | None,
+        dtype: DTypeLike,
+        rng: np.random.Generator | int | None,
+        zoneout: float | tuple[float, float],
+        recurrent_dropout: float,
+        weight_dropout: float,
+        parts: tuple[str, ...] = ("h",),
+    ) -> dict[str, Any]:
+        """Check the arguments that all layers share, in the order of the signature."""
+        owner = type(self).__name__
+        values = self._sizes(input_size, hidden_size, bias, dtype, rng)
+        values["num_layers"] = _validate.size(owner, "num_layers", num_layers, _validate.MOST_LAYERS)
+        values["batch_first"] = _validate.flag(owner, "batch_first", batch_first)
+        values["dropout"] = _validate.probability(owner, "dropout", dropout)
+        values["bidirectional"] = _validate.flag(owner, "bidirectional", bidirectional)
+        values["merge"] = _validate.merge(owner, merge, values["bidirectional"])
+        if values["dropout"] and values["num_layers"] == 1:
+            _validate.warn_idle_dropout(owner, values["dropout"], stacklevel=3)
+        rates = _validate.zoneout(owner, zoneout, parts)
+        values["zoneout"] = rates if len(parts) == 2 and rates[0] != rates[1] else rates[0]
+        values["recurrent_dropout"] = _validate.probability(owner, "recurrent_dropout", recurrent_dropout)
+        values["weight_dropout"] = _validate.probability(owner, "weight_dropout", weight_dropout)
+        return values
+
+    def _specify(self) -> tuple[ParameterSpec, ...]:
+        plan = Plan(
+            type(self).__name__,
+            self._kind,
+            self.dtype,
+            self.input_size,
+            self.hidden_size,
+            self.num_layers,
+            self.bidirectional,
+            self.batch_first,
+            self.merge,
+            self.backwards,
+            self.learned_state,
+            self._rates.zoneout,
+        )
+        self.__dict__["_plan"] = plan
+        return layer_specs(plan) + learned_specs(plan)
+
+    def _normed(self, kind: CellKind) -> CellKind:
+        """The kind with layer normalisation, if it is wanted and there is such a form."""
+        if not self.layer_norm:
+            return kind
+        if kind.name not in ("gru_after", "lstm") or kind.proj_size:
+            for name, default in self._arguments:
+                value = getattr(self, name)
+                if name in NOT_NORMED and value != default:
+                    raise _validate.no_layer_norm(type(self).__name__, name, value, default)
+        return kind._replace(norm_eps=self.layer_norm_eps)
+
+    def _in_time(self, backwards: object, learned_state: object, bidirectional: bool) -> dict[str, Any]:
+        """Check where a layer starts, and from what."""
+        owner = type(self).__name__
+        return {
+            "backwards": _validate.backwards(owner, backwards, bidirectional),
+            "learned_state": _validate.flag(owner, "learned_state", learned_state),
+        }
+
+    def _draw(self) -> None:
+        super()._draw()
+        for spec in learned_specs(self._plan):
+            self.params[spec.name][:] = 0
+
+    def _reversed(self) -> Self:
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__, _plan=self._plan.reversed())
+        return other
+
+    @property
+    def _rates(self) -> Rates:
+        h, c = self.zoneout if isinstance(self.zoneout, tuple) else (self.zoneout, self.zoneout)
+        c = c if "c" in self._kind.states else 0.0
+        between = self.dropout if self.num_layers > 1 else 0.0
+        return Rates(self.recurrent_dropout, self.weight_dropout, (h, c), between)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("dropout", "recurrent_dropout", "weight_dropout"):
+            value = _validate.probability(type(self).__name__, name, value)
+        super().__setattr__(name, value)
+
+    def _quick(self, x: Any, state: Any) -> tuple[Any, Any] | None:
+        plan = self._plan
+        if not plan.takes_quickly(x):
+            return None
+        if state is not None:  # before anything is packed
+            given = (state,) if len(plan.parts) == 1 else state
+            if not plan.is_plain_state(given, x.shape[0 if plan.batch_first else 1]):
+                return None
+        return _core.infer(pack(plan.kind, self._arrays(), False, plan.zoneout), x, plan.batch_first, state)
+
+    def _given_masks(self, masks: Any) -> Mapping[str, Any]:
+        return {} if masks is None else _validate.mask_names(self._plan.owner, masks, self._rates.by_name())
+
+    def _run(
+        self, x: Array, state: Any, extent: Extent, outputs: Outputs, mode: Mode
+    ) -> Run[tuple[tuple[Array, ...], SavedLayer | None]]:
+        plan = self._plan
+        arrays, learned = plan.split_learned(self._arrays())
+        rows, rates = plan.num_layers * plan.directions, self._rates
+        used: Masks = {}
+        if mode.drop and rates.any:
+            between = plan.num_layers - 1, plan.inner_width
+            shapes = masks.shapes(rows, extent.T, extent.B, plan.units, arrays[1].shape, between)
+            used = masks.settle(plan.owner, rates, mode.masks, shapes, self.rng)
+        factors = masks.weight_factors(used, rates, plan.dtype)
+        if factors is not None:
+            each = plan.kind.each
+            arrays[1::each] = [W_hh * factor for W_hh, factor in zip(arrays[1::each], factors, strict=True)]
+        weights = pack(plan.kind, arrays, mode.save, (0.0, 0.0) if mode.drop else plan.zoneout)
+        step_masks = masks.for_kernels(used, rates, rows, plan.dtype)
+        state_0 = plan.initial_state(extent, state, learned)
+        state_n, records = yield from unroll.forward(
+            plan, weights, x, state_0, extent, outputs, mode.save, used.get("dropout"), rates.dropout, step_masks
+        )
+        if not mode.save:
+            return state_n, None
+        return state_n, SavedLayer(plan, self._specs, extent, records, state is None, used, factors)
+
+    def _show(self, saved: Any, x: Array, extent: Extent) -> tuple[Any, Array]:
+        from .inspection import show_layer  # with it comes the reference, which calls do without
+
+        weights, _ = self._plan.split_learned(self._arrays())
+        return show_layer(self._plan, self._reference_cell(), weights, saved.records, x, extent)
+
+    def _reference_cell(self) -> Cell:
+        """The reference's cell with the options of this layer, but for layer normalisation."""
+        raise NotImplementedError
+
+    def freeze(self, precision: str | None = None) -> FrozenLayer:
+        """Pack the parameters once, for inference and streaming; later changes of the layer do not show.
+
+        Parameters
+        ----------
+        precision : "float32", "float64" or None
+            The layer's own dtype, which None stands for; others are not available yet.
+
+        Returns
+        -------
+        FrozenLayer
+
+        Raises
+        ------
+        ValueError
+            The precision is not available.
+        """
+        owner = type(self).__name__
+        chosen = _validate.precision(owner, precision, self.dtype)
+        arrays = self._arrays()
+        params = {spec.name: array.copy() for spec, array in zip(self._specs, arrays, strict=True)}
+        return FrozenLayer(self._plan, repr(self), params, chosen)

@@ -1,0 +1,164 @@
+"""Which file of python/fusedrnn imports which: no circles, folders that stand for themselves, and what needs a build.
+
+The imports are read from the sources, so that those within functions and for type checkers count, too.
+"""
+
+import ast
+import graphlib
+import shutil
+import subprocess
+import sys
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+import numpy
+import pytest
+
+import fusedrnn
+
+ROOT = Path(__file__).parents[1] / "python" / "fusedrnn"
+#: Folders whose files may still import each other in circles.
+CIRCULAR = ("fusedrnn.interop.",)
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+SOURCES = {module_of(path): path for path in sorted(ROOT.rglob("*.py"))}
+COMPILED = {module_of(path) for path in ROOT.rglob("*.pyi")}
+
+
+def absolute(module: str, node: ast.ImportFrom) -> str:
+    """The module that ``from ... import`` names."""
+    if not node.level:
+        return node.module or ""
+    package = module.split(".") if SOURCES[module].name == "__init__.py" else module.split(".")[:-1]
+    return ".".join([*package[: len(package) - node.level + 1], *(node.module or "").split(".")]).rstrip(".")
+
+
+def imports_of(module: str) -> set[str]:
+    """Modules of ours that a module imports; the packages that they lie in are imported by Python itself."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(SOURCES[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            source = absolute(module, node)
+            # `from . import a` is module a if there is one, else something within the package
+            names |= {f"{source}.{a.name}" if known(f"{source}.{a.name}") else source for a in node.names}
+    return {name for name in names if known(name)}
+
+
+def known(name: str) -> bool:
+    return name in SOURCES or name in COMPILED
+
+
+GRAPH = {module: imports_of(module) for module in SOURCES}
+
+
+def test_the_graph_is_read():
+    assert "fusedrnn._core" in COMPILED
+    assert GRAPH["fusedrnn.form"] >= {"fusedrnn._core", "fusedrnn._validate", "fusedrnn.kinds"}
+    assert "fusedrnn.inspection" in GRAPH["fusedrnn.recurrent"], "imported within a function"
+    assert "fusedrnn.reference.grads" not in GRAPH["fusedrnn.reference"]
+    assert "fusedrnn.reference.cells.cell" in GRAPH["fusedrnn.reference.cells.lstm"]
+    assert "fusedrnn.interop.conventions" in GRAPH["fusedrnn.interop.weights_dynet"]
+
+
+def test_no_circle_of_imports():
+    graph = {name: imports for name, imports in GRAPH.items() if not name.startswith(CIRCULAR)}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(" <- ".join(error.args[1]))
+
+
+@pytest.mark.parametrize("folder", ["fusedrnn.interop", "fusedrnn.bench"])
+def test_nothing_else_imports_from(folder):
+    """But the package itself, which shows `interop`, and the command line, which is how `bench` is called."""
+    users = {name for name, imports in GRAPH.items() if any(f"{i}.".startswith(f"{folder}.") for i in imports)}
+    assert {name for name in users if not f"{name}.".startswith(f"{folder}.")} <= {"fusedrnn", "fusedrnn.__main__"}
+
+
+@pytest.mark.parametrize("module", ["fusedrnn.specs", "fusedrnn.grads"])
+def test_plain_data_imports_nothing_of_ours(module):
+    assert GRAPH[module] == set()
+
+
+# ---- without the compiled module -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def unbuilt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout's Python files before anything is compiled."""
+    folder = tmp_path_factory.mktemp("unbuilt")
+    shutil.copytree(ROOT, folder / "fusedrnn", ignore=shutil.ignore_patterns("_core.*[!i]", "__pycache__"))
+    assert [path.name for path in (folder / "fusedrnn").glob("_core*")] == ["_core.pyi"]
+    return folder
+
+
+def run(folder: Path, source: str) -> str:
+    """What a program prints in a fresh interpreter that finds fusedrnn in `folder` alone."""
+    # -S: an editable installation has a finder of its own, which finds the compiled module. NumPy is found as here.
+    program = f"import sys; sys.path[:0] = {[str(folder), str(Path(numpy.__file__).parents[1])]!r}\n" + source
+    done = subprocess.run(
+        [sys.executable, "-S", "-W", "error", "-c", program], capture_output=True, text=True, check=False, cwd=folder
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_reference_needs_no_build(unbuilt):
+    printed = run(
+        unbuilt,
+        """
+import numpy as np
+import fusedrnn.reference as reference
+x, W_ih, W_hh = np.ones((4, 2, 3)), np.full((20, 3), 0.1), np.full((20, 5), 0.1)
+y, h_n, c_n, tape = reference.lstm_forward(x, None, None, W_ih, W_hh)
+grads = reference.lstm_backward(tape, np.ones_like(y))
+print(y.shape, grads.dx.shape, grads.dW_hh.shape, bool(np.isfinite(grads.dx).all()))
+import fusedrnn
+print(fusedrnn.__version__, fusedrnn.Grads.__name__, fusedrnn.reference is reference, "LSTM" in dir(fusedrnn))
+""",
+    )
+    assert printed.splitlines() == [
+        "(4, 2, 5) (4, 2, 3) (20, 5) True",
+        f"{fusedrnn.__version__} Grads True True",
+    ]
+
+
+USES = {
+    "an attribute": ("import fusedrnn; fusedrnn.LSTM", "LSTM"),
+    "a name": ("from fusedrnn import GRU", "GRU"),
+    "a module": ("import fusedrnn.functional", "_core"),
+    "a bridge": ("import fusedrnn; fusedrnn.interop.from_torch", "_core"),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("broken", [False, True], ids=["missing", "broken"])
+def test_what_needs_the_compiled_module_says_so(unbuilt, use, broken, tmp_path):
+    folder = unbuilt
+    if broken:
+        folder = tmp_path
+        shutil.copytree(unbuilt / "fusedrnn", folder / "fusedrnn")
+        (folder / "fusedrnn" / f"_core{EXTENSION_SUFFIXES[0]}").write_bytes(b"built for another machine")
+    source, name = USES[use]
+    printed = run(folder, f"try:\n    {source}\nexcept ImportError as error:\n    print(error)\n")
+    if broken and name == "_core":
+        assert "_core" in printed  # Python tries to load the file again, and says what is wrong with it
+        return
+    assert printed.startswith(f"fusedrnn.{name}: the compiled module fusedrnn._core cannot be imported (")
+    assert printed.endswith(
+        "); expected one that is built for this Python (pip install fusedrnn, or pip install . in a checkout; "
+        "fusedrnn.reference does without)\n"
+    )
+    assert "No module named" in printed or broken
+
+
+def test_other_names_are_no_attributes(unbuilt):
+    source = "import fusedrnn\ntry:\n    fusedrnn.LSTMM\nexcept AttributeError as error:\n    print(error)\n"
+    assert run(unbuilt, source) == "module 'fusedrnn' has no attribute 'LSTMM'\n"
