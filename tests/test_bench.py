@@ -3,15 +3,22 @@
 import importlib.util
 import json
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks import native, probes
+from benchmarks.__main__ import main as main_of_clone
+from benchmarks.native import BuildError
+from benchmarks.peers import all_peers
+from benchmarks.probes import make_probes
 from fusedrnn.__main__ import main
 from fusedrnn.bench import (
     CASES,
+    INSTALLED,
     QUICK,
     Case,
     Job,
@@ -20,22 +27,19 @@ from fusedrnn.bench import (
     forced,
     make_problem,
     markdown,
-    native,
-    probes,
     run_cases,
     select_cases,
 )
 from fusedrnn.bench.checking import disagreements, expected_outputs
-from fusedrnn.bench.native import BuildError
-from fusedrnn.bench.peers import all_peers, select_peers
+from fusedrnn.bench.peers import select_peers
 from fusedrnn.bench.peers.numpy_peer import NumpyPeer
-from fusedrnn.bench.probes import make_probes
 from fusedrnn.bench.problem import Problem
 from fusedrnn.bench.report import format_seconds
 from fusedrnn.bench.result import Limit, Result
 from fusedrnn.bench.targets import judge
 from fusedrnn.bench.timing import Samples
 
+ROOT = Path(__file__).parents[1]
 CELLS = ("lstm", "gru_after", "gru_before", "rnn_tanh", "rnn_relu")
 SMALL = {
     "train": Case("test", "lstm", "train", 5, 3, 4, 6),
@@ -319,6 +323,33 @@ def test_report_is_drawn_from_files(tmp_path, capsys):
     assert "lstm-train-T5B3I4H8 (slower)" in capsys.readouterr().out
 
 
+def test_wheel_knows_what_packages_for_python_are_enough_for(capsys):
+    names = [peer.name for peer in INSTALLED.peers]
+    assert names == [
+        "fusedrnn",
+        "fusedrnn-unfrozen",
+        "numpy",
+        "torch",
+        "torch-no-onednn",
+        "onnxruntime",
+        "onnxruntime-binding",
+    ]
+    assert [probe.name for probe in INSTALLED.make_probes("float32", 1)] == ["gemm"]
+    assert [peer.name for peer in all_peers()][: len(names)] == names
+    assert main(["bench", "--peers", "fusedrnn,jax"]) == 2
+    assert "(python -m benchmarks, in the source tree, has them all)" in capsys.readouterr().err
+    code = "import sys, fusedrnn.bench.cli; sys.exit(any(name.split('.')[0] == 'benchmarks' for name in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_clone_has_the_same_command_line_and_more_peers(capsys):
+    assert main_of_clone(["--list", "--quick"]) == 0
+    assert capsys.readouterr().out.splitlines() == [case.name for case in QUICK]
+    options = ["--rounds", "1", "--peers", "fusedrnn,numpy,jax", "--threads", "1", "--cases", "stream/rnn-I32"]
+    assert main_of_clone(options) == 0
+    assert "- Probes: " in capsys.readouterr().out
+
+
 def test_isa_is_forced_in_another_process(monkeypatch):
     seen = {}
 
@@ -329,6 +360,9 @@ def test_isa_is_forced_in_another_process(monkeypatch):
     monkeypatch.delenv(forced.MARK, raising=False)
     monkeypatch.setattr(subprocess, "run", run)
     assert main(["bench", "--isa", "avx2", "--quick", "--cases=-I", "--peers", "fusedrnn,torch", "--threads=2"]) == 3
+    assert seen["command"][1:4] == ["-m", "fusedrnn", "bench"]
+    assert main_of_clone(["--isa", "avx2", "--quick", "--cases=-I", "--peers", "fusedrnn,torch", "--threads=2"]) == 3
+    assert seen["command"][1:3] == ["-m", "benchmarks"]
     assert seen["env"]["FUSEDRNN_ISA"] == "avx2"
     assert seen["env"]["ONEDNN_MAX_CPU_ISA"] == "AVX2"
     assert seen["env"]["ATEN_CPU_CAPABILITY"] == "avx2"
@@ -346,7 +380,7 @@ def test_probes_run(dtype):
 
 
 def test_matrix_product_stands_in_where_nothing_compiles(monkeypatch):
-    def load(source, flags=()):
+    def load(source: str, flags: tuple[str, ...] = ()) -> None:
         raise BuildError("no C++ compiler was found")
 
     probes._library.cache_clear()

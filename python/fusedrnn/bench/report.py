@@ -52,8 +52,8 @@ def tables(section: list[Result]) -> list[str]:
 EXPLANATION = """\
 Times are per call: medians over interleaved rounds, 10th and 90th percentile in brackets. A ratio is the median over
 the rounds of the peer's time divided by ours: above 1 we are faster. "of FMA" is our speed as a part of what
-multiply-adds on registers reached in the same rounds at the same thread count ("of gemm": of NumPy's matrix product,
-where there is no C++ compiler). Every peer's outputs and gradients were checked before.
+multiply-adds on registers reached in the same rounds at the same thread count ("of gemm": of what NumPy's matrix
+product reached; `python -m fusedrnn bench` has no other probe). Every peer's outputs and gradients were checked before.
 
 Outputs are allocated in each call, except by our stream's `step(x, out)` and by oneDNN, whose driver in C++ allocates
 all buffers beforehand and packs the weights beforehand, in training once a step; `onednn-cpp` is a loop over single

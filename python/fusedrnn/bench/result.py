@@ -114,7 +114,7 @@ class Result:
 
     @property
     def yardstick(self) -> str | None:
-        """The probe of arithmetic: "FMA", or "gemm" where there was no compiler, or None."""
+        """The probe of arithmetic: "FMA", or "gemm" where that was all, or None."""
         return next((name for name in ("FMA", "gemm") if name in self.limits), None)
 
     @property
