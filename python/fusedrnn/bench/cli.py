@@ -61,7 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser, equipment: Equipment = INSTAL
         "--report",
         type=Path,
         metavar="DIR",
-        help=f"write DIR/{document.PAGE} and its plots; without --append the samples go to DIR/{document.DIRECTORY}/",
+        help=f"write DIR/{document.PAGE}, DIR/{document.DIRECTORY}/{document.RESULTS} (medians and ratios of what is "
+        "measured; it may have results, as with --append) and, with matplotlib, plots",
     )
     parser.add_argument(
         "--from",
@@ -88,7 +89,7 @@ def main(options: argparse.Namespace, equipment: Equipment = INSTALLED) -> int:
         if options.list:
             print("\n".join(case.name for case in cases))
             return 0
-        path = options.append or (options.report and options.report / document.DIRECTORY / "results.json")
+        path = options.append or (options.report and options.report / document.DIRECTORY / document.RESULTS)
         store = Store.load(path) if path and path.exists() else Store()
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
@@ -146,7 +147,7 @@ def _measure(
             fresh.add(result)
             store.add(result)
             if path:
-                store.save(path)
+                store.save(path, samples=path == options.append)
             print(
                 f"[{len(results)}/{total}] {result.case.name}, {count_of(result.threads)}", file=sys.stderr, flush=True
             )

@@ -118,7 +118,7 @@ def run_problem(
         with watch() as load:
             samples = measure(entries, rounds=rounds, seconds=seconds)
         limits = {p.name: Limit(p.amount, p.unit, samples.pop(f"({p.name})")) for p in around}
-        measured.append(result(limits=limits, samples=samples, others=load.others))
+        measured.append(result(limits={**limits}, times={**samples}, others=load.others))
         if not measured[-1].noisy or time.perf_counter() >= deadline:
             return min(measured, key=lambda one: one.others or 0.0)
         wait_until_quiet(deadline)
