@@ -40,6 +40,14 @@ class Explanation(Record):
     Each call is a dict with "cell", "form", "input_size", "hidden_size", "tokens", "reverse", "steps", "rows",
     "multiply_adds", "weight_bytes" (read at every step), "chunk_rows" (whose input product is computed at once),
     "tape_bytes" and "scratch_bytes".
+
+    Examples
+    --------
+    >>> import fusedrnn
+    >>> seen = fusedrnn.explain(fusedrnn.GRU(3, 5), T=7, machine={"threads": 1})
+    >>> print(seen)  # doctest: +ELLIPSIS
+    GRU(3, 5), float32: inference over T=7, B=1, ..., up to 1 thread
+      840 multiply-adds, ...
     """
 
     def __str__(self) -> str:
@@ -188,7 +196,7 @@ def _lines(found: Explanation) -> list[str]:
     lines = [
         f"{found['layer']}, {found['dtype']}: {what} over T={found['T']}, B={found['B']}, "
         f"{found['isa']}, up to {_count(found['machine']['threads'], 'thread')}",
-        f"  {found['multiply_adds'] / 1e9:.3g} G multiply-adds, {_bytes(found['weight_bytes_read'])} of weights read, "
+        f"  {_number(found['multiply_adds'])} multiply-adds, {_bytes(found['weight_bytes_read'])} of weights read, "
         f"{_bytes(found['tape_bytes'])} of tape, roughly {_seconds(found['seconds'])}",
     ]
     for name in ("forward", "backward"):
@@ -229,6 +237,13 @@ def _call_words(call: Record) -> str:
 
 def _count(n: int, name: str) -> str:
     return f"{n} {name}" if n == 1 else f"{n} {name}s"
+
+
+def _number(n: float) -> str:
+    for factor, unit in ((1e9, " G"), (1e6, " M")):
+        if n >= factor:
+            return f"{n / factor:.3g}{unit}"
+    return str(n)
 
 
 def _bytes(n: float) -> str:

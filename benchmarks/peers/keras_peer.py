@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..cases import Case
-from ..problem import Problem
-from .base import Job, Peer
+from fusedrnn.bench.cases import Case
+from fusedrnn.bench.peers import Job, Peer
+from fusedrnn.bench.problem import Problem
 
 Array = NDArray[Any]
 

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..cases import Case
+from fusedrnn.bench.cases import Case
+from fusedrnn.bench.peers import Job, Peer
+from fusedrnn.bench.problem import Problem, suffixes
+
 from ..native import BuildError, load
-from ..problem import Problem, suffixes
-from .base import Job, Peer
 
 Array = NDArray[Any]
 
