@@ -120,41 +120,59 @@ static T* unit_rows(const py::object& o, Index most, Index H, Index* rows, bool 
   return matrix<T>(a, *rows, H, nullptr, write, name);
 }
 
-template <class T>
-static std::shared_ptr<WeightsBase> make_weights(const Kernels& kernels, CellId cell, const py::array& W_ih,
-                                                 const py::array& W_hh, const py::object& b_ih, const py::object& b_hh,
-                                                 bool training, const py::object& units, const CellOptions& options,
-                                                 const py::object& W_hr, const py::tuple& zoneout,
-                                                 const py::object& layer_norm) {
-  require(W_ih.ndim() == 2 && W_hh.ndim() == 2, "Weights: W_ih and W_hh have two axes");
-  const CellKernels<T>& kernel = table_of<T>(kernels).cells[cell];
-  const Index G = kernel.gates;
-  Index H = W_hh.shape(1);
-  Structure structure;
-  if (!W_hr.is_none()) {
-    const auto projection = py::cast<py::array>(W_hr);
-    require(projection.ndim() == 2, "Weights: W_hr has two axes");
-    structure.R = H, H = projection.shape(1);
+// The parameters of a cell, or their gradients, by name; None is one that there is not.
+struct Parameters {
+  py::object W_ih = py::none(), W_hh = py::none(), b_ih = py::none(), b_hh = py::none();
+  py::object W_hr = py::none(), units = py::none();  // units: (rows, H), of the cell's own (peepholes)
+  py::object gain_ih = py::none(), gain_hh = py::none(), gain_c = py::none(), bias_c = py::none();  // layer norm
+
+  static Parameters of(const py::dict& given) {
+    static constexpr std::pair<const char*, py::object Parameters::*> kNames[] = {
+        {"W_ih", &Parameters::W_ih},       {"W_hh", &Parameters::W_hh},       {"b_ih", &Parameters::b_ih},
+        {"b_hh", &Parameters::b_hh},       {"W_hr", &Parameters::W_hr},       {"units", &Parameters::units},
+        {"gain_ih", &Parameters::gain_ih}, {"gain_hh", &Parameters::gain_hh}, {"gain_c", &Parameters::gain_c},
+        {"bias_c", &Parameters::bias_c}};
+    Parameters parameters;
+    std::size_t known = 0;
+    for (const auto& [name, member] : kNames)
+      if (given.contains(name)) parameters.*member = given[name], ++known;
+    require(known == given.size(), "parameters: an unknown name");
+    return parameters;
   }
-  const Index I = W_ih.shape(1), R = W_hh.shape(1),
-              rows = static_cast<Index>(product(static_cast<std::size_t>(G), static_cast<std::size_t>(H)));
-  require(H >= 1 && I >= 1 && R >= 1, "Weights: empty");
+};
+
+template <class T>
+static std::shared_ptr<WeightsBase> make_weights(const Kernels& kernels, CellId cell, const Parameters& given,
+                                                 bool training, const CellOptions& options, const py::tuple& zoneout,
+                                                 const py::object& norm_eps) {
+  const auto W_ih = py::cast<py::array>(given.W_ih), W_hh = py::cast<py::array>(given.W_hh);
+  require(W_ih.ndim() == 2, "Weights: W_ih has two axes");
+  const CellKernels<T>& kernel = table_of<T>(kernels).cells[cell];
+  const Index I = W_ih.shape(1), rows = W_ih.shape(0), H = rows / kernel.gates;
+  require(H >= 1 && I >= 1 && rows == H * kernel.gates, "Weights: the rows of W_ih are gates * hidden_size");
+  Structure structure;
+  if (!given.W_hr.is_none()) {
+    const auto projection = py::cast<py::array>(given.W_hr);
+    require(projection.ndim() == 2 && projection.shape(0) >= 1, "Weights: W_hr has two axes");
+    structure.R = projection.shape(0);
+  }
+  const Index R = structure.R ? structure.R : H;
   RawWeights<T> raw{matrix<T>(W_ih, rows, I, nullptr, false, "W_ih"), matrix<T>(W_hh, rows, R, nullptr, false, "W_hh"),
-                    vector<T>(b_ih, rows, false, "b_ih"), vector<T>(b_hh, rows, false, "b_hh")};
-  raw.units = unit_rows<T>(units, kernel.unit_parameters, H, &raw.unit_rows, false, "unit_parameters");
-  if (structure.R) raw.W_hr = matrix<T>(py::cast<py::array>(W_hr), R, H, nullptr, false, "W_hr");
-  if (!layer_norm.is_none()) {
-    const auto given = py::cast<py::tuple>(layer_norm);
-    require(given.size() == 5 && kernel.pack_norm, "Weights: layer_norm is (gain_ih, gain_hh, gain_c, bias_c, eps)");
-    raw.norm = {vector<T>(given[0], rows, false, "gain_ih"),
-                vector<T>(given[1], rows, false, "gain_hh"),
-                vector<T>(given[2], H, false, "gain_c"),
-                vector<T>(given[3], H, false, "bias_c"),
+                    vector<T>(given.b_ih, rows, false, "b_ih"), vector<T>(given.b_hh, rows, false, "b_hh")};
+  raw.units = unit_rows<T>(given.units, kernel.unit_parameters, H, &raw.unit_rows, false, "units");
+  if (structure.R) raw.W_hr = matrix<T>(py::cast<py::array>(given.W_hr), R, H, nullptr, false, "W_hr");
+  if (!norm_eps.is_none()) {
+    require(kernel.pack_norm, "Weights: this cell has no layer normalisation");
+    raw.norm = {vector<T>(given.gain_ih, rows, false, "gain_ih"),
+                vector<T>(given.gain_hh, rows, false, "gain_hh"),
+                vector<T>(given.gain_c, H, false, "gain_c"),
+                vector<T>(given.bias_c, H, false, "bias_c"),
                 raw.b_ih,
                 raw.b_hh,
-                py::cast<double>(given[4])};
-    require(raw.norm.gain_ih && raw.norm.gain_hh, "Weights: layer_norm has gains for both products");
-    require(kernel.states == 1 || (raw.norm.gain_c && raw.norm.bias_c), "Weights: layer_norm has a gain and bias of c");
+                py::cast<double>(norm_eps)};
+    require(raw.norm.gain_ih && raw.norm.gain_hh, "Weights: layer normalisation has gains for both products");
+    require(kernel.states == 1 || (raw.norm.gain_c && raw.norm.bias_c),
+            "Weights: layer normalisation has a gain and a bias of c");
     raw.b_ih = raw.b_hh = nullptr;  // they come after the normalisation
     structure.normed = true;
   }
@@ -162,6 +180,16 @@ static std::shared_ptr<WeightsBase> make_weights(const Kernels& kernels, CellId 
   for (std::size_t s = 0; s < kMaxStates; ++s) structure.zoneout[s] = py::cast<double>(zoneout[s]);
   return without_gil([&](Interrupt interrupt) -> std::shared_ptr<WeightsBase> {
     return std::make_shared<Weights<T>>(kernels, cell, options, I, H, raw, training, structure, interrupt);
+  });
+}
+
+static std::shared_ptr<WeightsBase> make_weights(const std::string& cell, const Parameters& given, bool training,
+                                                 const py::object& options, const py::tuple& zoneout,
+                                                 const py::object& norm_eps, const WeightsBase* like) {
+  const Kernels& kernels = like ? *like->kernels : current_kernels();
+  return with_dtype(dtype_of(py::cast<py::array>(given.W_ih)), [&](auto zero) {
+    return make_weights<decltype(zero)>(kernels, cell_named(cell), given, training, options_of(options), zoneout,
+                                        norm_eps);
   });
 }
 
@@ -187,7 +215,8 @@ struct BackwardArguments {
   py::tuple dstate_n;
   py::object dx;
   bool accumulate;
-  py::tuple dstate, dparams;
+  py::tuple dstate;
+  py::dict dparams;
 };
 
 template <class T>
@@ -242,8 +271,6 @@ static BackwardCall<T> prepare(const BackwardArguments& given) {
   const Index rows = weights.kernel().gates * H;
   const std::size_t states = static_cast<std::size_t>(weights.kernel().states);
   require(given.dstate_n.size() == states && given.dstate.size() == states, "backward: wrong number of states");
-  require(given.dparams.size() == 7,
-          "backward: dparams are dW_ih, dW_hh, db_ih, db_hh, dunit_parameters, dW_hr, dlayer_norm");
   BackwardArrays<T> arrays;
   arrays.accumulate = given.accumulate;
   if (!given.dy.is_none()) arrays.dy = rows_of<T>(py::cast<py::array>(given.dy), steps, B, R, false, "dy");
@@ -259,26 +286,23 @@ static BackwardCall<T> prepare(const BackwardArguments& given) {
     arrays.dstate[s] =
         matrix<T>(py::cast<py::array>(given.dstate[s]), B, units, &arrays.dstate_stride[s], true, "dstate");
   }
-  arrays.dW_ih = matrix<T>(py::cast<py::array>(given.dparams[0]), rows, I, nullptr, true, "dW_ih");
-  arrays.dW_hh = matrix<T>(py::cast<py::array>(given.dparams[1]), rows, R, nullptr, true, "dW_hh");
-  arrays.db_ih = vector<T>(given.dparams[2], rows, true, "db_ih");
-  arrays.db_hh = vector<T>(given.dparams[3], rows, true, "db_hh");
-  arrays.dunits =
-      unit_rows<T>(given.dparams[4], weights.kernel().unit_parameters, H, &arrays.unit_rows, true, "dunit_parameters");
-  require(given.dparams[5].is_none() == !weights.structure.R, "backward: dW_hr is for projections");
-  if (weights.structure.R)
-    arrays.dW_hr = matrix<T>(py::cast<py::array>(given.dparams[5]), R, H, nullptr, true, "dW_hr");
-  require(given.dparams[6].is_none() == !weights.structure.normed, "backward: dlayer_norm is for layer normalisation");
-  if (weights.structure.normed) {
-    const auto norm = py::cast<py::tuple>(given.dparams[6]);
-    require(norm.size() == 4, "backward: dlayer_norm is (dgain_ih, dgain_hh, dgain_c, dbias_c)");
-    arrays.dgain_ih = vector<T>(norm[0], rows, true, "dgain_ih");
-    arrays.dgain_hh = vector<T>(norm[1], rows, true, "dgain_hh");
-    arrays.dgain_c = vector<T>(norm[2], H, true, "dgain_c");
-    arrays.dbias_c = vector<T>(norm[3], H, true, "dbias_c");
-    require(arrays.dgain_ih && arrays.dgain_hh && (states == 1 || (arrays.dgain_c && arrays.dbias_c)),
-            "backward: dlayer_norm is incomplete");
-  }
+  const Parameters d = Parameters::of(given.dparams);
+  arrays.dW_ih = matrix<T>(py::cast<py::array>(d.W_ih), rows, I, nullptr, true, "dW_ih");
+  arrays.dW_hh = matrix<T>(py::cast<py::array>(d.W_hh), rows, R, nullptr, true, "dW_hh");
+  arrays.db_ih = vector<T>(d.b_ih, rows, true, "db_ih");
+  arrays.db_hh = vector<T>(d.b_hh, rows, true, "db_hh");
+  arrays.dunits = unit_rows<T>(d.units, weights.kernel().unit_parameters, H, &arrays.unit_rows, true, "dunits");
+  require(d.W_hr.is_none() == !weights.structure.R, "backward: dW_hr is for projections");
+  if (weights.structure.R) arrays.dW_hr = matrix<T>(py::cast<py::array>(d.W_hr), R, H, nullptr, true, "dW_hr");
+  arrays.dgain_ih = vector<T>(d.gain_ih, rows, true, "dgain_ih");
+  arrays.dgain_hh = vector<T>(d.gain_hh, rows, true, "dgain_hh");
+  arrays.dgain_c = vector<T>(d.gain_c, H, true, "dgain_c");
+  arrays.dbias_c = vector<T>(d.bias_c, H, true, "dbias_c");
+  const bool normed = weights.structure.normed;
+  require(normed || !(arrays.dgain_ih || arrays.dgain_hh || arrays.dgain_c || arrays.dbias_c),
+          "backward: gradients of gains are for layer normalisation");
+  require(!normed || (arrays.dgain_ih && arrays.dgain_hh && (states == 1 || (arrays.dgain_c && arrays.dbias_c))),
+          "backward: a gradient of layer normalisation is missing");
   return BackwardCall<T>(*tape, arrays);
 }
 
@@ -574,19 +598,12 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
           "dy"_a, "reverse"_a);
 
   py::class_<WeightsBase, std::shared_ptr<WeightsBase>>(m, "Weights", py::is_final())
-      .def(py::init([](const std::string& cell, const py::array& W_ih, const py::array& W_hh, const py::object& b_ih,
-                       const py::object& b_hh, bool training, const py::object& unit_parameters,
-                       const py::object& options, const py::object& W_hr, const py::tuple& zoneout,
-                       const py::object& layer_norm, const WeightsBase* like) {
-             const Kernels& kernels = like ? *like->kernels : current_kernels();
-             return with_dtype(dtype_of(W_ih), [&](auto zero) {
-               return make_weights<decltype(zero)>(kernels, cell_named(cell), W_ih, W_hh, b_ih, b_hh, training,
-                                                   unit_parameters, options_of(options), W_hr, zoneout, layer_norm);
-             });
+      .def(py::init([](const std::string& cell, const py::dict& parameters, bool training, const py::object& options,
+                       const py::tuple& zoneout, const py::object& norm_eps, const WeightsBase* like) {
+             return make_weights(cell, Parameters::of(parameters), training, options, zoneout, norm_eps, like);
            }),
-           "cell"_a, "W_ih"_a, "W_hh"_a, "b_ih"_a, "b_hh"_a, "training"_a, "unit_parameters"_a = py::none(),
-           "options"_a = py::none(), "W_hr"_a = py::none(), "zoneout"_a = py::make_tuple(0.0, 0.0),
-           "layer_norm"_a = py::none(), "like"_a = py::none())
+           "cell"_a, "parameters"_a, "training"_a, "options"_a = py::none(), "zoneout"_a = py::make_tuple(0.0, 0.0),
+           "norm_eps"_a = py::none(), "like"_a = py::none())
       .def_property_readonly("nbytes", [](const WeightsBase& w) { return w.nbytes; })
       .def_property_readonly("isa", [](const WeightsBase& w) { return w.kernels->name; })
       .def_property_readonly("cell", [](const WeightsBase& w) { return name_of(w.cell); })
@@ -594,6 +611,18 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       .def_property_readonly("input_size", [](const WeightsBase& w) { return w.I; })
       .def_property_readonly("hidden_size", [](const WeightsBase& w) { return w.H; })
       .def_property_readonly("output_size", [](const WeightsBase& w) { return w.R; });
+
+  // As quickly as can be: the parameters that most cells have, in torch's order.
+  m.def(
+      "usual_weights",
+      [](const std::string& cell, const py::object& W_ih, const py::object& W_hh, const py::object& b_ih,
+         const py::object& b_hh, bool training, const WeightsBase* like) {
+        Parameters given;
+        given.W_ih = W_ih, given.W_hh = W_hh, given.b_ih = b_ih, given.b_hh = b_hh;
+        static const py::tuple& never = *new py::tuple(py::make_tuple(0.0, 0.0));
+        return make_weights(cell, given, training, py::none(), never, py::none(), like);
+      },
+      "cell"_a, "W_ih"_a, "W_hh"_a, "b_ih"_a, "b_hh"_a, "training"_a, "like"_a = py::none());
 
   py::class_<TapeBase>(m, "Tape", py::is_final())
       .def_property_readonly("nbytes", [](const TapeBase& t) { return t.nbytes; })
@@ -624,7 +653,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       "backward",
       [](const TapeBase& tape, const py::object& dy, const py::tuple& dstate_n, const py::object& dx, bool accumulate,
          const py::tuple& dstate,
-         const py::tuple& dparams) { backward({{tape, dy, dstate_n, dx, accumulate, dstate, dparams}}); },
+         const py::dict& dparams) { backward({{tape, dy, dstate_n, dx, accumulate, dstate, dparams}}); },
       "tape"_a, "dy"_a, "dstate_n"_a, "dx"_a, "accumulate"_a, "dstate"_a, "dparams"_a);
   m.def(
       "backward_all",
@@ -634,7 +663,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
           const auto c = py::cast<py::tuple>(item);
           require(c.size() == 7, "backward_all: a call has seven arguments");
           several.push_back({py::cast<const TapeBase&>(c[0]), c[1], py::cast<py::tuple>(c[2]), c[3],
-                             py::cast<bool>(c[4]), py::cast<py::tuple>(c[5]), py::cast<py::tuple>(c[6])});
+                             py::cast<bool>(c[4]), py::cast<py::tuple>(c[5]), py::cast<py::dict>(c[6])});
         }
         backward(several);
       },

@@ -15,7 +15,8 @@ CODE = (".h", ".cpp", ".c", ".py", ".pyi", ".pxd", ".pyx", ".txt", ".toml", ".in
 #: Files that are made, or belong to other projects, systems or users; a clone does not have them.
 ELSEWHERE = {
     "isas.inc", "results.json", "model.onnx", "model.safetensors", "setup.py", "conf.py", "libasan.so", "_core.so",
-    "gru.safetensors", "lstm.npz", "gru.md", "xla/ffi/api/c_api.h", "madmom/ml/nn/layers.py", "lstm_test.py",
+    "gru.safetensors", "lstm.npz", "gru.md", "xla/ffi/api/c_api.h", "DIR/benchmarks.md", "lstm_test.py",
+    "madmom/ml/nn/layers.py",
     "code/kernels/rnn_problems.h", "kernels/gemm_amx.cpp",
 }  # fmt: skip
 

@@ -148,7 +148,7 @@ def test_panels_are_the_kernels(cell, isa):
     """GRU, reset before, has two phases with panels of their own."""
     gates = {"rnn_tanh": 1, "gru_after": 3, "gru_before": 3, "gru_simple": 2, "lstm": 4}[cell]
     for H in (1, 16, 64, 100, 192, 513):
-        weights = _core.Weights(cell, np.zeros((gates * H, 3)), np.zeros((gates * H, H)), None, None, True)
+        weights = _core.usual_weights(cell, np.zeros((gates * H, 3)), np.zeros((gates * H, H)), None, None, True)
         needs = _core.measure(weights, _core.Schedule(5, 2), False, True)
         lanes = needs["forward"]["lanes"]
         blocks = -(-H // lanes)

@@ -319,7 +319,7 @@ def parameters(
     """The parameters in the order of `specs`, C-contiguous and aligned; copied only where they are not."""
     arrays = []
     for spec in specs:
-        name, shape, _, _ = spec  # the quickest way to a tuple's members
+        name, shape, _, _, _ = spec  # the quickest way to a tuple's members
         array = params.get(name)
         if type(array) is not ndarray or array.dtype is not dtype or array.shape != shape:
             array = _unusual_parameter(owner, params, spec, dtype)

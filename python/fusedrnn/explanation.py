@@ -47,7 +47,7 @@ class Explanation(Record):
     >>> seen = fusedrnn.explain(fusedrnn.GRU(3, 5), T=7, machine={"threads": 1})
     >>> print(seen)  # doctest: +ELLIPSIS
     GRU(3, 5), float32: inference over T=7, B=1, ..., up to 1 thread
-      840 multiply-adds, ...
+      2688 multiply-adds, ...
     """
 
     def __str__(self) -> str:
