@@ -495,9 +495,9 @@ ForwardCall<T>::ForwardCall(std::shared_ptr<const Weights<T>> weights, std::shar
   f.x_direct = arrays.x_direct;
   f.y = arrays.y;
   f.y_T = schedule->T();
-  f.projected_rows = kProjectionRows;
+  f.input_rows = kInputRows;
   for (Index t = 0; t < rows.T;) {
-    const Index end = chunk_end(rows, t, f.projected_rows);
+    const Index end = chunk_end(rows, t, f.input_rows);
     f.chunk_rows = std::max(f.chunk_rows, rows.offset(end) - rows.offset(t));
     t = end;
     if (!rows.offset_at) break;  // all chunks are alike
@@ -961,7 +961,7 @@ StepRunner<T>::StepRunner(std::vector<std::shared_ptr<const Weights<T>>> layers,
     f.rows.T = B > 0 ? 1 : 0, f.rows.B = B;
     f.x_direct = true;
     f.gates = place(gates);
-    f.gate_rows = f.chunk_rows = f.projected_rows = B;
+    f.gate_rows = f.chunk_rows = f.input_rows = B;
     for (int s = 0; s < kernel.states; ++s) f.states[s] = place(states[s]);
     f.operand = f.hidden = place(operand);
     f.recurrent = f.states[0], f.candidate = f.states[1];
