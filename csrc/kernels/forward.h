@@ -118,9 +118,11 @@ class ForwardPass {
 
   // Rows [begin, end) have seen their last step: their states, from `at`, are final.
   void finish(Index at, Index begin, Index end) {
-    if (!f.states_n[0]) return;
     if (begin < mine.begin) begin = mine.begin;
     if (end > mine.end) end = mine.end;
+    if (begin < end && f.states_n[0]) copy_final(at, begin, end);
+  }
+  [[gnu::noinline]] void copy_final(Index at, Index begin, Index end) {
     for (int s = 0; s < Cell::states; ++s) {
       const Panels& panels = Form::projects && s == 0 ? projection.panels : last.panels;
       const Range own = part_of(panels.count, unit_rank(m), units_in_group(m));
