@@ -221,7 +221,7 @@ struct Forward {
   T* gates;               // gate rows: N (keep) or chunk_rows of them
   Index gate_rows;
   Index chunk_rows;
-  Index projected_rows;   // most rows whose input part is computed at once
+  Index input_rows;       // most rows whose input part is computed at once
   T* states[kMaxStates];  // (B + N or 2 * B, Hp; h: Rp); the first B rows hold the initial state
   Index slot;             // 0 or 1: which of the two slots holds it, when there is no history
   T* recurrent;           // operand of the recurrent product, rows as of the states: h itself, or h under its mask
@@ -293,10 +293,10 @@ struct Kernels {
   const KernelTable<double>& f64;
 };
 
-inline constexpr Index kProjectionRows = 192;  // rows projected at once: their gates stay in L2 until their step
-inline constexpr Index kGatherRows = 192;      // rows of x a thread addresses (or gathers) at once
-inline constexpr Index kBackwardRows = 768;    // rows per chunk of backward: dW is read and written once per chunk
-inline constexpr Index kFewRows = 4;           // so many times fewer rows than inputs are few: Backward::few_rows
+inline constexpr Index kInputRows = 192;     // most rows of an input product: their gates stay in L2 until their step
+inline constexpr Index kGatherRows = 192;    // rows of x a thread addresses (or gathers) at once
+inline constexpr Index kBackwardRows = 768;  // rows per chunk of backward: dW is read and written once per chunk
+inline constexpr Index kFewRows = 4;         // so many times fewer rows than inputs are few: Backward::few_rows
 
 // The end of the chunk of steps that starts at t: as many whole steps as fit in `rows`, at least one.
 FUSEDRNN_INLINE Index chunk_end(const Rows& r, Index t, Index rows) {

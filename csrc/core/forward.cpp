@@ -40,9 +40,9 @@ ForwardCall<T>::ForwardCall(std::shared_ptr<const Weights<T>> weights, std::shar
   f.x_direct = arrays.x_direct;
   f.y = arrays.y;
   f.y_T = schedule_->T();
-  f.projected_rows = kProjectionRows;
+  f.input_rows = kInputRows;
   for (Index t = 0; t < f.rows.T;) {
-    const Index end = chunk_end(f.rows, t, f.projected_rows);
+    const Index end = chunk_end(f.rows, t, f.input_rows);
     f.chunk_rows = std::max(f.chunk_rows, f.rows.offset(end) - f.rows.offset(t));
     t = end;
     if (!f.rows.offset_at) break;  // all chunks are alike

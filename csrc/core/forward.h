@@ -86,7 +86,7 @@ class ForwardCall {
   // The same call as one for each share of the rows; for calls whose load is divisible.
   std::vector<ForwardCall> by_rows(Index parts) const;
   // Computes the input part of no more than so many steps at once, for a layer below or above that runs beside it.
-  void keep_close(Index steps) { f_.projected_rows = std::min(f_.projected_rows, steps * f_.rows.B); }
+  void keep_close(Index steps) { f_.input_rows = std::min(f_.input_rows, steps * f_.rows.B); }
   void run(Member& m, Interrupt interrupt) const;
   void finish() const;  // with resets: the final states to their place
   std::unique_ptr<TapeBase> take_tape() { return std::move(tape_); }

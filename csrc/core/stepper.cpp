@@ -44,7 +44,7 @@ StepRunner<T>::StepRunner(std::vector<std::shared_ptr<const Weights<T>>> layers,
     f.weights = &weights->packed;
     f.rows.T = B > 0 ? 1 : 0, f.rows.B = B;
     f.x_direct = true;
-    f.gate_rows = f.chunk_rows = f.projected_rows = B;
+    f.gate_rows = f.chunk_rows = f.input_rows = B;
     f.hidden = f.operand;  // a projected layer's hidden units: it has no second phase
     f.recurrent = f.states[0];
     if (normed) f.norm.saved = f.gates;

@@ -3,10 +3,9 @@
 #include "../cells/gru.h"
 #include "../cells/lstm.h"
 #include "../cells/rnn.h"
-#include "backward.h"
-#include "forward.h"
 #include "math.h"
-#include "normed.h"
+#include "normed_backward.h"
+#include "normed_forward.h"
 #include "pack.h"
 
 namespace fusedrnn::FUSEDRNN_ISA {
