@@ -522,6 +522,23 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     for (const Kernels* k : available_kernels()) list.append(k->name);
     return list;
   });
+  m.def("cells", [] {
+    py::dict cells;
+    for (int id = 0; id < kCellCount; ++id) {
+      const CellKernels<float>& kernel = current_kernels().f32.cells[id];
+      py::list forms;
+      for (int form = 0; form < kFormCount; ++form)
+        if (kernel.forward[form]) forms.append(name_of(static_cast<Form>(form)));
+      cells[name_of(static_cast<CellId>(id))] = py::dict(
+          "gates"_a = kernel.gates, "states"_a = kernel.states, "units"_a = kernel.unit_parameters, "forms"_a = forms);
+    }
+    return cells;
+  });
+  m.def("activations", [] {
+    py::list names;
+    for (int id = 0; id < kActivationCount; ++id) names.append(name_of(static_cast<ActivationId>(id)));
+    return names;
+  });
   m.def("current_isa", [] { return current_kernels().name; });
   m.def("set_isa", [](const std::string& name) { require(use_kernels(name), "set_isa: not available"); }, "name"_a);
   m.def("get_num_threads", &num_threads);

@@ -8,25 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fusedrnn import reference
+from fusedrnn import _core, reference
 from fusedrnn.kinds import SIGMOID, TANH, Options, gru_kind, lstm_kind, rnn_kind
 from problems import VARIANTS, Problem, assert_results, has_kinks, make_problem, with_structure
 
 ROOT = Path(__file__).parents[1]
 COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
-# As csrc/core/api.h numbers them.
-CELLS = [
-    *("rnn_tanh", "rnn_relu", "gru_after", "gru_before", "gru_simple", "lstm", "rnn_options"),
-    *("gru_after_options", "gru_before_options", "gru_simple_options", "lstm_options", "lstm_coupled"),
-]
-ACTIVATIONS: list[Any] = [
-    *("sigmoid", "tanh", "relu", "hard_sigmoid", "hard_tanh", "softsign", "softplus"),
-    *("leaky_relu", "elu", "affine", "scaled_tanh", "thresholded_relu", "linear"),
-]
+# As csrc/cells/cells.h and csrc/math/functions.h number them.
+CELLS = list(_core.cells())
+ACTIVATIONS: list[Any] = _core.activations()
 PEEPHOLES: list[Any] = [None, "ifo", "o_prev"]
 KINDS: dict[str, Any] = {"rnn": rnn_kind, "gru": gru_kind, "lstm": lstm_kind}
 
-#: Cells, and options of each kind of cell, in all of which every function of kernels/activations.h has its turn.
+#: Cells, and options of each kind of cell, in all of which every function of math/activations.h has its turn.
 LAYERS: list[tuple[str, dict[str, Any]]] = [
     *VARIANTS.values(),
     *(("rnn", {"activation": f}) for f in ("softsign", "softplus", "elu", ("scaled_tanh", 1.7, 0.6), "leaky_relu")),

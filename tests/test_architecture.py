@@ -5,6 +5,7 @@ The imports are read from the sources, so that those within functions and for ty
 
 import ast
 import graphlib
+import re
 import shutil
 import subprocess
 import sys
@@ -15,10 +16,11 @@ import numpy
 import pytest
 
 import fusedrnn
+from fusedrnn import _core, reference
+from fusedrnn.specs import ACTIVATIONS
 
 ROOT = Path(__file__).parents[1] / "python" / "fusedrnn"
-#: Folders whose files may still import each other in circles.
-CIRCULAR = ("fusedrnn.interop.",)
+CSRC = ROOT.parents[1] / "csrc"
 
 
 def module_of(path: Path) -> str:
@@ -68,9 +70,8 @@ def test_the_graph_is_read():
 
 
 def test_no_circle_of_imports():
-    graph = {name: imports for name, imports in GRAPH.items() if not name.startswith(CIRCULAR)}
     try:
-        graphlib.TopologicalSorter(graph).prepare()
+        graphlib.TopologicalSorter(GRAPH).prepare()
     except graphlib.CycleError as error:
         pytest.fail(" <- ".join(error.args[1]))
 
@@ -162,3 +163,43 @@ def test_what_needs_the_compiled_module_says_so(unbuilt, use, broken, tmp_path):
 def test_other_names_are_no_attributes(unbuilt):
     source = "import fusedrnn\ntry:\n    fusedrnn.LSTMM\nexcept AttributeError as error:\n    print(error)\n"
     assert run(unbuilt, source) == "module 'fusedrnn' has no attribute 'LSTMM'\n"
+
+
+# ---- csrc
+
+FOLDERS = {"math": 0, "cells": 1, "kernels": 2, "core": 3}  # each may include what is below it
+
+
+def test_folders_of_csrc_include_in_one_direction():
+    wrong = []
+    for path in sorted(CSRC.rglob("*.*")):
+        place = path.relative_toCSRC.parts
+        for include in re.findall(r'^#include "([^"]+)"', path.read_text(), re.MULTILINE):
+            target = (path.parent / include).resolve()
+            if not target.is_file() or CSRC not in target.parents:
+                continue  # made by the build, or installed
+            other = target.relative_toCSRC.parts
+            floor = FOLDERS[place[0]] if len(place) > 1 else len(FOLDERS)
+            if (FOLDERS[other[0]] if len(other) > 1 else len(FOLDERS)) > floor:
+                wrong.append(f"{'/'.join(place)} includes {'/'.join(other)}")
+    assert not wrong
+
+
+def test_the_lists_of_cells_and_functions_have_python_s_names():
+    assert set(_core.activations()) == set(ACTIVATIONS)
+    assert set(reference.cells.CELLS) >= {kind.removesuffix("_options") for kind in _core.cells() if "rnn" not in kind}
+
+
+def test_only_simd_h_has_conditionals_for_instruction_sets():
+    for path in [*(CSRC / "kernels").iterdir(), *(CSRC / "cells").iterdir(), *(CSRC / "math").iterdir()]:
+        if path.name != "simd.h":
+            assert not re.search(
+                r"^#if.*(__x86_64__|__AVX|__aarch64__|FUSEDRNN_X86)", path.read_text(), re.MULTILINE
+            ), path
+
+
+def test_no_file_has_several_trades():
+    """`_validate.py` is one list of checks."""
+    files = [*CSRC.rglob("*.h"), *CSRC.rglob("*.cpp"), *ROOT.rglob("*.py")]
+    long = {path.name for path in files if len(path.read_text().splitlines()) > 500}
+    assert long <= {"_validate.py", "capi.cpp", "module.cpp"}

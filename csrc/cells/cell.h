@@ -4,8 +4,8 @@
 // `s` the states before the step, `s_new` after it; s[0] is always h. V is a vector of hidden units; every function is
 // element-wise in them. Names follow the literature: i f g o, r z n; a gradient is `d` + name.
 //
-// A cell is an object made from CellOptions (core/api.h) once per call. Its usual form has its functions compiled in
-// (UsualFunctions of kernels/activations.h); the same template over ChosenFunctions is its form with options.
+// A cell is an object made from CellOptions (cells/cells.h) once per call. Its usual form has its functions compiled in
+// (UsualFunctions); the same template over ChosenFunctions is its form with options.
 //
 // Traits
 //   gates     matrices of each weight (rows of weight_hh / H)
@@ -17,9 +17,8 @@
 //             otherwise gates + split
 //   unit_parameters   parameters of one element per hidden unit (peepholes), which one-phase functions get as p
 //   carries_h backward hands part of dh to the step before without a matrix product
-//   zeros_stay  a unit without weights and biases stays at zero. The padded lanes of the last block are such units;
-//   where
-//             they would not stay (a state of sigmoid(0), an f above one), the loop puts them back
+//   zeros_stay  true if a unit whose weights and biases are all zero keeps a zero state. The padded lanes of the last
+//             block are such units. If false (a state of sigmoid(0), an f above one), the loop clears them after each step.
 //   order[]   the gate's row block in torch's weights, for each gate in the order of `a`; with two phases the gates of
 //             the first come first
 //   first     gates of the first phase (= gates when phases == 1)
@@ -41,4 +40,24 @@
 //   backward_gate(save, s, ds_new, doperand, da, ds)      ds is added to
 #pragma once
 
-#include "../kernels/activations.h"
+#include "../math/activations.h"
+#include "cells.h"
+
+namespace fusedrnn::FUSEDRNN_ISA {
+
+// The functions of a gated cell: `gate` of gates, `state` of what they let through, `output` of LSTM's c.
+struct UsualFunctions {
+  static constexpr bool adjustable = false;
+  inline explicit UsualFunctions(const CellOptions&) {}
+  Sigmoid gate;
+  Tanh state, output;
+};
+
+struct ChosenFunctions {
+  static constexpr bool adjustable = true;
+  inline explicit ChosenFunctions(const CellOptions& o)
+      : gate(o.gate, o.clip), state(o.state, o.clip), output(o.output, __builtin_inf()) {}
+  Chosen gate, state, output;
+};
+
+}  // namespace fusedrnn::FUSEDRNN_ISA

@@ -99,4 +99,11 @@ class GRUSimpleCell : Functions {
   }
 };
 
+using GRUAfter = GRUAfterCell<UsualFunctions>;
+using GRUBefore = GRUBeforeCell<UsualFunctions>;
+using GRUSimple = GRUSimpleCell<UsualFunctions>;
+using GRUAfterOptions = GRUAfterCell<ChosenFunctions>;
+using GRUBeforeOptions = GRUBeforeCell<ChosenFunctions>;
+using GRUSimpleOptions = GRUSimpleCell<ChosenFunctions>;
+
 }  // namespace fusedrnn::FUSEDRNN_ISA

@@ -118,5 +118,7 @@ class LSTMCell : Functions {
 };
 
 using LSTM = LSTMCell<UsualFunctions, false>;
+using LSTMOptions = LSTMCell<ChosenFunctions, false>;
+using LSTMCoupled = LSTMCell<ChosenFunctions, true>;
 
 }  // namespace fusedrnn::FUSEDRNN_ISA

@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include "api.h"
+#include "../kernels/contract.h"
 #include "buffer.h"
 #include "forward.h"
 #include "policy.h"

@@ -7,7 +7,7 @@
 #include <cstddef>
 #include <utility>
 
-#include "api.h"
+#include "../kernels/contract.h"
 
 namespace fusedrnn {
 

@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "api.h"
+#include "../kernels/contract.h"
 
 namespace fusedrnn {
 

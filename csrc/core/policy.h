@@ -7,7 +7,7 @@
 #include <cstddef>
 #include <vector>
 
-#include "api.h"
+#include "../kernels/contract.h"
 #include "team.h"
 
 namespace fusedrnn {

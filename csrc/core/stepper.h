@@ -6,7 +6,7 @@
 #include <memory>
 #include <vector>
 
-#include "api.h"
+#include "../kernels/contract.h"
 #include "buffer.h"
 #include "weights.h"
 

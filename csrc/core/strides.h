@@ -1,7 +1,7 @@
 // Whether an array that is written has a place of its own for each row.
 #pragma once
 
-#include "api.h"
+#include "../kernels/contract.h"
 
 namespace fusedrnn {
 

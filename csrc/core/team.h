@@ -4,7 +4,7 @@
 #include <functional>
 #include <vector>
 
-#include "api.h"
+#include "../kernels/contract.h"
 
 namespace fusedrnn {
 

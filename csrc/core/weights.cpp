@@ -9,13 +9,10 @@
 
 namespace fusedrnn {
 
-static constexpr const char* kCellNames[kCellCount] = {
-    "rnn_tanh",    "rnn_relu",          "gru_after",          "gru_before",         "gru_simple",   "lstm",
-    "rnn_options", "gru_after_options", "gru_before_options", "gru_simple_options", "lstm_options", "lstm_coupled"};
-
-static constexpr const char* kActivationNames[kActivationCount] = {
-    "sigmoid",    "tanh", "relu",   "hard_sigmoid", "hard_tanh",        "softsign", "softplus",
-    "leaky_relu", "elu",  "affine", "scaled_tanh",  "thresholded_relu", "linear"};
+#define FUSEDRNN_TEXT(type, text, ...) text,
+static constexpr const char* kCellNames[] = {FUSEDRNN_CELLS(FUSEDRNN_TEXT)};
+static constexpr const char* kActivationNames[] = {FUSEDRNN_ACTIVATIONS(FUSEDRNN_TEXT)};
+#undef FUSEDRNN_TEXT
 
 template <class Id, int N>
 static Id named(const char* const (&names)[N], const std::string& name, const char* what) {
@@ -28,6 +25,7 @@ ActivationId activation_named(const std::string& name) {
   return named<ActivationId>(kActivationNames, name, "activation");
 }
 const char* name_of(CellId cell) { return kCellNames[cell]; }
+const char* name_of(ActivationId function) { return kActivationNames[function]; }
 const char* name_of(Form form) {
   static constexpr const char* kNames[kFormCount] = {"plain", "masked", "projected", "normed"};
   return kNames[form];

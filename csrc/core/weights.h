@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <string>
 
-#include "api.h"
+#include "../kernels/contract.h"
 #include "buffer.h"
 #include "dispatch.h"
 #include "dtype.h"
@@ -15,6 +15,7 @@ namespace fusedrnn {
 CellId cell_named(const std::string& name);  // throws std::invalid_argument
 ActivationId activation_named(const std::string& name);
 const char* name_of(CellId cell);
+const char* name_of(ActivationId function);
 const char* name_of(Form form);
 
 // What is not the cell's own: kernels/forms.h.

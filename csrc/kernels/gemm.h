@@ -2,9 +2,9 @@
 // depend on its operands alone, never on batch size, tile shape or threads.
 #pragma once
 
-#include "../core/api.h"
+#include "contract.h"
 #include "layout.h"
-#include "simd.h"
+#include "../math/simd.h"
 
 namespace fusedrnn::FUSEDRNN_ISA {
 

@@ -3,7 +3,7 @@
 #include "../cells/gru.h"
 #include "../cells/lstm.h"
 #include "../cells/rnn.h"
-#include "math.h"
+#include "../math/math.h"
 #include "normed_backward.h"
 #include "normed_forward.h"
 #include "pack.h"
@@ -24,8 +24,7 @@ void add(const T* x, T* y, Index n) {
     store_partial(y + i, load_partial(y + i, n - i) + load_partial(x + i, n - i), n - i);
 }
 
-// A cell in the forms of kernels/forms.h that it has. Cells with options are never Plain: Masked costs them a few per
-// cent at most, and each form takes seconds to compile and tens of kilobytes, for every instruction set.
+// A cell in the forms of kernels/forms.h that cells/cells.h says.
 template <class T, class Cell, class... Forms>
 constexpr CellKernels<T> kernels_of() {
   CellKernels<T> k = {Cell::gates,           Cell::states,  Cell::phases, Cell::split, Cell::saved,
@@ -37,21 +36,14 @@ constexpr CellKernels<T> kernels_of() {
 
 template <class T>
 constexpr KernelTable<T> table() {
-  return {
-      kLanes<T>,
-      {kernels_of<T, RNNTanh, Plain, Masked>(), kernels_of<T, RNNRelu, Plain, Masked>(),
-       kernels_of<T, GRUAfterCell<UsualFunctions>, Plain, Masked, Normed>(),
-       kernels_of<T, GRUBeforeCell<UsualFunctions>, Plain, Masked>(),
-       kernels_of<T, GRUSimpleCell<UsualFunctions>, Plain, Masked>(),
-       kernels_of<T, LSTM, Plain, Masked, Projected, Normed>(), kernels_of<T, RNNOptions, Masked>(),
-       kernels_of<T, GRUAfterCell<ChosenFunctions>, Masked>(), kernels_of<T, GRUBeforeCell<ChosenFunctions>, Masked>(),
-       kernels_of<T, GRUSimpleCell<ChosenFunctions>, Masked>(),
-       kernels_of<T, LSTMCell<ChosenFunctions, false>, Masked, Projected>(),
-       kernels_of<T, LSTMCell<ChosenFunctions, true>, Masked, Projected>()},
+#define FUSEDRNN_KERNELS(type, text, ...) kernels_of<T, type, __VA_ARGS__>(),
+  return {kLanes<T>,
+          {FUSEDRNN_CELLS(FUSEDRNN_KERNELS)},
       add<T>,
       over_array<T, exp<Vec<T>>>,
       over_array<T, sigmoid<Vec<T>>>,
       over_array<T, tanh<Vec<T>>>};
+#undef FUSEDRNN_KERNELS
 }
 
 #define FUSEDRNN_TABLE_OF(element) kernels_##element

@@ -10,8 +10,8 @@
 // blocks with r and z, then four blocks with n.
 #pragma once
 
-#include "../core/api.h"
-#include "simd.h"
+#include "contract.h"
+#include "../math/simd.h"
 
 namespace fusedrnn::FUSEDRNN_ISA {
 

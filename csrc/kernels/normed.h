@@ -14,7 +14,7 @@
 #pragma once
 
 #include "forms.h"
-#include "math.h"
+#include "../math/math.h"
 #include "pack.h"
 
 namespace fusedrnn::FUSEDRNN_ISA {

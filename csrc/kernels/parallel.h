@@ -5,7 +5,8 @@
 #include <sched.h>
 #include <time.h>
 
-#include "../core/api.h"
+#include "../math/simd.h"
+#include "contract.h"
 
 namespace fusedrnn::FUSEDRNN_ISA {
 
@@ -25,9 +26,7 @@ inline bool wait_for(Member& m, const Flag& flag, Index value) {
   for (int spins = 0; __atomic_load_n(&flag.at, __ATOMIC_ACQUIRE) < value; ++spins) {
     if (stopped(m)) return false;
     if (spins < kSpins) {
-#if defined(__x86_64__)
-      __builtin_ia32_pause();
-#endif
+      pause_core();
       continue;
     }
     const Index since = nanoseconds();

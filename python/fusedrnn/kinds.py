@@ -6,11 +6,15 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from . import _validate
+from . import _core, _validate
 from .specs import ActivationLike, Bias
 
 #: name, alpha, beta, as the compiled module takes them; 0 where there is none.
 Activation: TypeAlias = tuple[str, float, float]
+
+
+#: What the compiled module has: gates, states, parameters per unit and forms of each cell.
+CELLS = _core.cells()
 
 
 class Options(NamedTuple):
@@ -55,6 +59,11 @@ class CellKind(NamedTuple):
     options: Options | None = None
     proj_size: int = 0
     norm_eps: float | None = None
+
+    @property
+    def can_be_normed(self) -> bool:
+        """Whether there are kernels with layer normalisation."""
+        return "normed" in CELLS[self.name]["forms"] and not self.proj_size
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -151,10 +160,8 @@ def rnn_kind(
     """An Elman network; all arguments are checked ones."""
     state = _validate.full_activation(nonlinearity if activation is None else activation)
     if clip is None and state[0] in ("tanh", "relu"):
-        return CellKind(f"rnn_{state[0]}", ("h",), 1, bias)
-    return CellKind(
-        "rnn_options", ("h",), 1, bias, 0, Options(SIGMOID, state, TANH, _or_infinite(clip), math.inf, None)
-    )
+        return _kind(f"rnn_{state[0]}", bias)
+    return _kind("rnn_options", bias, Options(SIGMOID, state, TANH, _or_infinite(clip), math.inf, None))
 
 
 def gru_kind(
@@ -168,12 +175,9 @@ def gru_kind(
     """A gated recurrent unit; all arguments are checked ones."""
     name = "gru_simple" if not reset_gate else "gru_after" if reset_after else "gru_before"
     gate, state = _validate.full_activation(recurrent_activation), _validate.full_activation(activation or "tanh")
-    gates = 3 if reset_gate else 2
     if (gate, state, clip) == (SIGMOID, TANH, None):
-        return CellKind(name, ("h",), gates, bias)
-    return CellKind(
-        f"{name}_options", ("h",), gates, bias, 0, Options(gate, state, TANH, _or_infinite(clip), math.inf, None)
-    )
+        return _kind(name, bias)
+    return _kind(f"{name}_options", bias, Options(gate, state, TANH, _or_infinite(clip), math.inf, None))
 
 
 def lstm_kind(
@@ -189,12 +193,18 @@ def lstm_kind(
     """A long short-term memory; all arguments are checked ones."""
     gate, state = _validate.full_activation(recurrent_activation), _validate.full_activation(activation or "tanh")
     output = state if output_activation is None else _validate.full_activation(output_activation)
-    gates = 3 if coupled else 4
     options = Options(gate, state, output, _or_infinite(clip), _or_infinite(cell_clip), peephole)
     if not coupled and options == Options(SIGMOID, TANH, TANH, math.inf, math.inf, None):
-        return CellKind("lstm", ("h", "c"), gates, bias)
-    peepholes = {None: 0, "o_prev": 1, "ifo": gates - 1}[peephole]
-    return CellKind("lstm_coupled" if coupled else "lstm_options", ("h", "c"), gates, bias, peepholes, options)
+        return _kind("lstm", bias)
+    name = "lstm_coupled" if coupled else "lstm_options"
+    peepholes = {None: 0, "o_prev": 1, "ifo": CELLS[name]["units"]}[peephole]
+    return _kind(name, bias, options, peepholes)
+
+
+def _kind(name: str, bias: Bias, options: Options | None = None, peepholes: int = 0) -> CellKind:
+    """A kind with what the compiled module says of its cell."""
+    cell = CELLS[name]
+    return CellKind(name, ("h", "c")[: cell["states"]], cell["gates"], bias, peepholes, options)
 
 
 def _or_infinite(limit: float | None) -> float:

@@ -148,7 +148,7 @@ class RecurrentLayer(SequenceLayer, Parameterized):
         """The kind with layer normalisation, if it is wanted and there is such a form."""
         if not self.layer_norm:
             return kind
-        if kind.name not in ("gru_after", "lstm") or kind.proj_size:
+        if not kind.can_be_normed:
             for name, default in self._arguments:
                 value = getattr(self, name)
                 if name in NOT_NORMED and value != default:

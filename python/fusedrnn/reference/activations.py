@@ -1,4 +1,4 @@
-"""The activation functions of cells and their slopes. Beside `csrc/kernels/math.h` and `csrc/kernels/activations.h`."""
+"""The activation functions of cells and their slopes. Beside `csrc/math/math.h` and `csrc/math/activations.h`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

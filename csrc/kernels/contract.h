@@ -7,6 +7,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "../cells/cells.h"
+
 namespace fusedrnn {
 
 using Index = ptrdiff_t;
@@ -14,54 +16,6 @@ using Index = ptrdiff_t;
 // Functions shared by core and kernels are always inlined: a copy compiled with one ISA's flags must never be the one
 // the linker keeps for everybody. The `objects` check of CMakeLists.txt looks for leaks.
 #define FUSEDRNN_INLINE inline __attribute__((always_inline))
-
-// The usual form of a cell has its functions compiled in; its ...Options form takes them from CellOptions.
-enum CellId {
-  kRNNTanh,
-  kRNNRelu,
-  kGRUAfter,
-  kGRUBefore,
-  kGRUSimple,
-  kLSTM,
-  kRNNOptions,
-  kGRUAfterOptions,
-  kGRUBeforeOptions,
-  kGRUSimpleOptions,
-  kLSTMOptions,
-  kLSTMCoupled,
-  kCellCount
-};
-
-// The same order as kActivationNames of core/weights.cpp.
-enum ActivationId {
-  kSigmoid,
-  kTanh,
-  kRelu,
-  kHardSigmoid,
-  kHardTanh,
-  kSoftsign,
-  kSoftplus,
-  kLeakyRelu,
-  kElu,
-  kAffine,
-  kScaledTanh,
-  kThresholdedRelu,
-  kLinear,
-  kActivationCount
-};
-struct Activation {
-  ActivationId id = kTanh;
-  double alpha = 0, beta = 0;
-};
-
-enum Peephole { kNoPeephole, kPeepholeIFO, kPeepholeOPrev };  // see cells/lstm.h
-
-// What a cell's ...Options form computes with; the usual forms ignore it.
-struct CellOptions {
-  Activation gate{kSigmoid}, state, output;
-  double clip = __builtin_inf(), cell_clip = __builtin_inf();  // of pre-activations, of c; infinity: none
-  Peephole peephole = kNoPeephole;
-};
 
 inline constexpr int kMaxStates = 2;
 

@@ -1,5 +1,5 @@
 // The vector type of the ISA this file is compiled for: GNU vector extensions, so V reads like float and `a * b + c`
-// becomes an FMA where there is one. The only file in kernels/ with per-ISA conditionals. Includes no STL: an inline
+// becomes an FMA where there is one. The only file that is compiled for each ISA and has conditionals for some of them. Includes no STL: an inline
 // standard function compiled here with AVX flags could be the copy the linker keeps for everybody.
 #pragma once
 
@@ -205,5 +205,14 @@ class FloatingPointState {
   FloatingPointState(const FloatingPointState&);
   void operator=(const FloatingPointState&);
 };
+
+// Tells the core that a loop waits for another core.
+inline void pause_core() {
+#if defined(FUSEDRNN_X86)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  __asm__ volatile("yield");
+#endif
+}
 
 }  // namespace fusedrnn::FUSEDRNN_ISA

@@ -11,7 +11,7 @@
 // nothing.
 #pragma once
 
-#include "../core/api.h"
+#include "functions.h"
 #include "math.h"
 
 namespace fusedrnn::FUSEDRNN_ISA {
@@ -189,21 +189,6 @@ class Chosen {
   }
   Activation f_;
   double clip_;
-};
-
-// The functions of a gated cell: `gate` of gates, `state` of what they let through, `output` of LSTM's c.
-struct UsualFunctions {
-  static constexpr bool adjustable = false;
-  inline explicit UsualFunctions(const CellOptions&) {}
-  Sigmoid gate;
-  Tanh state, output;
-};
-
-struct ChosenFunctions {
-  static constexpr bool adjustable = true;
-  inline explicit ChosenFunctions(const CellOptions& o)
-      : gate(o.gate, o.clip), state(o.state, o.clip), output(o.output, __builtin_inf()) {}
-  Chosen gate, state, output;
 };
 
 }  // namespace fusedrnn::FUSEDRNN_ISA

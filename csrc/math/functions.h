@@ -1,0 +1,34 @@
+// Which activation functions there are; activations.h computes them. Seen by core, too, so without instruction sets.
+#pragma once
+
+namespace fusedrnn {
+
+// The one list: X(name, name in Python).
+#define FUSEDRNN_ACTIVATIONS(X)             \
+  X(Sigmoid, "sigmoid")                     \
+  X(Tanh, "tanh")                           \
+  X(Relu, "relu")                           \
+  X(HardSigmoid, "hard_sigmoid")            \
+  X(HardTanh, "hard_tanh")                  \
+  X(Softsign, "softsign")                   \
+  X(Softplus, "softplus")                   \
+  X(LeakyRelu, "leaky_relu")                \
+  X(Elu, "elu")                             \
+  X(Affine, "affine")                       \
+  X(ScaledTanh, "scaled_tanh")              \
+  X(ThresholdedRelu, "thresholded_relu")    \
+  X(Linear, "linear")
+
+enum ActivationId {
+#define FUSEDRNN_ID(name, text) k##name,
+  FUSEDRNN_ACTIVATIONS(FUSEDRNN_ID)
+#undef FUSEDRNN_ID
+      kActivationCount
+};
+
+struct Activation {
+  ActivationId id = kTanh;
+  double alpha = 0, beta = 0;
+};
+
+}  // namespace fusedrnn
