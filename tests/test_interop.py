@@ -15,6 +15,7 @@ import pytest
 
 import fusedrnn
 from fusedrnn import interop
+from fusedrnn.parameters import Parameterized
 from tolerances import assert_close
 
 T, B, I, H = 6, 3, 4, 5
@@ -399,6 +400,121 @@ def test_paddle_names():
     assert interop.from_paddle(named) == layer
     both = named | {f"rnn.{name}": array for name, array in layer.state_dict().items()}
     assert interop.from_paddle(both, "rnn") == layer
+
+
+# ---- what is wrong -------------------------------------------------------------------------------------------------
+
+W2 = {"weight_ih_l0": np.ones((4, 1)), "weight_hh_l0": np.ones((4, 1))}
+VECTOR = np.zeros(4 * H * (I + H) + 8 * H)
+
+WRONG: dict[str, Any] = {
+    "torch scalar": (lambda: interop.from_torch(W2 | {"weight_ih_l0": np.float32(1)}), "no weight_ih_l0 of two axes"),
+    "torch one axis": (lambda: interop.from_torch(W2 | {"weight_hh_l0": np.ones(4)}), "no weight_hh_l0 of two axes"),
+    "torch projection": (lambda: interop.from_torch(W2 | {"weight_hr_l0": np.ones(4)}), "no weight_hr_l0 of two axes"),
+    "torch names": (lambda: interop.from_torch(W2 | {3: np.ones(4)}), r"a name is 3 \(int\); expected strings"),
+    "torch bytes": (lambda: interop.from_torch(W2 | {b"a": np.ones(4)}), r"a name is b'a' \(bytes\); expected strings"),
+    "torch cell and layer": (lambda: interop.from_torch(W2 | {"bias_ih": np.ones(4)}), "unexpected: bias_ih"),
+    "torch layer far up": (
+        lambda: interop.from_torch(W2 | {"bias_ih_l99999999": 1.0}),
+        "unexpected: bias_ih_l99999999",
+    ),
+    "torch ragged": (
+        lambda: interop.from_torch(W2 | {"weight_ih_l0": [[1.0], [2.0, 3.0]]}),
+        "cannot be read as an arr",
+    ),
+    "torch object": (lambda: interop.from_torch(W2 | {"weight_ih_l0": object()}), "has dtype object; expected real"),
+    "torch none": (lambda: interop.from_torch(W2 | {"weight_ih_l0": None}), "has dtype object; expected real"),
+    "torch prefix": (lambda: interop.from_torch(W2, 3), "prefix is 3; expected a string or a sequence of strings"),
+    "torch prefixes": (lambda: interop.from_torch(W2, [[""]]), r"a name is \[''\] \(list\); expected strings"),
+    "torch kind": (lambda: interop.from_torch(W2, kind=["LSTM"]), r"kind is \['LSTM'\]; expected one of 'RNN'"),
+    "paddle names": (lambda: interop.from_paddle({3: np.ones(4)}), r"a name is 3 \(int\); expected strings"),
+    "paddle one axis": (
+        lambda: interop.from_paddle(W2 | {"weight_hh_l0": np.ones(4)}, activation="relu"),
+        "no weight_hh",
+    ),
+    "paddle prefix": (lambda: interop.from_paddle(W2, ["a"]), r"prefix is \['a'\]; expected a string"),
+    "dynet nothing": (lambda: interop.from_dynet([]), "got list; expected a builder"),
+    "dynet number": (lambda: interop.from_dynet([3]), "got int; expected a list of the arrays of layer 0"),
+    "dynet array": (
+        lambda: interop.from_dynet([np.float32(3)]),
+        "got float32; expected a list of the arrays of layer 0",
+    ),
+    "dynet no arrays": (lambda: interop.from_dynet([[]]), "the number of arrays of layer 0 is 0; expected 3"),
+    "dynet scalars": (lambda: interop.from_dynet([[1.0] * 3]), r"W_h of layer 0 has shape \(\); expected"),
+    "dynet scalars of a GRU": (
+        lambda: interop.from_dynet([[1.0] * 9]),
+        r"W_h of z of layer 0 has shape \(\); expected",
+    ),
+    "dynet input": (
+        lambda: interop.from_dynet([[np.ones(20), np.ones((20, 5)), np.ones(20)]]),
+        "W_x of layer 0 has sha",
+    ),
+    "dynet bias": (
+        lambda: interop.from_dynet([[np.ones((20, 3)), np.ones((20, 5)), np.ones(9)]]),
+        "b of layer 0 has shap",
+    ),
+    "dynet forget_bias": (lambda: interop.from_dynet([[1.0] * 3], forget_bias="1"), "forget_bias is '1'"),
+    "madmom nothing": (lambda: interop.from_madmom([]), "found no layer in an empty list"),
+    "madmom number": (lambda: interop.from_madmom([3]), "got int; expected a RecurrentLayer"),
+    "madmom half a layer": (
+        lambda: interop.from_madmom(types.SimpleNamespace(forget_gate=3)),
+        "got SimpleNamespace; expected a layer or gate of madmom, which has input_gate",
+    ),
+    "madmom gate": (
+        lambda: interop.from_madmom(types.SimpleNamespace(reset_gate=3, update_gate=3, cell=3)),
+        "got int; expected a layer or gate of madmom, which has weights",
+    ),
+    "keras nothing": (lambda: interop.from_keras([]), "got list; expected a Keras layer"),
+    "keras scalars": (lambda: interop.from_keras([1.0, 1.0]), r"the kernel has shape \(\); expected"),
+    "keras second way": (
+        lambda: interop.from_keras([np.ones((3, 20)), np.ones((5, 20)), np.ones((3, 20)), 1.0]),
+        r"the recurrent kernel has shape \(\); expected",
+    ),
+    "keras number": (lambda: interop.from_keras([np.ones((3, 20))] * 7), "the number of arrays is 7"),
+    "keras merge_mode": (
+        lambda: interop.from_keras([np.ones((3, 20)), np.ones((5, 20))] * 2, merge_mode=[]),
+        r"merge_mode is \[\]; expected one of 'concat'",
+    ),
+    "thinc sizes": (lambda: interop.from_thinc(VECTOR, nI="3", nO=5), r"nI is '3' \(str\); expected an integer"),
+    "thinc depth": (lambda: interop.from_thinc(VECTOR, nI=I, nO=H, depth=2**31 - 1), r"has shape \(220,\); expected"),
+    "thinc odd": (lambda: interop.from_thinc(VECTOR, nI=I, nO=H, bi=True), "nO is 5; expected an even number"),
+    "thinc axes": (lambda: interop.from_thinc(VECTOR[None], nI=I, nO=H), r"has shape \(1, 220\); expected"),
+    "thinc words": (lambda: interop.from_thinc(["a"], nI=I, nO=H), "has dtype <U1; expected real numbers"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_arrays_that_are_none(case):
+    call, message = WRONG[case]
+    with pytest.raises((ValueError, TypeError), match=f"^from_{case.split()[0]}: .*{message}|^[A-Z]+: .*{message}"):
+        call()
+
+
+def test_bridges_do_not_draw_parameters(monkeypatch):
+    """Which a few names with large numbers, or shapes of no data, would make long work."""
+
+    def draw(self: Any) -> None:
+        raise AssertionError("drew parameters")
+
+    monkeypatch.setattr(Parameterized, "_draw", draw)
+    for call in (
+        lambda: interop.from_torch(W2),
+        lambda: interop.from_keras([np.ones((3, 15)), np.ones((5, 15))]),
+        lambda: interop.from_dynet([[np.ones((20, 3)), np.ones((20, 5)), np.ones(20)]]),
+        lambda: interop.from_thinc(VECTOR, nI=I, nO=H),
+    ):
+        assert call().params
+
+
+def test_torch_tensors_of_short_floats():
+    torch = pytest.importorskip("torch", reason="torch is not installed: pip install torch==2.13.0")
+    for dtype in (torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.float8_e5m2):
+        weights = {name: torch.ones((4, 1)).to(dtype) for name in W2}
+        layer = interop.from_torch(weights)
+        assert layer.dtype == np.float32
+        np.testing.assert_array_equal(layer.weight_hh_l0, 1)
+    with pytest.raises(TypeError, match=r"^from_torch: weight_ih_l0 cannot be read: NotImplementedError"):
+        interop.from_torch({name: torch.ones((4, 1), device="meta") for name in W2})
 
 
 # ---- files ----------------------------------------------------------------------------------------------------------

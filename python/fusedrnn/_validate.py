@@ -263,7 +263,7 @@ def layer_dtype(owner: str, value: object) -> np.dtype[Any]:
     """float32 or float64, native byte order."""
     try:
         dtype = np.dtype(value)  # type: ignore[call-overload]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, DeprecationWarning):  # the last for names that NumPy gives up
         raise TypeError(f"{owner}: dtype is {value!r}; expected float32 or float64") from None
     for known in (np.dtype(np.float32), np.dtype(np.float64)):
         if dtype == known and value is not None:

@@ -192,11 +192,26 @@ def _thaw(
     if version != PICKLE_VERSION:
         raise ValueError(f"FrozenLayer: pickle has version {version}; expected {PICKLE_VERSION}")
     try:
+        config = tuple(config)
         owner, kind, dtype, *sizes = config[:6]
         largest = (_validate.LARGEST_SIZE, _validate.LARGEST_SIZE, _validate.MOST_LAYERS)
         names = ("input_size", "hidden_size", "num_layers")
         I, H, L = map(_validate.size, (owner,) * 3, names, sizes, largest)
-        plan = Plan(owner, CellKind(*kind), _validate.layer_dtype(owner, dtype), I, H, L, *config[6:])
+        bidirectional, batch_first, merge, backwards, learned_state, zoneout = config[6:]
+        plan = Plan(
+            owner,
+            CellKind(*kind),
+            _validate.layer_dtype(owner, dtype),
+            I,
+            H,
+            L,
+            _validate.flag(owner, "bidirectional", bidirectional),
+            _validate.flag(owner, "batch_first", batch_first),
+            _validate.merge(owner, merge, bidirectional),
+            _validate.backwards(owner, backwards, bidirectional),
+            _validate.flag(owner, "learned_state", learned_state),
+            _validate.zoneout(owner, zoneout, ("h", "c")),
+        )
         specs = layer_specs(plan) + learned_specs(plan)
         arrays = _validate.parameters(owner, params, specs, plan.dtype)
         named = {spec.name: array for spec, array in zip(specs, arrays, strict=True)}

@@ -304,10 +304,13 @@ class LayerGroup(SequenceLayer):
         if version != PICKLE_VERSION:
             raise ValueError(f"{type(self).__name__}: pickle has version {version}; expected {PICKLE_VERSION}")
         values = {name: value for name, value in state.items() if name not in ("version", "_members")}
+        owner = type(self).__name__
+        for name in ("input_size", "output_size"):
+            _validate.size(owner, name, values.get(name), 2 * _validate.LARGEST_SIZE)
         try:
             self._configure(dict(state["_members"]), **(self._defaults | values))
         except (AttributeError, IndexError, KeyError, TypeError) as error:
-            raise _validate.no_pickle(type(self).__name__, f"has no members that fit: {error!r}") from None
+            raise _validate.no_pickle(owner, f"has no members that fit: {error!r}") from None
 
 
 def parameter_specs(member: Any) -> tuple[ParameterSpec, ...]:

@@ -168,14 +168,18 @@ class Parameterized:
             for spec in self._specs
         }
 
-    @classmethod
-    def _undrawn(cls, *sizes: Any, **options: Any) -> Self:
-        """``cls(*sizes, **options)`` without parameters, for those that have them: `load_state_dict` puts them in."""
-        made = cls.__new__(cls)
-        made.__dict__["params"] = {}
-        constructor: Any = cls.__init__
-        constructor(made, *sizes, **options)
-        return made
+    def _restore(
+        self, params: dict[str, Array], input_size: Any, hidden_size: Any, arguments: Mapping[str, Any], rng: Any
+    ) -> None:
+        """Become what the constructor makes of these arguments, with parameters from elsewhere: none are drawn."""
+        # A subclass may take others; this is the class whose arguments they are.
+        cls: Any = next(cls for cls in type(self).__mro__ if "_arguments" in cls.__dict__)
+        others = {name: value for name, value in arguments.items() if name != "dropout"}
+        self.__dict__["params"] = params
+        cls.__init__(self, input_size, hidden_size, **others, rng=rng)
+        if "dropout" in arguments:  # may have been set later, where it does nothing: nobody is warned
+            owner = type(self).__name__
+            self.__dict__["dropout"] = _validate.probability(owner, "dropout", arguments["dropout"])
 
     def _with_params(self, params: dict[str, Array]) -> Self:
         """The same object with other parameters: what bridges run, whose arrays belong to another library."""
@@ -298,16 +302,10 @@ class Parameterized:
                 raise _validate.no_pickle(owner, f"has no {name}")
         if not isinstance(state["params"], Mapping):
             raise _validate.no_pickle(owner, f"has {_validate.kind(state['params'])} for params")
-        # Checked by the constructor that knows the arguments; a subclass may take others. Dropout may have been set
-        # later, where it does nothing.
-        cls: Any = next(cls for cls in type(self).__mro__ if "_arguments" in cls.__dict__)
-        config = {name: state.get(name, default) for name, default in self._arguments}
-        dropout = config.pop("dropout", None)
         self.__dict__.update((name, value) for name, value in state.items() if name != "version")
-        self.__dict__["params"] = dict(state["params"])  # a shallow copy shares arrays, not the dict
-        cls.__init__(self, state["input_size"], state["hidden_size"], **config, rng=state["rng"])
-        if dropout is not None:
-            self.__dict__["dropout"] = _validate.probability(owner, "dropout", dropout)
+        params = dict(state["params"])  # a shallow copy shares arrays, not the dict
+        arguments = {name: state.get(name, default) for name, default in self._arguments}
+        self._restore(params, state["input_size"], state["hidden_size"], arguments, state["rng"])
 
 
 def pack(

@@ -16,11 +16,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .onnx_nodes import OnnxNode
     from .weight_files import load_npz, load_safetensors, save_npz, save_safetensors
     from .weights_dynet import from_dynet
     from .weights_keras import from_keras, to_keras
     from .weights_madmom import from_madmom
-    from .weights_onnx import OnnxNode, from_onnx
+    from .weights_onnx import from_onnx
     from .weights_onnx_export import to_onnx
     from .weights_paddle import from_paddle
     from .weights_thinc import from_thinc
@@ -46,7 +47,7 @@ __all__ = [
 
 #: Public name -> the module it is in, imported when it is first asked for.
 _MODULES = {
-    "OnnxNode": "weights_onnx",
+    "OnnxNode": "onnx_nodes",
     "from_dynet": "weights_dynet",
     "from_keras": "weights_keras",
     "from_madmom": "weights_madmom",

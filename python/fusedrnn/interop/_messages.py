@@ -101,6 +101,44 @@ def no_description(owner: str, key: str, error: Exception) -> str:
     return f"{owner}: the file's entry {key!r} is no description of a layer: {error!r}"
 
 
+def unreadable(owner: str, what: str, error: Exception) -> str:
+    return f"{owner}: {what} cannot be read: {type(error).__name__}: {error}"
+
+
+def in_file(owner: str, error: Exception, path: str | None) -> str:
+    said = str(error)
+    where = "" if path is None else f" (file {path!r})"
+    return f"{said if said.startswith(owner) else f'{owner}: {said}'}{where}"
+
+
+def twice(names: Iterable[str]) -> str:
+    return f"there are several entries called {listed(names)}"
+
+
+def no_array(owner: str, name: str, found: str, expected: str) -> str:
+    return f"{owner}: {name} {found}; expected {expected}"
+
+
+def unpacks_to(owner: str, name: str, nbytes: int, left: int, size: int) -> str:
+    return f"{owner}: {name} unpacks to {nbytes} bytes; expected at most {left} more of a file of {size} bytes"
+
+
+def too_large(owner: str, what: str, found: str, expected: str) -> str:
+    return f"{owner}: {what} makes {found}; expected at most {expected}"
+
+
+def not_in_arrays(owner: str, argument: str, value: object, name: str, got: tuple[int, ...], expected: int) -> str:
+    return f"{owner}: {argument} is {value!r}, but {name} has shape {got}; expected {expected}"
+
+
+def no_mapping(owner: str, argument: str, value: object) -> str:
+    return f"{owner}: {argument} is a {type(value).__name__}; expected a mapping of names to arrays"
+
+
+def no_name(owner: str, name: object) -> str:
+    return f"{owner}: a name is {name!r} ({type(name).__name__}); expected strings"
+
+
 def computed(argument: str, tensor: str) -> str:
     return f"OnnxNode: {argument} is None; expected an array, as the model computes it ({tensor})"
 

@@ -6,7 +6,7 @@ from their defaults; `build` makes the layer. The names and the maths of the opt
 
 from __future__ import annotations
 
-import inspect
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,14 +14,20 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from .. import layers
+from .._validate import as_array
 from ..bidirectional import Bidirectional
 from ..stack import Stack
 from . import _messages
+from .stored import Stored
 
 Array = NDArray[Any]
 
 #: Our gate order, a letter for each block of rows: torch's.
 GATES = {"RNN": "h", "GRU": "rzn", "LSTM": "ifgo"}
+
+
+#: The number of a layer in a parameter's name.
+LAYER = re.compile(r"_l([0-9]{1,9})(?:_reverse)?$")
 
 
 class Direction(NamedTuple):
@@ -68,21 +74,48 @@ def negate(rows: Array, gate: str, order: str) -> Array:
     return rows
 
 
-def float_dtype(array: Array) -> np.dtype[Any]:
+def float_dtype(array: Array | Stored) -> np.dtype[Any]:
     """The layer's dtype for an array of weights: float64 stays, all else is float32."""
     return np.dtype(np.float64 if array.dtype == np.float64 else np.float32)
 
 
 def as_weights(owner: str, name: str, value: Any) -> Array:
-    """Arrays, tensors and nested lists as a real array; bfloat16 tensors, which NumPy lacks, by way of float32."""
-    if hasattr(value, "detach"):
-        value = value.detach().cpu()
-        if str(value.dtype) == "torch.bfloat16":
-            value = value.float()
-    array = np.asarray(value)
-    if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
+    """Arrays, tensors and nested lists as a real array; bfloat16 and float8, which NumPy lacks, by way of float32."""
+    if isinstance(value, Stored):
+        value = value.read()
+    elif hasattr(value, "detach"):
+        value = plain(owner, name, value)
+    array = as_array(owner, name, value)
+    if array.dtype.kind not in "fiu" and not array.dtype.name.startswith(("bfloat16", "float8")):
         raise TypeError(_messages.not_real(owner, name, array.dtype))
     return array.astype(float_dtype(array)) if array.dtype.kind != "f" or array.dtype.itemsize < 4 else array
+
+
+def plain(owner: str, name: str, tensor: Any) -> Any:
+    """A tensor that NumPy can read."""
+    try:
+        tensor = tensor.detach().cpu()
+        if str(tensor.dtype).startswith(("torch.bfloat16", "torch.float8")):
+            tensor = tensor.float()
+    except MemoryError:
+        raise
+    except Exception as error:  # such as a tensor that has no data
+        raise TypeError(_messages.unreadable(owner, name, error)) from error
+    return tensor
+
+
+def shaped(owner: str, name: str, array: Array | Stored, *shape: int | str) -> None:
+    """Refuse an array of another shape; a string stands for any length, and says what it is of."""
+    got = array.shape
+    if len(got) != len(shape) or any(n != m for n, m in zip(got, shape, strict=True) if isinstance(m, int)):
+        expected = ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "")
+        raise ValueError(_messages.shape(owner, name, tuple(got), f"({expected})"))
+
+
+def check_kind(owner: str, kind: object) -> None:
+    """The argument `kind` of a bridge."""
+    if kind is not None and not (isinstance(kind, str) and kind in GATES):
+        raise ValueError(_messages.unknown_kind(owner, kind, list(GATES)))
 
 
 def gates_of(owner: str, rows: int, hidden_size: int) -> str:
@@ -99,6 +132,12 @@ def build(owner: str, kind: str, stack: Sequence[Sequence[Direction]], **options
     `options` are keyword arguments of the layer; what it does not know is refused by name.
     """
     cls = getattr(layers, kind)
+    for layer in stack:
+        for direction in layer:
+            for field, array in zip(PARAMETERS, direction, strict=True):
+                axes = 2 if field.startswith(("W_", "peephole")) else 1
+                if array is not None and array.ndim != axes:
+                    raise ValueError(_messages.shape(owner, PARAMETERS[field], array.shape, f"{axes} axes"))
     first = stack[0][0]
     options = dict(options)
     options.setdefault("dtype", float_dtype(first.W_ih))
@@ -115,9 +154,8 @@ def build(owner: str, kind: str, stack: Sequence[Sequence[Direction]], **options
         options["learned_state"] = True
     if len(stack[0]) == 2:
         options["bidirectional"] = True
-    layer = construct(owner, cls, int(first.W_ih.shape[1]), first.hidden_size, len(stack), **options)
-    layer.load_state_dict(named(stack))
-    return layer
+    options["num_layers"] = len(stack)
+    return construct(owner, cls, named(stack), int(first.W_ih.shape[1]), first.hidden_size, options)
 
 
 class Part(NamedTuple):
@@ -188,13 +226,63 @@ def fitting(owner: str, cls: type[Any], *arguments: Any) -> Any:
         raise type(error)(f"{owner}: {error}") from None
 
 
-def construct(owner: str, cls: type[Any], *sizes: int, **options: Any) -> Any:
-    """``cls(*sizes, **options)``, where an option the class does not have is a ValueError with its name."""
-    known = inspect.signature(cls).parameters
+def construct(
+    owner: str,
+    cls: Any,
+    params: Mapping[str, Any],
+    input_size: Any,
+    hidden_size: Any,
+    options: Mapping[str, Any],
+) -> Any:
+    """A layer or a cell with these parameters, which are compared with what the arguments say before any is read.
+
+    An option that the class does not have is a ValueError with its name.
+    """
+    known = {name for name, _ in cls._arguments}
     for name, value in options.items():
         if name not in known:
             raise ValueError(_messages.no_such_option(owner, cls.__name__, name, value))
-    return cls(*sizes, rng=0, **options)  # the numbers drawn are replaced
+    layer = cls.__new__(cls)
+    layer._restore({}, input_size, hidden_size, options, rng=0)
+    shapes = {spec.name: spec.shape for spec in layer._specs}
+    layer.load_state_dict(
+        {
+            name: as_weights(owner, name, array)
+            if isinstance(array, Stored) and name in shapes and array.shape == shapes[name]
+            else array
+            for name, array in params.items()
+        }
+    )
+    return layer
+
+
+class Sizes(NamedTuple):
+    """What arrays under torch's names say of a layer or a cell, each with the array that says it."""
+
+    input_size: int
+    hidden_size: int
+    proj_size: int
+    num_layers: int
+    said_by: dict[str, str]  # but for num_layers
+
+
+def sizes_of(owner: str, arrays: Mapping[str, Any], is_cell: bool) -> Sizes:
+    """Looks at names and shapes only, and at no more layers than there are names."""
+    suffix = "" if is_cell else "_l0"
+    names = {argument: f"weight_{what}{suffix}" for argument, what in (("ih", "ih"), ("hh", "hh"), ("hr", "hr"))}
+    projected = names["hr"] in arrays
+    for name in (names["ih"], names["hh"], *([names["hr"]] if projected else [])):
+        if name not in arrays or len(arrays[name].shape) != 2:
+            raise ValueError(_messages.none_found(owner, f"{name} of two axes", ", ".join(sorted(arrays))))
+    layers = {int(found[1]) for found in map(LAYER.search, arrays) if found}
+    state = names["hr" if projected else "hh"]
+    return Sizes(
+        int(arrays[names["ih"]].shape[1]),
+        int(arrays[state].shape[1]),
+        int(arrays[state].shape[0]) if projected else 0,
+        1 if is_cell else min(1 + max(layers, default=0), len(arrays)),
+        {"input_size": names["ih"], "hidden_size": state, "proj_size": state},
+    )
 
 
 def named(stack: Sequence[Sequence[Direction]]) -> dict[str, Array]:

@@ -14,14 +14,22 @@ import numpy as np
 
 from .. import cells, layers
 from . import _messages
-from .conventions import Array, construct
-from .weights_torch import from_torch
+from .conventions import construct, sizes_of, stack_of
+from .npz_files import Npz
+from .safetensors_files import tensors_of
+from .stored import Stored, faults_of
+from .weights_torch import from_state_dict, several_prefixes
 
 #: Where the JSON is: an entry of the safetensors header, an array of one string in an npz file.
 KEY = "fusedrnn"
 
 #: Version of the JSON; raised when old files would need translating.
 VERSION = 1
+
+#: What files may hold, by name.
+CLASSES: dict[str, type[Any]] = {
+    cls.__name__: cls for cls in (layers.RNN, layers.GRU, layers.LSTM, cells.RNNCell, cells.GRUCell, cells.LSTMCell)
+}
 
 Path = str | os.PathLike[str]
 
@@ -76,14 +84,22 @@ def load_safetensors(path: Path, prefix: str | None = None) -> Any:
     Raises
     ------
     ValueError
-        The file holds no such layer, or was written by a later version.
-    """
-    from safetensors import safe_open
-    from safetensors.numpy import load_file
+        The file is damaged, holds no such layer, or was written by a later version.
+    OSError
+        There is no such file, or it may not be read.
 
-    with safe_open(os.fspath(path), "np") as file:
-        description = (file.metadata() or {}).get(KEY)
-    return restore("load_safetensors", description, load_file(os.fspath(path)), prefix)
+    Notes
+    -----
+    Read with NumPy alone. float16, bfloat16 and float8 (E4M3, E5M2) become float32, exactly. Sizes are compared with
+    the arrays before any is read, and no other tensors are.
+    """
+    owner = "load_safetensors"
+    with open(os.fspath(path), "rb") as file, faults_of(owner, os.fspath(path)):
+        arrays, metadata = tensors_of(owner, file)
+        description = metadata.get(KEY)
+        if description is not None and not isinstance(description, str):
+            raise ValueError(_messages.attribute(owner, KEY, description, "a string of JSON"))
+        return restore(owner, description, arrays, prefix)
 
 
 def save_npz(layer: Any, path: Path) -> None:
@@ -132,12 +148,20 @@ def load_npz(path: Path, prefix: str | None = None) -> Any:
     Raises
     ------
     ValueError
-        The file holds no such layer, holds pickled objects, or was written by a later version.
+        The file is damaged, holds no such layer, holds pickled objects, or was written by a later version; or the
+        arrays would unpack to very much more than the file.
+    OSError
+        There is no such file, or it may not be read.
+
+    Notes
+    -----
+    Sizes are compared with the arrays before any is unpacked, and no other arrays are.
     """
-    with np.load(path, allow_pickle=False) as file:
-        arrays = {name: file[name] for name in file.files}
-    description = arrays.pop(KEY, None)
-    return restore("load_npz", None if description is None else str(description), arrays, prefix)
+    owner = "load_npz"
+    with open(os.fspath(path), "rb") as file, faults_of(owner, os.fspath(path)):
+        arrays = Npz(owner, file).members
+        description = arrays.pop(KEY).text() if KEY in arrays else None
+        return restore(owner, description, arrays, prefix)
 
 
 def describe(owner: str, layer: Any) -> str:
@@ -149,22 +173,41 @@ def describe(owner: str, layer: Any) -> str:
     return json.dumps({"version": VERSION, "class": type(layer).__name__, "arguments": config})
 
 
-def restore(owner: str, description: str | None, arrays: Mapping[str, Array], prefix: str | None) -> Any:
+def restore(owner: str, description: str | None, arrays: Mapping[str, Stored], prefix: Any) -> Any:
     """A layer from its arguments and its parameters."""
     if description is None or prefix:
-        return from_torch(arrays, prefix)
+        if prefix is None or isinstance(prefix, str):
+            return from_state_dict(owner, arrays, prefix, None, None, None, 0.0, None)
+        return stack_of(owner, [restore(owner, None, arrays, one) for one in several_prefixes(owner, prefix)])
+    cls, arguments = parse(owner, description)
+    sizes = sizes_of(owner, arrays, issubclass(cls, cells.RecurrentCell))
+    for argument, name in sizes.said_by.items():
+        value, said = arguments.get(argument, 0), getattr(sizes, argument)
+        if value != said:
+            raise ValueError(_messages.not_in_arrays(owner, argument, value, name, arrays[name].shape, said))
+    value = arguments.get("num_layers", 1)
+    if value != sizes.num_layers:
+        raise ValueError(_messages.contradiction(owner, "num_layers", value, f"there are arrays of {sizes.num_layers}"))
+    input_size, hidden_size = arguments.pop("input_size"), arguments.pop("hidden_size")
+    return construct(owner, cls, arrays, input_size, hidden_size, arguments)
+
+
+def parse(owner: str, description: str) -> tuple[type[Any], dict[str, Any]]:
+    """The class and the constructor's arguments, of which the names and sizes are still to be looked at."""
     try:
         record = json.loads(description)
         version, name, arguments = record["version"], record["class"], record["arguments"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(_messages.no_description(owner, KEY, error)) from None
-    if version != VERSION:
+    if type(version) is not int or version != VERSION:
         raise ValueError(_messages.attribute(owner, "the file's version", version, str(VERSION)))
-    cls = getattr(cells, name, None) if name.endswith("Cell") else getattr(layers, name, None)
-    if cls is None or name not in ("RNN", "GRU", "LSTM", "RNNCell", "GRUCell", "LSTMCell"):
+    if not isinstance(name, str) or name not in CLASSES:
         raise ValueError(_messages.attribute(owner, "the file's class", name, "a layer or a cell"))
-    arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
-    sizes = (arguments.pop("input_size"), arguments.pop("hidden_size"))
-    layer = construct(owner, cls, *sizes, **arguments)
-    layer.load_state_dict(arrays)
-    return layer
+    if not isinstance(arguments, dict):
+        raise ValueError(_messages.attribute(owner, "the file's arguments", arguments, "an object"))
+    for needed in ("input_size", "hidden_size"):
+        if needed not in arguments:
+            raise ValueError(_messages.attribute(owner, "the file's arguments", arguments, f"{needed} among them"))
+    if arguments.get("dtype", "float32") not in ("float32", "float64"):
+        raise ValueError(_messages.attribute(owner, "dtype", arguments["dtype"], "'float32' or 'float64'"))
+    return CLASSES[name], {key: tuple(v) if isinstance(v, list) else v for key, v in arguments.items()}

@@ -17,14 +17,15 @@ gates, peepholes that are full matrices) has no counterpart here; in Python ``LS
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
+from .._validate import finite
 from . import _messages
-from .conventions import GATES, Array, Direction, as_weights, build, negate, reorder
+from .conventions import GATES, Array, Direction, as_weights, build, check_kind, negate, reorder, shaped
 
 #: DyNet's gate orders in our letters.
 DYNET_GATES = {"RNN": "h", "GRU": "zrn", "LSTM": "ifog"}
@@ -69,18 +70,22 @@ def from_dynet(
     owner = "from_dynet"
     if hasattr(source, "get_parameters"):
         source = source.get_parameters()
+    forget_bias = finite(owner, "forget_bias", forget_bias)
     if not isinstance(source, (list, tuple)) or not source:
         raise TypeError(_messages.wrong_source(owner, source, "a builder, or for each layer a list of arrays"))
     parts = []
     for k, group in enumerate(source):
+        if not isinstance(group, Iterable) or getattr(group, "ndim", 1) == 0:
+            raise TypeError(_messages.wrong_source(owner, group, f"a list of the arrays of layer {k}"))
         arrays = [getattr(p, "as_array", lambda p=p: p)() for p in group]
         arrays = [as_weights(owner, f"array {j} of layer {k}", array) for j, array in enumerate(arrays)]
         parts.append(of_layer(owner, k, arrays, forget_bias))
     found = parts[0][0]
-    if kind is not None and kind not in GATES:
-        raise ValueError(_messages.unknown_kind(owner, kind, list(GATES)))
+    check_kind(owner, kind)
     if kind not in (None, found):
-        raise ValueError(_messages.kinds_differ(owner, str(kind), found, f"layer 0 has {len(source[0])} arrays"))
+        raise ValueError(
+            _messages.kinds_differ(owner, str(kind), found, f"layer 0 has {3 if found != 'GRU' else 9} arrays")
+        )
     options: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
     if found == "GRU":
         options["reset_after"] = False
@@ -89,19 +94,26 @@ def from_dynet(
 
 def of_layer(owner: str, k: int, arrays: Sequence[Array], forget_bias: float) -> tuple[str, Direction]:
     """One layer's arrays."""
+    gates: tuple[str, ...]
     if len(arrays) == 9:  # W_x, W_h, b of z, of r, of h
-        W_x, W_h, b = (np.concatenate(arrays[part::3]) for part in range(3))
-        kind = "GRU"
+        kind, gates = "GRU", ("of z ", "of r ", "of h ")
     elif len(arrays) == 3:
-        W_x, W_h, b = arrays
-        kind = "LSTM" if W_h.ndim == 2 and len(W_h) == 4 * W_h.shape[1] else "RNN"
+        W_h = arrays[1]
+        kind, gates = ("LSTM" if W_h.ndim == 2 and len(W_h) == 4 * W_h.shape[1] else "RNN"), ("",)
     else:
         expected = "3 (LSTM, SimpleRNN) or 9 (GRU)"
         raise ValueError(_messages.attribute(owner, f"the number of arrays of layer {k}", len(arrays), expected))
     theirs, ours = DYNET_GATES[kind], GATES[kind]
-    if W_h.ndim != 2 or len(W_h) != len(theirs) * W_h.shape[1]:
-        expected = f"({len(theirs)}*hidden_size, hidden_size)"
-        raise ValueError(_messages.shape(owner, f"W_h of layer {k}", W_h.shape, expected))
+    for g, gate in enumerate(gates):
+        W_x, W_h, b = arrays[3 * g :][:3]
+        blocks = len(theirs) // len(gates)
+        if W_h.ndim != 2 or len(W_h) != blocks * W_h.shape[1] or W_h.shape != arrays[1].shape:
+            expected = f"({blocks}*hidden_size, hidden_size)"
+            raise ValueError(_messages.shape(owner, f"W_h {gate}of layer {k}", W_h.shape, expected))
+        inputs = arrays[0].shape[1] if g else "input_size"
+        shaped(owner, f"W_x {gate}of layer {k}", W_x, len(W_h), inputs)
+        shaped(owner, f"b {gate}of layer {k}", b, len(W_h))
+    W_x, W_h, b = (np.concatenate(arrays[part::3]) for part in range(3))
     W_ih, W_hh, b_ih = (reorder(rows, theirs, ours) for rows in (W_x, W_h, b))
     if kind == "LSTM":
         H = W_h.shape[1]

@@ -37,10 +37,12 @@ from .conventions import (
     Part,
     as_weights,
     assemble,
+    check_kind,
     directions_of,
     gates_of,
     refuse_others,
     reorder,
+    shaped,
 )
 
 if TYPE_CHECKING:
@@ -154,8 +156,7 @@ def from_keras(
         parts = [Part(found, directions, options)]
     else:
         raise TypeError(_messages.wrong_source(owner, source, "a Keras layer, or a list of layers or of weights"))
-    if kind is not None and kind not in GATES:
-        raise ValueError(_messages.unknown_kind(owner, kind, list(GATES)))
+    check_kind(owner, kind)
     for part in parts:
         for own in [part] if isinstance(part, Part) else part[:2]:
             if kind not in (None, own.kind):
@@ -167,7 +168,7 @@ def from_keras(
 
 def merge_of(owner: str, merge_mode: object) -> str | None:
     """Our name of a merge_mode."""
-    if merge_mode not in MERGES:
+    if not (merge_mode is None or isinstance(merge_mode, str)) or merge_mode not in MERGES:
         raise ValueError(_messages.attribute(owner, "merge_mode", merge_mode, f"one of {_messages.listed(MERGES)}"))
     return MERGES[merge_mode]
 
@@ -261,10 +262,12 @@ def of_arrays(
     if len(arrays) not in (2, 3, 4, 6):
         expected = "2 or 3 of one direction, or 4 or 6 of two"
         raise ValueError(_messages.attribute(owner, "the number of arrays", len(arrays), expected))
-    kernel, recurrent = arrays[:2]
-    for name, array in (("kernel", kernel), ("recurrent kernel", recurrent)):
-        if array.ndim != 2:
-            raise ValueError(_messages.shape(owner, name, array.shape, "two axes"))
+    for k in range(0, len(arrays), each):
+        for name, array in zip(("kernel", "recurrent kernel"), arrays[k : k + 2], strict=True):
+            shaped(
+                owner, f"the {name}", array, "input_size" if name == "kernel" else "hidden_size", "columns of all gates"
+            )
+    recurrent = arrays[1]
     kind = gates_of(owner, recurrent.shape[1], recurrent.shape[0])
     parts = [of_direction(owner, kind, arrays[k : k + each], reset_after) for k in range(0, len(arrays), each)]
     return kind, [part[0] for part in parts], parts[0][1]
@@ -277,8 +280,8 @@ def of_direction(
     kernel, recurrent = arrays[:2]
     H, theirs, ours = recurrent.shape[0], KERAS_GATES[kind], GATES[kind]
     columns = len(theirs) * H
-    if kernel.ndim != 2 or kernel.shape[1] != columns or recurrent.shape != (H, columns):
-        raise ValueError(_messages.shape(owner, "the kernel", kernel.shape, f"(input_size, {columns})"))
+    shaped(owner, "the kernel", kernel, "input_size", columns)
+    shaped(owner, "the recurrent kernel", recurrent, H, columns)
     if len(arrays) == 2:
         return Direction(reorder(kernel.T, theirs, ours), reorder(recurrent.T, theirs, ours)), reset_after
     bias = arrays[2]

@@ -25,14 +25,19 @@ Source: the operators' page of the ONNX standard, https://onnx.ai/onnx/operators
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..bidirectional import Bidirectional
+from .._validate import as_array, layer_dtype
 from . import _messages
-from .conventions import GATES, Array, Direction, Pair, Part, as_weights, assemble, reorder
+from .conventions import GATES, Array, Direction, Pair, Part, as_weights, assemble, reorder, shaped
+from .onnx_constants import Constants, Evaluator
+from .onnx_nodes import OnnxNode
+from .stored import faults_of, reading
+from .weights_onnx_chain import read_chain
 
 if TYPE_CHECKING:
     import onnx
@@ -43,6 +48,20 @@ ONNX_PEEPHOLES = "iof"
 
 #: Inputs by place.
 INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
+
+#: Attributes and their types.
+ATTRIBUTES = {
+    "activation_alpha": "FLOATS",
+    "activation_beta": "FLOATS",
+    "activations": "STRINGS",
+    "clip": "FLOAT",
+    "direction": "STRING",
+    "hidden_size": "INT",
+    "input_forget": "INT",
+    "layout": "INT",
+    "linear_before_reset": "INT",
+    "output_sequence": "INT",
+}
 
 #: What the letters f, g, h of ``activations`` are called here, and their defaults.
 ACTIVATION_OPTIONS = {
@@ -67,129 +86,6 @@ ACTIVATIONS: dict[str, tuple[str, tuple[float | None, ...]]] = {
 }
 
 
-class OnnxNode:
-    """One RNN, GRU or LSTM node: a layer, and what else the model says about how to call it.
-
-    Calling it is running the operator: same arguments, axes and results.
-
-    Attributes
-    ----------
-    name : str
-        Of the node; of its first output, if it has none.
-    layer : RNN, GRU or LSTM, or Bidirectional of two, where the activations of the directions differ
-        ``batch_first`` with ``layout=1``.
-    lengths : ndarray or None
-        ``sequence_lens``, if the model has them as constants.
-    state : ndarray, pair of ndarray, or None
-        The initial state for `layer`, (D, B, H), if the model has it as constants.
-    layout : int
-    inputs : dict of str to str
-        Which of the model's tensors feed X and what is no constant of ``sequence_lens``, ``initial_h``, ``initial_c``.
-    outputs : tuple of str
-        The model's names of Y, Y_h and Y_c; empty where it does not use them.
-
-    Examples
-    --------
-    >>> from fusedrnn.interop import OnnxNode
-    >>> OnnxNode.__call__.__doc__.splitlines()[0]
-    'Run the operator.'
-    """
-
-    def __init__(
-        self,
-        name: str,
-        layer: Any,
-        lengths: Array | None,
-        state: Any,
-        layout: int,
-        inputs: dict[str, str],
-        outputs: tuple[str, ...],
-        part: Part | Pair,
-    ) -> None:
-        self.name = name
-        self._part = part
-        self.layer = layer
-        self.lengths = lengths
-        self.state = state
-        self.layout = layout
-        self.inputs = inputs
-        self.outputs = outputs
-
-    def __repr__(self) -> str:
-        return f"OnnxNode({self.name!r}, {self.layer!r})"
-
-    def __call__(
-        self, X: Any, sequence_lens: Any = None, initial_h: Any = None, initial_c: Any = None
-    ) -> tuple[Array, ...]:
-        """Run the operator.
-
-        Parameters
-        ----------
-        X : (T, B, I), with ``layout=1`` (B, T, I)
-        sequence_lens : (B,) or None
-        initial_h, initial_c : (D, B, H), with ``layout=1`` (B, D, H), or None
-            None is the model's constant, and zeros if there is none.
-
-        Returns
-        -------
-        Y : (T, D, B, H), with ``layout=1`` (B, T, D, H)
-        Y_h, and of an LSTM Y_c : (D, B, H), with ``layout=1`` (B, D, H)
-
-        Raises
-        ------
-        ValueError
-            A shape is wrong; or the model computes one of the last three and it was not given.
-        """
-        given = {"sequence_lens": sequence_lens, "initial_h": initial_h, "initial_c": initial_c}
-        for argument, value in given.items():
-            if value is None and argument in self.inputs:
-                tensor = self.inputs[argument]
-                raise ValueError(_messages.computed(argument, tensor))
-        layer, axes = self.layer, (1, 0, 2)
-        parts = [initial_h, initial_c][: 1 + isinstance(self._state(X), tuple)]
-        state = self.state
-        if any(part is not None for part in parts):
-            old = self._state(X) if state is None else state
-            old = old if isinstance(old, tuple) else (old,)
-            turned = [p if p is None or not self.layout else np.asarray(p).transpose(axes) for p in parts]
-            both = tuple(o if p is None else p for p, o in zip(turned, old, strict=True))
-            state = both if len(both) == 2 else both[0]
-        D = len(layer._plan.ways)
-        two = isinstance(layer, Bidirectional)
-        if two and state is not None:
-            state = split_state(state)
-        y, state_n = layer(X, state, lengths=self.lengths if sequence_lens is None else sequence_lens)
-        if two:
-            state_n = join_states(*state_n)
-        states = state_n if isinstance(state_n, tuple) else (state_n,)
-        y = y.reshape(*y.shape[:2], D, -1)
-        if self.layout:
-            return (y, *(np.ascontiguousarray(part.transpose(axes)) for part in states))
-        return (np.ascontiguousarray(y.transpose(0, 2, 1, 3)), *states)
-
-    def _state(self, X: Any) -> Any:
-        """Zeros, as an initial state of the node."""
-        layer = self.layer
-        first = layer.layers[0] if isinstance(layer, Bidirectional) else layer
-        B = np.shape(X)[0 if self.layout else 1]
-        zeros = np.zeros((len(layer._plan.ways), B, first.hidden_size), layer.dtype)
-        return (zeros, zeros) if type(first).__name__ == "LSTM" else zeros
-
-
-def split_state(state: Any) -> tuple[Any, Any]:
-    """A node's state, (2, B, H) for each part, as that of a `Bidirectional`."""
-    if isinstance(state, tuple):
-        return tuple([part[:1] for part in state]), tuple([part[1:] for part in state])
-    return state[:1], state[1:]
-
-
-def join_states(first: Any, second: Any) -> Any:
-    """The way back."""
-    if isinstance(first, tuple):
-        return tuple([np.concatenate(parts) for parts in zip(first, second, strict=True)])
-    return np.concatenate((first, second))
-
-
 def from_onnx(
     source: onnx.ModelProto | onnx.NodeProto | str | os.PathLike[str] | bytes,
     tensors: Mapping[str, Any] | None = None,
@@ -203,7 +99,8 @@ def from_onnx(
     ----------
     source : onnx.ModelProto, path, bytes of a model, or onnx.NodeProto
         Needs the package onnx, for reading. Weights may be initializers, constants, or computed from these (sliced,
-        concatenated, dequantized). Nodes are found in the branches of If and the bodies of Loop, too.
+        concatenated, dequantized): by operators of the standard, not by loops or functions of the model, and at most
+        10,000 of them. Nodes are found in the branches of If and the bodies of Loop, too.
     tensors : mapping of str to arrays, or None
         Weights that the model takes as inputs; for a node all of them, under the node's names.
     dtype : float32, float64 or None
@@ -222,109 +119,87 @@ def from_onnx(
     Raises
     ------
     TypeError
-        `source` is none of these.
+        `source` is none of these, or a tensor is no array.
+    OSError
+        There is no such file, or it may not be read.
     ValueError
-        There is no such node; an attribute or a shape is not as the standard has it; weights are not constant and
-        not among `tensors`; with ``chain=True``, a node reads something else than what the one below puts out, or has
-        lengths or an initial state of its own.
+        The model is damaged, or computes far more than it holds; there is no such node; an attribute or a shape is not
+        as the standard has it; weights are not constant and not among `tensors`; with ``chain=True``, a node reads
+        something else than what the one below puts out, or has lengths or an initial state of its own.
     """
     import onnx
 
     owner = "from_onnx"
+    if dtype is not None:
+        dtype = layer_dtype(owner, dtype)
+    if tensors is not None and not isinstance(tensors, Mapping):
+        raise TypeError(_messages.no_mapping(owner, "tensors", tensors))
+    given = {name: as_array(owner, f"tensors[{name!r}]", value) for name, value in (tensors or {}).items()}
     if isinstance(source, onnx.NodeProto):
-        given = {name: as_weights(owner, name, value) for name, value in (tensors or {}).items()}
         if source.op_type not in GATES:
             raise ValueError(_messages.attribute(owner, "op_type", source.op_type, f"one of {_messages.listed(GATES)}"))
-        return read_node(owner, source, lambda name: given.get(name), dtype)
-    if isinstance(source, (str, os.PathLike)):
-        source = onnx.load(os.fspath(source))
-    elif isinstance(source, bytes):
-        source = onnx.load_model_from_string(source)
-    if not isinstance(source, onnx.ModelProto):
+        return read_node(owner, source, given.get, dtype)
+    path = os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
+    if path is not None:
+        open(path, "rb").close()  # whether there is such a file; onnx takes its format from its name
+    elif not isinstance(source, (bytes, onnx.ModelProto)):
         raise TypeError(_messages.wrong_source(owner, source, "an onnx.ModelProto, its path or bytes, or a NodeProto"))
+    with faults_of(owner, path):
+        if not isinstance(source, onnx.ModelProto):
+            with reading(owner, "the model"):
+                load = onnx.load_model_from_string if path is None else onnx.load
+                source = load(source, **({} if path is None else {"load_external_data": False}))
+        return read_model(owner, source, given, os.path.dirname(path or ""), dtype, chain)
+
+
+def read_model(
+    owner: str, model: onnx.ModelProto, given: Mapping[str, Array], folder: str, dtype: Any, chain: bool
+) -> Any:
+    """All recurrent nodes of a model."""
+    evaluator = Evaluator(owner, model)
+    for array in given.values():
+        evaluator.earn(array)
     found: dict[str, OnnxNode] = {}
-    given = {name: np.asarray(value) for name, value in (tensors or {}).items()}
-    for node, constants in recurrent_nodes(source, given):
-        read = read_node(owner, node, constants, dtype)
-        name, k = read.name, 2
+    again: Counter[str] = Counter()
+    for node, constants in recurrent_nodes(evaluator, given, folder):
+        read = read_node(owner, node, constants.used, dtype)
+        name = read.name
         while read.name in found:
-            read.name, k = f"{name}_{k}", k + 1
+            again[name] += 1
+            read.name = f"{name}_{again[name] + 1}"
         found[read.name] = read
     if not found:
-        raise ValueError(_messages.none_found(owner, "RNN, GRU or LSTM node", f"graph {source.graph.name!r}"))
-    if chain:
-        from .weights_onnx_chain import read_chain
-
-        return read_chain(owner, source, list(found.values()), Constants(source, source.graph, None, given), dtype)
-    return found
-
-
-class Constants:
-    """Tensors of a graph and of those around it that do not depend on what the model is fed."""
-
-    def __init__(
-        self, model: onnx.ModelProto, graph: onnx.GraphProto, outer: Constants | None, given: Mapping[str, Array]
-    ):
-        import onnx
-
-        self.model = model
-        self.outer = outer
-        self.known: dict[str, Array | None] = dict.fromkeys((i.name for i in graph.input), None)
-        self.known |= {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
-        self.known |= given
-        self.producers = {name: node for node in graph.node for name in node.output if name}
-
-    def __call__(self, name: str) -> Array | None:
-        """The value, or None if it is not constant."""
-        if name in self.known:
-            return self.known[name]
-        if name not in self.producers:
-            return self.outer(name) if self.outer else None
-        node = self.producers[name]
-        for output in node.output:
-            self.known[output] = None  # so that a cycle, which no valid graph has, ends
-        inputs = {i: self(i) for i in node.input if i}
-        subgraphs = any(a.HasField("g") or len(a.graphs) for a in node.attribute)
-        if not subgraphs and all(value is not None for value in inputs.values()):
-            self.known |= dict(zip(node.output, self.evaluate(node, inputs), strict=False))
-        return self.known[name]
-
-    def evaluate(self, node: onnx.NodeProto, inputs: Mapping[str, Any]) -> list[Any]:
-        """One node on constants, by ONNX's own reference."""
-        import onnx
-        from onnx.reference import ReferenceEvaluator
-
-        def infos(names: Any) -> list[onnx.ValueInfoProto]:
-            return [onnx.helper.make_value_info(n, onnx.TypeProto()) for n in names if n]
-
-        graph = onnx.helper.make_graph([node], "constant", infos(dict.fromkeys(node.input)), infos(node.output))
-        model = onnx.helper.make_model(graph, opset_imports=self.model.opset_import, functions=self.model.functions)
-        return list(ReferenceEvaluator(model).run(None, dict(inputs)))
+        raise ValueError(_messages.none_found(owner, "RNN, GRU or LSTM node", f"graph {model.graph.name!r}"))
+    if not chain:
+        return found
+    constants = Constants(evaluator, model.graph, None, given, folder)
+    return read_chain(owner, list(found.values()), constants, dtype)
 
 
-def recurrent_nodes(model: onnx.ModelProto, given: Mapping[str, Array]) -> Iterator[tuple[onnx.NodeProto, Constants]]:
+def recurrent_nodes(
+    evaluator: Evaluator, given: Mapping[str, Array], folder: str
+) -> Iterator[tuple[onnx.NodeProto, Constants]]:
     """Every recurrent node of the standard's own domain, and the constants it can see."""
+    graph = evaluator.model.graph
+    rest = [(iter(graph.node), Constants(evaluator, graph, None, given, folder))]
+    while rest:
+        nodes, constants = rest[-1]
+        node = next(nodes, None)
+        if node is None:
+            rest.pop()
+            continue
+        if node.op_type in GATES and node.domain in ("", "ai.onnx"):
+            yield node, constants
+        inner = [g for a in node.attribute for g in (*([a.g] if a.HasField("g") else []), *a.graphs)]
+        rest += [(iter(g.node), Constants(evaluator, g, constants, given, folder)) for g in reversed(inner)]
 
-    def walk(graph: onnx.GraphProto, outer: Constants | None) -> Iterator[tuple[onnx.NodeProto, Constants]]:
-        constants = Constants(model, graph, outer, given)
-        for node in graph.node:
-            if node.op_type in GATES and node.domain in ("", "ai.onnx"):
-                yield node, constants
-            for attribute in node.attribute:
-                for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                    yield from walk(inner, constants)
 
-    yield from walk(model.graph, None)
-
-
-def read_node(owner: str, node: onnx.NodeProto, constants: Any, dtype: Any) -> OnnxNode:
+def read_node(owner: str, node: onnx.NodeProto, constants: Callable[[str], Array | None], dtype: Any) -> OnnxNode:
     """One node as a layer with its constant lengths and initial state."""
-    import onnx
-
     kind = node.op_type
     name = node.name or next(filter(None, node.output), kind)
     owner = f"{owner}: {kind} node {name!r}"
-    attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    attributes = attributes_of(owner, node)
     names = dict(zip(INPUTS, node.input, strict=False))
     names = {argument: tensor for argument, tensor in names.items() if tensor}
     values: dict[str, Array] = {}
@@ -343,7 +218,7 @@ def read_node(owner: str, node: onnx.NodeProto, constants: Any, dtype: Any) -> O
         if argument not in values:
             raise ValueError(_messages.missing(owner, argument))
     stack, options = weights_of(owner, kind, attributes, values)
-    layout = int(attributes.pop("layout", 0))
+    layout = attributes.pop("layout", 0)
     if layout not in (0, 1):
         raise ValueError(_messages.attribute(owner, "layout", layout, "0 or 1"))
     common, sides = options_of(owner, kind, attributes, len(stack))
@@ -354,7 +229,12 @@ def read_node(owner: str, node: onnx.NodeProto, constants: Any, dtype: Any) -> O
         first, second = (Part(kind, [d], options | common | own) for d, own in zip(stack, sides, strict=True))
         part = Pair(first, second, "concat")
     layer = assemble(owner, [part], dtype, batch_first=bool(layout))
-    states = [values[part] for part in ("initial_h", "initial_c") if part in values]
+    states = []
+    for initial in ("initial_h", "initial_c"):
+        if initial in values:
+            states.append(as_weights(owner, initial, values[initial]))
+            directions = ("batch size", len(stack)) if layout else (len(stack), "batch size")
+            shaped(owner, initial, states[-1], *directions, stack[0].W_hh.shape[1])
     state: Any = None
     if states:
         states = [part.transpose(1, 0, 2) if layout else part for part in states]
@@ -363,7 +243,28 @@ def read_node(owner: str, node: onnx.NodeProto, constants: Any, dtype: Any) -> O
             states = [states[0], zeros] if "initial_h" in values else [zeros, states[0]]
         state = tuple(states) if kind == "LSTM" else states[0]
     lengths = values.get("sequence_lens")
-    return OnnxNode(name, layer, lengths, state, layout, inputs, tuple(node.output), part)
+    if lengths is not None:
+        shaped(owner, "sequence_lens", lengths, "batch size")
+    return OnnxNode(name, layer, lengths, state, layout, inputs, tuple(node.output) or ("",), part)
+
+
+def attributes_of(owner: str, node: onnx.NodeProto) -> dict[str, Any]:
+    """The attributes that the operators have, each of its type; strings as such."""
+    import onnx
+
+    found: dict[str, Any] = {}
+    for attribute in node.attribute:
+        name, expected = attribute.name, ATTRIBUTES.get(attribute.name)
+        kind = onnx.AttributeProto.AttributeType.Name(attribute.type)
+        if expected is None:
+            raise ValueError(_messages.unknown_attributes(owner, [name]))
+        if kind != expected or name in found or attribute.ref_attr_name:
+            raise ValueError(_messages.attribute(owner, name, kind, f"one {expected}"))
+        value = onnx.helper.get_attribute_value(attribute)
+        if kind == "STRING":
+            value = value.decode(errors="replace")
+        found[name] = [v.decode(errors="replace") for v in value] if kind == "STRINGS" else value
+    return found
 
 
 def weights_of(
@@ -375,7 +276,7 @@ def weights_of(
     if attributes.pop("input_forget", 0):
         options["coupled"] = True
         ours = ours.replace("f", "")
-    direction = attributes.get("direction", b"forward").decode()
+    direction = attributes.get("direction", "forward")
     D = 2 if direction == "bidirectional" else 1
     W, R = (as_weights(owner, name, values[name]) for name in ("W", "R"))
     if R.ndim != 3 or R.shape[0] != D or R.shape[1] != len(theirs) * R.shape[2]:
@@ -414,7 +315,7 @@ def options_of(
     Attributes that are not the operator's are refused.
     """
     options: dict[str, Any] = {}
-    direction = attributes.pop("direction", b"forward").decode()
+    direction = attributes.pop("direction", "forward")
     if direction == "reverse":
         options["backwards"] = True
     elif direction not in ("forward", "bidirectional"):
@@ -435,7 +336,7 @@ def options_of(
 def activations_of(owner: str, kind: str, attributes: dict[str, Any], D: int) -> list[dict[str, Any]]:
     """Each direction's activations; alphas and betas are handed out in order to those that take them."""
     places = ACTIVATION_OPTIONS[kind]
-    given = [name.decode() for name in attributes.pop("activations", [])] or [p[1] for p in places] * D
+    given = attributes.pop("activations", []) or [p[1] for p in places] * D
     alphas = list(attributes.pop("activation_alpha", []))
     betas = list(attributes.pop("activation_beta", []))
     if len(given) != len(places) * D:

@@ -13,7 +13,8 @@ import numpy as np
 
 from . import _messages
 from .conventions import GATES, Array, Pair, Part, assemble
-from .weights_onnx import Constants, OnnxNode
+from .onnx_constants import Constants
+from .onnx_nodes import OnnxNode
 
 if TYPE_CHECKING:
     import onnx
@@ -21,44 +22,44 @@ if TYPE_CHECKING:
 MERGES = ("concat", "sum", "mean", "mul")
 
 
-def read_chain(owner: str, model: onnx.ModelProto, nodes: Sequence[OnnxNode], constants: Constants, dtype: Any) -> Any:
+def read_chain(owner: str, nodes: Sequence[OnnxNode], constants: Constants, dtype: Any) -> Any:
     """All nodes as one layer; see `from_onnx`."""
     floors: dict[str, list[OnnxNode]] = {}  # nodes by what they read, from bottom to top
     for node in nodes:
-        refuse_own(owner, model, node)
+        refuse_own(owner, constants, node)
         floors.setdefault(node.inputs["X"], []).append(node)
     parts: list[Part | Pair] = []
     names = list(floors)
     for k, floor in enumerate(floors.values()):
         below = [node.outputs[0] for node in floor]
         if k + 1 < len(names):
-            between = Between(model, constants, floor, names[k + 1])
+            between = Between(constants, floor, names[k + 1])
             merge = between.merge() if between.reads == set(below) else None
             if merge is None:
                 raise ValueError(_messages.no_chain(owner, floors[names[k + 1]][0].name, [node.name for node in floor]))
         else:
-            merge = last_merge(model, constants, floor)
+            merge = last_merge(constants, floor)
         parts.append(as_part(owner, floor, merge))
     return assemble(owner, parts, dtype, batch_first=bool(nodes[0].layout))
 
 
-def refuse_own(owner: str, model: onnx.ModelProto, node: OnnxNode) -> None:
+def refuse_own(owner: str, constants: Constants, node: OnnxNode) -> None:
     """A layer's lengths and initial states come with its call, or are zero."""
     for what, constant in (("sequence_lens", node.lengths), ("initial_h or initial_c", node.state)):
         parts = constant if isinstance(constant, tuple) else (constant,)
         if constant is not None and (what == "sequence_lens" or any(np.any(part) for part in parts)):
             raise ValueError(_messages.own_of_node(owner, node.name, what))
     for what in ("initial_h", "initial_c"):
-        if what in node.inputs and not comes_from_caller(model, node.inputs[what]):
+        if what in node.inputs and not comes_from_caller(constants, node.inputs[what]):
             raise ValueError(_messages.own_of_node(owner, node.name, what))
 
 
-def comes_from_caller(model: onnx.ModelProto, tensor: str) -> bool:
+def comes_from_caller(constants: Constants, tensor: str) -> bool:
     """Whether a tensor's values, not only its shape, come from what the model is fed."""
-    producers = {name: node for node in model.graph.node for name in node.output if name}
-    fed, looked = {i.name for i in model.graph.input}, set()
+    producers, fed, looked = constants.producers, constants.fed, set()
     rest = [tensor]
     while rest:
+        constants.evaluator.step()
         name = rest.pop()
         if name in fed:
             return True
@@ -72,46 +73,43 @@ def comes_from_caller(model: onnx.ModelProto, tensor: str) -> bool:
 class Between:
     """The nodes that lead from the outputs of some recurrent nodes to a tensor."""
 
-    def __init__(self, model: onnx.ModelProto, constants: Constants, floor: Sequence[OnnxNode], tensor: str) -> None:
-        self.model = model
+    def __init__(self, constants: Constants, floor: Sequence[OnnxNode], tensor: str) -> None:
+        self.evaluator = constants.evaluator
         self.floor = floor
         self.tensor = tensor
         self.layout = floor[0].layout
-        self.constants: dict[str, Array] = {}
+        self.values: dict[str, Array] = {}  # those that are constant
         self.reads: set[str] = set()  # what is neither constant nor made by these nodes
-        self.nodes: list[onnx.NodeProto] = []
-        producers = {name: node for node in model.graph.node for name in node.output if name}
-        wanted: set[str] = set()
-
-        def need(name: str) -> None:
-            if not name or name in wanted:
-                return
-            wanted.add(name)
-            value = constants(name)
-            if value is not None:
-                self.constants[name] = value
-            elif name not in producers or producers[name].op_type in GATES:
+        self.nodes: list[onnx.NodeProto] = []  # each after what it reads
+        producers = constants.producers
+        begun: set[int] = set()
+        done: set[int] = set()
+        rest = [tensor]
+        while rest:
+            self.evaluator.step()
+            name = rest[-1]
+            node = producers.get(name)
+            if name in self.values or name in self.reads or id(node) in done:
+                rest.pop()
+            elif id(node) in begun:  # in a cycle, too, which no valid graph has
+                done.add(id(node))
+                self.nodes.append(node)
+            elif (value := constants(name)) is not None:
+                self.values[name] = value
+            elif node is None or node.op_type in GATES:
                 self.reads.add(name)
             else:
-                for each in producers[name].input:
-                    need(each)
-                if producers[name] not in self.nodes:
-                    self.nodes.append(producers[name])  # after what it reads
-
-        need(tensor)
+                begun.add(id(node))
+                rest += [each for each in node.input if each]
 
     def run(self, outputs: Iterable[Array]) -> Any:
-        """The tensor, from the outputs Y of the recurrent nodes."""
-        import onnx
-        from onnx.reference import ReferenceEvaluator
-
-        def infos(names: Iterable[str]) -> list[onnx.ValueInfoProto]:
-            return [onnx.helper.make_value_info(name, onnx.TypeProto()) for name in names]
-
-        feeds = self.constants | dict(zip([node.outputs[0] for node in self.floor], outputs, strict=True))
-        graph = onnx.helper.make_graph(self.nodes, "between", infos(feeds), infos([self.tensor]))
-        model = onnx.helper.make_model(graph, opset_imports=self.model.opset_import, functions=self.model.functions)
-        return ReferenceEvaluator(model).run(None, feeds)[0]
+        """The tensor, from the outputs Y of the recurrent nodes; None if it is not known how."""
+        values = self.values | dict(zip([node.outputs[0] for node in self.floor], outputs, strict=True))
+        for node in self.nodes:
+            if not self.evaluator.takes(node) or any(name and name not in values for name in node.input):
+                return None
+            values |= self.evaluator(node, values)
+        return values.get(self.tensor)
 
     def sides(self) -> tuple[list[Array], list[Array]]:
         """Random outputs Y of the recurrent nodes, and of each direction in it, (T, B, H)."""
@@ -128,15 +126,16 @@ class Between:
         """How the directions come out as x; None if as nothing that a layer could read."""
         outputs, sides = self.sides()
         x = self.run(outputs)
-        x = x.swapaxes(0, 1) if self.layout else x
+        if x is not None and self.layout:
+            x = x.swapaxes(0, 1) if x.ndim > 1 else None
         return next((merge for merge in MERGES if equal(x, joined(merge, sides))), None)
 
 
-def last_merge(model: onnx.ModelProto, constants: Constants, floor: Sequence[OnnxNode]) -> str | None:
+def last_merge(constants: Constants, floor: Sequence[OnnxNode]) -> str | None:
     """How the model's own outputs have the directions of the last nodes; "concat" if they do not tell."""
     alone = set()
-    for output in model.graph.output:
-        between = Between(model, constants, floor, output.name)
+    for output in constants.evaluator.model.graph.output:
+        between = Between(constants, floor, output.name)
         if between.reads != {node.outputs[0] for node in floor}:
             if len(between.reads) == 1 and len(floor) == 2:  # one of two nodes, as it is
                 alone |= between.reads & {node.outputs[0] for node in floor}
@@ -145,7 +144,7 @@ def last_merge(model: onnx.ModelProto, constants: Constants, floor: Sequence[Onn
         if len(sides) == 1:
             break
         y = between.run(outputs)
-        for turned in (y, y.swapaxes(0, 1)) if y.ndim == 3 else ():
+        for turned in (y, y.swapaxes(0, 1)) if np.ndim(y) == 3 else ():
             for merge in MERGES:
                 if equal(turned, joined(merge, sides)):
                     return merge

@@ -25,7 +25,7 @@ from .weights_torch import from_state_dict
 
 #: Paddle's name of one layer's parameter -> ours; ``cell_bw`` is the second direction.
 KEY = re.compile(
-    r"(?P<prefix>.*?)(?P<layer>\d+)\.cell(?P<direction>_fw|_bw)?\.(?P<name>weight_(?:ih|hh|ho)|bias_(?:ih|hh))$"
+    r"(?P<prefix>(?s:.*?))(?<!\d)(?P<layer>\d+)\.cell(?P<direction>_fw|_bw)?\.(?P<name>weight_(?:ih|hh|ho)|bias_(?:ih|hh))\Z"
 )
 
 
@@ -84,14 +84,15 @@ def from_paddle(
         source = source.state_dict()
     params: dict[str, Array] = {}
     for key, value in source.items():
-        match = KEY.match(str(key))
-        name = str(key)
+        if not isinstance(key, str):
+            raise TypeError(_messages.no_name(owner, key))
+        match, name = KEY.match(key), key
         if match:
             name = match["name"].replace("weight_ho", "weight_hr")
             name = f"{match['prefix']}{name}_l{match['layer']}{'_reverse' if match['direction'] == '_bw' else ''}"
         if re.search(r"weight_(ih|hh|ho|hr)|bias_(ih|hh)", name):
-            array = as_weights(owner, name, value.numpy() if hasattr(value, "numpy") else value)
+            array = as_weights(owner, name, value)
             params[name] = array.T if match and match["name"] == "weight_ho" else array
-    if activation is not None and any("weight_hh" in name and len(w) != w.shape[1] for name, w in params.items()):
+    if activation is not None and any("weight_hh" in n and w.shape[:1] != w.shape[1:] for n, w in params.items()):
         activation = None  # only a SimpleRNN has one
     return from_state_dict(owner, params, prefix, kind, activation, not time_major, 0.0, dtype)

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
+from .._validate import size
 from . import _messages
-from .conventions import GATES, Array, Direction, as_weights, build, reorder
+from .conventions import GATES, Array, Direction, as_weights, build, reorder, shaped
 
 #: thinc's gate order in our letters.
 THINC_GATES = "fiog"
@@ -80,21 +81,28 @@ def from_thinc(
         raise TypeError(_messages.wrong_source(owner, source, "a thinc model or its parameter LSTM"))
     if nI is None or nO is None:
         raise ValueError(_messages.no_sizes(owner, nI, nO))
+    sizes = {"nI": nI, "nO": nO, "depth": depth}
+    nI, nO, depth = (size(owner, name, value) for name, value in sizes.items())
     D = 1 + bool(bi)
+    if nO % D:
+        raise ValueError(_messages.attribute(owner, "nO", nO, "an even number, as there are two directions"))
     H = nO // D
-    inputs = [nI] + [D * H] * (depth - 1)
-    expected = sum(D * (4 * H * (I + H) + 8 * H) for I in inputs)
+    first, above = (D * (4 * H * (I + H) + 8 * H) for I in (nI, D * H))
+    expected = first + (depth - 1) * above
     if vector.shape != (expected,):
         raise ValueError(_messages.shape(owner, "the vector", vector.shape, f"({expected},), as the sizes say"))
+    if state is not None:
+        shaped(owner, "HC0", state, 2, depth, D, H)
+    inputs = [nI] + [D * H] * (depth - 1)
     stack, start = [], 0
     for layer, I in enumerate(inputs):
         directions = []
         for d in range(D):
             parts: list[Array] = []
             for shape in ((4 * H, I), (4 * H,), (4 * H, H), (4 * H,)):
-                size = int(np.prod(shape))
-                parts.append(reorder(vector[start : start + size].reshape(shape), THINC_GATES, GATES["LSTM"]))
-                start += size
+                count = int(np.prod(shape))
+                parts.append(reorder(vector[start : start + count].reshape(shape), THINC_GATES, GATES["LSTM"]))
+                start += count
             W_ih, b_ih, W_hh, b_hh = parts
             c_0, h_0 = (None, None) if state is None or not state.any() else (state[0, layer, d], state[1, layer, d])
             directions.append(Direction(W_ih, W_hh, b_ih, b_hh, h_0=h_0, c_0=c_0))

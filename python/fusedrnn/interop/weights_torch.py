@@ -15,7 +15,7 @@ names          the same; of cells without ``_l0``; in a state dict behind any pr
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,17 +27,20 @@ from .conventions import (
     GATES,
     Array,
     as_weights,
+    check_kind,
     construct,
     float_dtype,
     gates_of,
     refuse_others,
+    sizes_of,
     stack_of,
 )
+from .stored import Stored
 
 if TYPE_CHECKING:
     import torch
 
-KEY = re.compile(r"(?P<prefix>.*?)(?P<name>(?:weight_(?:ih|hh|hr)|bias_(?:ih|hh))(?P<layer>_l\d+(?:_reverse)?)?)$")
+KEY = re.compile(r"(?s:(?P<prefix>.*?))(?P<name>(?:weight_(?:ih|hh|hr)|bias_(?:ih|hh))(?:_l[0-9]+(?:_reverse)?)?)\Z")
 
 #: What to do where there are several modules.
 SEVERAL = "prefix=, or some that stand upon each other with prefix=[...]"
@@ -102,9 +105,7 @@ def from_torch(
     if prefix is not None and not isinstance(prefix, str):
         options: dict[str, Any] = {"kind": kind, "nonlinearity": nonlinearity, "batch_first": batch_first}
         options |= {"dropout": dropout, "dtype": dtype}
-        parts = [from_torch(source, one, **options) for one in prefix]
-        if not parts:
-            raise ValueError(_messages.none_found(owner, "names of modules", "prefix=[]"))
+        parts = [from_torch(source, one, **options) for one in several_prefixes(owner, prefix)]
         return stack_of(owner, parts)
     if isinstance(source, Mapping):
         return from_state_dict(owner, source, prefix, kind, nonlinearity, batch_first, dropout, dtype)
@@ -119,6 +120,19 @@ def from_torch(
         batch_first = bool(getattr(module, "batch_first", False))
     dropout = dropout or float(getattr(module, "dropout", 0.0))
     return from_state_dict(owner, params, "", None, nonlinearity, batch_first, dropout, dtype)
+
+
+def several_prefixes(owner: str, prefix: Any) -> list[str]:
+    """A sequence of names of modules."""
+    if not isinstance(prefix, Iterable) or isinstance(prefix, (bytes, Mapping)):
+        raise TypeError(_messages.attribute(owner, "prefix", prefix, "a string or a sequence of strings"))
+    names = list(prefix)
+    if not names:
+        raise ValueError(_messages.none_found(owner, "names of modules", "prefix=[]"))
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(_messages.no_name(owner, name))
+    return names
 
 
 def prefixes_in_order(module: Any) -> list[str] | None:
@@ -171,9 +185,13 @@ def from_state_dict(
     dtype: DTypeLike | None,
 ) -> Any:
     """A layer from names and arrays; the shapes tell which one."""
+    if prefix is not None and not isinstance(prefix, str):
+        raise TypeError(_messages.attribute(owner, "prefix", prefix, "a string"))
     groups: dict[str, dict[str, Any]] = {}
     for key, value in source.items():
-        match = KEY.match(str(key))
+        if not isinstance(key, str):
+            raise TypeError(_messages.no_name(owner, key))
+        match = KEY.match(key)
         if match:
             groups.setdefault(match["prefix"], {})[match["name"]] = value
     groups = {p: names for p, names in groups.items() if any(name.startswith("weight_hh") for name in names)}
@@ -186,48 +204,40 @@ def from_state_dict(
         )
     if len(groups) > 1:
         raise ValueError(_messages.several(owner, "recurrent modules", sorted(groups), SEVERAL))
-    chosen, found_params = next(iter(groups.items()))
+    chosen, held = next(iter(groups.items()))
     for key in source:
-        if str(key).startswith(f"{chosen}weight_ln_"):
-            raise ValueError(_messages.not_read(owner, str(key), "layer normalisation"))
-    params = {name: as_weights(owner, name, value) for name, value in found_params.items()}
+        if key.startswith(f"{chosen}weight_ln_"):
+            raise ValueError(_messages.not_read(owner, key, "layer normalisation"))
+    # Arrays in a file are read when their shapes are known to fit together.
+    params = {name: a if isinstance(a, Stored) else as_weights(owner, name, a) for name, a in held.items()}
 
     is_cell = "weight_hh" in params
     suffix = "" if is_cell else "_l0"
-    for name in (f"weight_ih{suffix}", f"weight_hh{suffix}"):
-        if name not in params or params[name].ndim != 2:
-            raise ValueError(_messages.none_found(owner, f"{name} of two axes", ", ".join(sorted(params))))
-    W_ih, W_hh = params[f"weight_ih{suffix}"], params[f"weight_hh{suffix}"]
-    W_hr = params.get(f"weight_hr{suffix}")
-    found = "LSTM" if W_hr is not None else gates_of(owner, len(W_hh), W_hh.shape[1])
-    if kind is not None and kind not in GATES:
-        raise ValueError(_messages.unknown_kind(owner, kind, list(GATES)))
+    sizes = sizes_of(owner, params, is_cell)
+    rows = params[f"weight_hh{suffix}"].shape[0]
+    found = "LSTM" if sizes.proj_size else gates_of(owner, rows, sizes.hidden_size)
+    check_kind(owner, kind)
     if kind not in (None, found):
-        why = f"weight_hh{suffix} has shape {W_hh.shape}"
+        why = f"weight_hh{suffix} has shape {params[f'weight_hh{suffix}'].shape}"
         raise ValueError(_messages.kinds_differ(owner, str(kind), found, why))
-    options: dict[str, Any] = {"dtype": dtype if dtype is not None else float_dtype(W_ih)}
+    dtype = dtype if dtype is not None else float_dtype(params[f"weight_ih{suffix}"])
+    options: dict[str, Any] = {"dtype": dtype, "bias": f"bias_ih{suffix}" in params}
     if found == "RNN":
         options["nonlinearity"] = nonlinearity or "tanh"
     elif nonlinearity is not None:
         raise ValueError(
             _messages.contradiction(owner, "nonlinearity", nonlinearity, f"the weights are those of {found}")
         )
-    hidden_size = int((W_hh if W_hr is None else W_hr).shape[1])
     if is_cell:
-        options["bias"] = "bias_ih" in params
-        layer = construct(owner, getattr(cells, f"{found}Cell"), int(W_ih.shape[1]), hidden_size, **options)
+        cls: Any = getattr(cells, f"{found}Cell")
     else:
-        if W_hr is not None:
-            options["proj_size"] = int(W_hr.shape[0])
-        options |= {"bias": "bias_ih_l0" in params, "batch_first": bool(batch_first), "dropout": dropout}
-        options["bidirectional"] = "weight_ih_l0_reverse" in params
-        num_layers = 1 + max(int(re.findall(r"_l(\d+)", name)[0]) for name in params)
-        if num_layers == 1:
-            options["dropout"] = 0.0  # as in torch, it would do nothing
         cls = getattr(layers, found)
-        layer = construct(owner, cls, int(W_ih.shape[1]), hidden_size, num_layers, **options)
-    layer.load_state_dict(params)
-    return layer
+        if sizes.proj_size:
+            options["proj_size"] = sizes.proj_size
+        options |= {"num_layers": sizes.num_layers, "batch_first": bool(batch_first)}
+        options["dropout"] = dropout if sizes.num_layers > 1 else 0.0  # as in torch, it would do nothing
+        options["bidirectional"] = "weight_ih_l0_reverse" in params
+    return construct(owner, cls, params, sizes.input_size, sizes.hidden_size, options)
 
 
 def to_torch(layer: Any) -> torch.nn.Module:

@@ -1,0 +1,272 @@
+"""ONNX models that are damaged, or small and ask for large work: a ValueError, before the work is begun."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fusedrnn
+from fusedrnn import interop
+from fusedrnn.interop import onnx_constants
+
+onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install onnx")
+reference = pytest.importorskip("onnx.reference")
+helper = onnx.helper
+
+#: W and R of an LSTM with I = H = 1.
+W = np.ones((1, 4, 1), np.float32)
+
+
+def node(operator: str, inputs: list[str], output: str = "w", **attributes: Any) -> Any:
+    return helper.make_node(operator, inputs, [output], **attributes)
+
+
+def model(nodes: list[Any], tensors: dict[str, Any], functions: Any = (), opset: int = 17, output: str = "w") -> Any:
+    """An LSTM whose W is made by some nodes."""
+    lstm = helper.make_node("LSTM", ["X", output, "R"], ["Y"], name="lstm", hidden_size=1)
+    made = [onnx.numpy_helper.from_array(np.asarray(t), name) for name, t in ({"W": W, "R": W} | tensors).items()]
+    x, y = (helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in "XY")
+    graph = helper.make_graph([*nodes, lstm], "graph", [x], [y], made)
+    opsets = [helper.make_opsetid("", opset), helper.make_opsetid("ours", 1)]
+    return helper.make_model(graph, opset_imports=opsets, functions=list(functions))
+
+
+@pytest.fixture
+def never_evaluated(monkeypatch):
+    """What is refused is refused before it runs."""
+
+    def run(*_: Any) -> Any:
+        raise SystemError("evaluated")
+
+    monkeypatch.setattr(reference.ReferenceEvaluator, "run", run)
+
+
+# ---- large work -----------------------------------------------------------------------------------------------------
+
+LARGE: dict[str, Any] = {
+    "Tile": ([node("Tile", ["W", "s"])], {"s": [2**40, 2**40, 1]}),
+    "Expand": ([node("Expand", ["W", "s"])], {"s": [2**20, 2**20, 2**20]}),
+    "ConstantOfShape": ([node("ConstantOfShape", ["s"])], {"s": [2**40, 4, 1]}),
+    "ConstantOfShape, axes": ([node("ConstantOfShape", ["s"])], {"s": [2**62] * 10**5}),
+    "Range": ([node("Range", ["a", "b", "c"])], {"a": 0, "b": 2**62, "c": 1}),
+    "Range, infinite": ([node("Range", ["a", "b", "c"])], {"a": 0.0, "b": np.inf, "c": 1.0}),
+    "Range, standing": ([node("Range", ["a", "b", "c"])], {"a": 0, "b": 1, "c": 0}),
+    "Pad": ([node("Pad", ["W", "s"])], {"s": [0, 0, 0, 2**31, 2**31, 2**31]}),
+    "Pad of opset 2": ([node("Pad", ["W"], pads=[0, 0, 0, 2**31, 2**31, 2**31])], {}, (), 2),
+    "Pad of opset 1": ([node("Pad", ["W"], paddings=[0, 0, 0, 2**31, 2**31, 2**31])], {}, (), 1),
+    "Gather": ([node("Gather", ["a", "s"])], {"a": np.ones((2, 10**5)), "s": np.zeros(10**4, np.int64)}),
+    "Add": ([node("Add", ["a", "b"])], {"a": np.ones((1, 30000)), "b": np.ones((30000, 1))}),
+    "Concat": ([node("Concat", ["a"] * 1000, axis=0)], {"a": np.ones((10**5, 1))}),
+    "MatMul": ([node("MatMul", ["a", "b"])], {"a": np.ones((30000, 1)), "b": np.ones((1, 30000))}),
+}
+
+
+@pytest.mark.parametrize("case", LARGE)
+def test_results_that_the_model_gives_no_reason_for(case, never_evaluated):
+    with pytest.raises(ValueError, match=r"^from_onnx: node 'w' \(\w+\) makes \w+ elements; expected at most \d+ more"):
+        interop.from_onnx(model(*LARGE[case]))
+
+
+@pytest.mark.parametrize("operator", ["Concat", "Add", "MatMul"])
+def test_many_results_that_are_large_together(operator, monkeypatch):
+    """Each doubles the one before, or is as large."""
+    monkeypatch.setattr(onnx_constants, "ELEMENTS", 2**16)
+    options = {"axis": 0} if operator == "Concat" else {}
+    start = W if operator == "Concat" else np.zeros((16, 16), np.float32)
+    nodes = [node(operator, [f"w{k}", f"w{k}"], f"w{k + 1}", **options) for k in range(2000)]
+    with pytest.raises(ValueError, match=rf"node 'w\d+' \({operator}\) makes \d+ elements; expected at most \d+ more"):
+        interop.from_onnx(model(nodes, {"w0": start}, output="w2000"))
+
+
+def test_weights_that_many_nodes_share(monkeypatch):
+    """Each layer has a copy."""
+    monkeypatch.setattr(onnx_constants, "ELEMENTS", 2**8)
+    shared = model([], {"w": W})
+    shared.graph.node.extend([shared.graph.node[0]] * 1000)
+    with pytest.raises(ValueError, match=r"^from_onnx: reading '\w' makes 4 elements; expected at most \d more"):
+        interop.from_onnx(shared)
+
+
+def spinning(turns: int = 2**62) -> tuple[Any, dict[str, Any]]:
+    """A loop that no computer ends."""
+    names = ("turn", "more", "value")
+    kinds = (onnx.TensorProto.INT64, onnx.TensorProto.BOOL, onnx.TensorProto.FLOAT)
+    infos = [helper.make_tensor_value_info(name, kind, None) for name, kind in zip(names, kinds, strict=True)]
+    outputs = [helper.make_tensor_value_info(f"{i.name}2", i.type.tensor_type.elem_type, None) for i in infos[1:]]
+    nodes = [node("Identity", [name], f"{name}2") for name in names[1:]]
+    body = helper.make_graph(nodes, "body", infos, outputs)
+    return node("Loop", ["n", "c", "W"], body=body), {"n": np.int64(turns), "c": np.bool_(True)}
+
+
+def test_loops_subgraphs_and_functions_are_never_run(never_evaluated):
+    loop, tensors = spinning()
+    opsets = [helper.make_opsetid("", 17)]
+    spin = helper.make_function("ours", "Spin", ["n", "c", "W"], ["w"], [loop], opsets)
+    hidden = helper.make_function("", "Identity", ["W"], ["w"], [loop], opsets)
+    twice = helper.make_function("ours", "Twice", ["W"], ["w"], [node("Concat", ["W", "W"], axis=0)], opsets)
+    models = {
+        "loop": model([loop], tensors),
+        "function": model([node("Spin", ["n", "c", "W"], domain="ours")], tensors, [spin]),
+        "function called as an operator": model([node("Identity", ["W"])], tensors, [hidden]),
+        "function without a loop": model([node("Twice", ["W"], domain="ours")], {}, [twice]),
+        "operator of no standard": model([node("Identity", ["W"], domain="ours")], {}),
+        "operator that no weights need": model([node("RandomNormal", [], shape=[2**20, 2**20])], {}),
+    }
+    for made in models.values():
+        with pytest.raises(ValueError, match=r"W \('w'\) is no constant"):
+            interop.from_onnx(made)
+
+
+def test_sparse_constants_are_not_filled(never_evaluated):
+    values, places = helper.make_tensor("v", 1, [1], [1.0]), helper.make_tensor("i", 7, [1], [0])
+    sparse = helper.make_sparse_tensor(values, places, [2**40, 4])
+    with pytest.raises(ValueError, match=r"W \('w'\) is no constant"):
+        interop.from_onnx(model([node("Constant", [], sparse_value=sparse)], {}))
+
+
+@pytest.mark.parametrize("start", ["W", "X"])
+def test_long_chains_of_nodes(start, monkeypatch):
+    monkeypatch.setattr(onnx_constants, "NODES", 50)
+    nodes = [node("Identity", [f"w{k}" if k else start], f"w{k + 1}") for k in range(20000)]
+    message = r"expected at most 50 that are evaluated" if start == "W" else "is no constant"
+    with pytest.raises(ValueError, match=message):
+        interop.from_onnx(model(nodes, {}, output="w20000"))
+
+
+def test_a_cycle_is_no_constant():
+    with pytest.raises(ValueError, match=r"W \('w'\) is no constant"):
+        interop.from_onnx(model([node("Identity", ["v"], "w"), node("Identity", ["w"], "v")], {}))
+
+
+def test_what_lies_between_nodes_is_bounded_too():
+    """With chain=True nodes are run on random numbers."""
+    loop, tensors = spinning()
+    loop.input[2] = "Y"
+    upper = helper.make_node("LSTM", ["w", "W", "R"], ["Z"], name="upper", hidden_size=1)
+    made = model([], tensors, output="W")
+    made.graph.node.extend([loop, upper])
+    with pytest.raises(ValueError, match="'upper' reads something else than the outputs of 'lstm'"):
+        interop.from_onnx(made, chain=True)
+
+    made = model([], {"s": [2**20, 2**20, 1, 1]}, output="W")
+    made.graph.node.extend([node("Tile", ["Y", "s"]), upper])
+    with pytest.raises(ValueError, match=r"node 'w' \(Tile\) makes \d+ elements; expected at most"):
+        interop.from_onnx(made, chain=True)
+
+    made = model([], {"s": [1]}, output="W")
+    made.graph.node.append(node("Squeeze", ["Y", "s"], "y0"))
+    made.graph.node.extend(node("Identity", [f"y{k}"], f"y{k + 1}") for k in range(3000))
+    upper.input[0] = "y3000"
+    made.graph.node.append(upper)
+    assert repr(interop.from_onnx(made, chain=True)) == "LSTM(1, 1, num_layers=2, bias=False)"
+
+
+def test_constants_are_still_evaluated(rng):
+    """Weights sliced, joined, transposed and scaled; an initial state that is filled."""
+    parts = rng.standard_normal((2, 1, 12, 3)).astype(np.float32)
+    tensors = {"wide": np.concatenate([W3 := rng.standard_normal((1, 12, 2)).astype(np.float32)] * 2, 1)}
+    tensors |= {"0": [0], "12": [12], "1": [1], "r0": parts[0][:, :6], "r1": parts[1][:, 6:], "half": np.float32(0.5)}
+    nodes = [
+        node("Slice", ["wide", "0", "12", "1"], "w"),
+        node("Concat", ["r0", "r1"], "joined", axis=1),
+        node("Mul", ["joined", "half"], "scaled"),
+        node("Transpose", ["scaled"], "turned", perm=[0, 2, 1]),
+        node("Transpose", ["turned"], "r", perm=[0, 2, 1]),
+        node("Constant", [], "shape", value_ints=[1, 4, 3]),
+        node("ConstantOfShape", ["shape"], "h"),
+    ]
+    made = model(nodes, tensors)
+    made.graph.node[-1].input[2:] = ["r", "", "", "h"]
+    made.graph.node[-1].attribute[0].i = 3
+    (read,) = interop.from_onnx(made).values()
+    recurrent = np.concatenate([parts[0][:, :6], parts[1][:, 6:]], 1) / 2
+    order = [*range(3), *range(6, 9), *range(9, 12), *range(3, 6)]  # i f g o of i o f c
+    np.testing.assert_array_equal(read.layer.weight_ih_l0, W3[0, order])
+    np.testing.assert_array_equal(read.layer.weight_hh_l0, recurrent[0, order])
+    assert [part.shape for part in read.state] == [(1, 4, 3)] * 2
+
+
+# ---- damage ---------------------------------------------------------------------------------------------------------
+
+
+def lstm_node(**attributes: Any) -> Any:
+    return helper.make_node("LSTM", ["X", "W", "R"], ["Y"], name="n", **attributes)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"direction": 3}, "direction is 'INT'; expected one STRING"),
+        ({"activations": [1.0]}, "activations is 'FLOATS'; expected one STRINGS"),
+        ({"activation_alpha": ["a"]}, "activation_alpha is 'STRINGS'; expected one FLOATS"),
+        ({"clip": "x"}, "clip is 'STRING'; expected one FLOAT"),
+        ({"clip": float("nan")}, "clip is nan; expected a finite number"),
+        ({"hidden_size": 1.5}, "hidden_size is 'FLOAT'; expected one INT"),
+        ({"layout": "0"}, "layout is 'STRING'; expected one INT"),
+        ({"layout": 2}, "layout is 2; expected 0 or 1"),
+        ({"direction": b"\xff"}, "direction is '\ufffd'; expected 'forward'"),
+        ({"axis": 1}, "has unknown attributes 'axis'"),
+    ],
+)
+def test_attributes_that_the_standard_has_otherwise(attributes, message):
+    with pytest.raises(ValueError, match=f"^from_onnx: LSTM node 'n': .*{message}|{message}"):
+        interop.from_onnx(lstm_node(**attributes), {"W": W, "R": W})
+
+
+def test_tensors_that_are_damaged(tmp_path):
+    def damaged(change: Any) -> Any:
+        made = model([], {}, output="W")
+        change(made.graph.initializer[0])
+        return made
+
+    path = tmp_path / "model.onnx"
+    for change, message in {
+        lambda t: t.dims.__setitem__(0, 2**40): "initializer 'W' cannot be read: ValueError",
+        lambda t: setattr(t, "raw_data", t.raw_data[:-1]): "initializer 'W' cannot be read: ValueError",
+        lambda t: setattr(t, "data_type", 99): "initializer 'W' cannot be read: KeyError",
+        lambda t: t.CopyFrom(onnx.numpy_helper.from_array(np.array(["a"]), "W")): "W has dtype object; expected real",
+        lambda t: external(t, "/etc/passwd"): "initializer 'W' cannot be read: ",
+        lambda t: external(t, "nothing"): "initializer 'W' cannot be read: ",
+    }.items():
+        onnx.save(damaged(change), path)
+        with pytest.raises(ValueError, match=rf"^from_onnx: .*{message}.*\(file '.*model.onnx'\)$"):
+            interop.from_onnx(path)
+    made = model([], {"unneeded": W}, output="W")
+    made.graph.initializer[-1].data_type = 99
+    assert interop.from_onnx(made)
+
+
+def external(tensor: Any, location: str) -> None:
+    """Say that the data lie in another file."""
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=location)
+
+
+def test_data_beside_the_model(tmp_path):
+    saved = fusedrnn.GRU(3, 5, rng=0)
+    path = tmp_path / "model.onnx"
+    onnx.save(interop.to_onnx(saved), path, save_as_external_data=True, location="data", size_threshold=0)
+    assert interop.from_onnx(path, chain=True) == saved
+
+
+def test_damaged_models(tmp_path, rng):
+    content = interop.to_onnx(fusedrnn.GRU(3, 5, 2, bidirectional=True, rng=0)).SerializeToString()
+    path = tmp_path / "model.onnx"
+    refusals = []
+    for k in range(150):
+        array = bytearray(content[: rng.integers(len(content)) if k % 5 == 0 else None])
+        for _ in range(k % 3):
+            array[rng.integers(len(array))] ^= 1 << int(rng.integers(8))
+        path.write_bytes(array)
+        try:
+            interop.from_onnx(path, chain=bool(k % 2))
+        except ValueError as error:
+            refusals.append(error)
+    assert len(refusals) > 20
+    assert {type(error) for error in refusals} == {ValueError}
+    assert all(str(error).startswith("from_onnx: ") and str(path) in str(error) for error in refusals)
+    with pytest.raises(ValueError, match=r"^from_onnx: the model cannot be read: DecodeError"):
+        interop.from_onnx(b"\xff" * 50)
+    with pytest.raises(FileNotFoundError):
+        interop.from_onnx(tmp_path / "nothing.onnx")
