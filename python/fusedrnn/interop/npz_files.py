@@ -1,4 +1,4 @@
-"""Arrays in npz files: zip archives of npy files, https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html.
+"""Arrays in npz files: zip archives of npy files, whose format `numpy.lib.format` describes.
 
 NumPy's own reader unpacks what a header asks for. Here sizes are compared first, with the file and with what is needed.
 """

@@ -25,7 +25,8 @@ from .weights_torch import from_state_dict
 
 #: Paddle's name of one layer's parameter -> ours; ``cell_bw`` is the second direction.
 KEY = re.compile(
-    r"(?P<prefix>(?s:.*?))(?<!\d)(?P<layer>\d+)\.cell(?P<direction>_fw|_bw)?\.(?P<name>weight_(?:ih|hh|ho)|bias_(?:ih|hh))\Z"
+    r"(?P<prefix>(?s:.*?))(?<!\d)(?P<layer>\d+)\.cell(?P<direction>_fw|_bw)?\."
+    r"(?P<name>weight_(?:ih|hh|ho)|bias_(?:ih|hh))\Z"
 )
 
 
