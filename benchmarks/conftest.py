@@ -1,4 +1,4 @@
-"""Options and fixtures of the pytest-benchmark suites. The cases and the peers are those of `fusedrnn.bench`."""
+"""Options and fixtures of the pytest-benchmark suites. Cases and peers are those of `python -m benchmarks`."""
 
 from collections.abc import Iterator
 from functools import lru_cache
@@ -10,6 +10,9 @@ from fusedrnn.bench import Case, Job, Peer, Problem, make_problem, select_cases,
 from fusedrnn.bench.checking import disagreements, expected_outputs
 from fusedrnn.bench.machine import describe
 from fusedrnn.bench.peers import DEFAULT_PEERS
+
+from .peers import all_peers
+from .probes import describe_probes
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -25,7 +28,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """One test for each case of the module's MODES, each peer that supports it and each thread count."""
     option = metafunc.config.getoption
     cases = select_cases(option("--cases"), quick=option("--cases") is None)
-    peers = [peer for peer in select_peers(tuple(option("--peers").split(","))) if peer.available()]
+    peers = [peer for peer in _peers(metafunc.config) if peer.available()]
     runs = [
         pytest.param(case, peer, threads, id=f"{case.name}-{peer.name}-{threads}t")
         for case in cases
@@ -39,7 +42,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
     machine_info.pop("node", None)  # the host's name is nobody's business
-    machine_info["fusedrnn"] = describe(select_peers(tuple(config.getoption("--peers").split(","))))
+    machine_info["fusedrnn"] = describe(_peers(config), describe_probes())
+
+
+def _peers(config: pytest.Config) -> list[Peer]:
+    return select_peers(tuple(config.getoption("--peers").split(",")), all_peers())
 
 
 @lru_cache(maxsize=1)

@@ -12,7 +12,9 @@
 #include <stdexcept>
 #include <string>
 
-#include "core/layer.h"
+#include "core/backward.h"
+#include "core/forward.h"
+#include "core/schedule.h"
 #include "core/strides.h"
 
 namespace fusedrnn::python {
@@ -26,6 +28,16 @@ inline void require(bool condition, const char* message) {
 template <class T>
 bool is_native(const py::array& a) {
   return a.dtype().num() == py::dtype::num_of<T>() && a.dtype().byteorder() != '>';
+}
+
+inline Dtype dtype_of(const py::array& a) {
+  if (is_native<double>(a)) return Dtype::kFloat64;
+  require(is_native<float>(a), "expected an array of float32 or float64");
+  return Dtype::kFloat32;
+}
+
+inline py::dtype numpy_dtype(Dtype dtype) {
+  return with_dtype(dtype, [](auto zero) { return py::dtype::of<decltype(zero)>(); });
 }
 
 template <class T>
@@ -91,5 +103,6 @@ T* vector(const py::object& o, Index n, bool write, const char* name) {
 
 void add_stream(py::module_& module);
 void add_c_api(py::module_& module);
+void add_explain(py::module_& module);
 
 }  // namespace fusedrnn::python

@@ -1,4 +1,4 @@
-// The door for C and Cython: python/fusedrnn/include/fusedrnn.h over core/layer.h. No exception and no Python object
+// The door for C and Cython: python/fusedrnn/include/fusedrnn.h over core. No exception and no Python object
 // crosses it; callers may be wrong about everything but the sizes of their arrays.
 #include <algorithm>
 #include <atomic>
@@ -10,6 +10,7 @@
 
 #include "arrays.h"
 #include "core/dispatch.h"
+#include "core/stepper.h"
 #include "fusedrnn.h"
 
 struct fusedrnn_weights {
@@ -17,11 +18,9 @@ struct fusedrnn_weights {
 };
 struct fusedrnn_tape {
   std::unique_ptr<fusedrnn::TapeBase> base;
-  bool is_double;
 };
 struct fusedrnn_stream {
-  std::unique_ptr<fusedrnn::StepRunner<float>> f32;
-  std::unique_ptr<fusedrnn::StepRunner<double>> f64;
+  std::unique_ptr<fusedrnn::StepRunnerBase> runner;
   std::atomic<bool> busy{false};
 };
 
@@ -267,7 +266,8 @@ int weights_new(const fusedrnn_layer* given, fusedrnn_weights** weights) {
     if (layer.dtype != FUSEDRNN_FLOAT32 && layer.dtype != FUSEDRNN_FLOAT64)
       invalid("dtype is %d; expected FUSEDRNN_FLOAT32 or FUSEDRNN_FLOAT64", layer.dtype);
     auto made = std::make_unique<fusedrnn_weights>();
-    made->base = layer.dtype == FUSEDRNN_FLOAT64 ? pack<double>(layer) : pack<float>(layer);
+    made->base = with_dtype(layer.dtype == FUSEDRNN_FLOAT64 ? Dtype::kFloat64 : Dtype::kFloat32,
+                            [&](auto zero) { return pack<decltype(zero)>(layer); });
     *weights = made.release();
   });
 }
@@ -298,10 +298,12 @@ int weights_info(const fusedrnn_weights* weights, fusedrnn_info* info) {
     all.size = size;
     all.cell = name_of(base.cell);
     all.isa = base.kernels->name;
-    all.dtype = base.is_double ? FUSEDRNN_FLOAT64 : FUSEDRNN_FLOAT32;
+    all.dtype = base.dtype == Dtype::kFloat64 ? FUSEDRNN_FLOAT64 : FUSEDRNN_FLOAT32;
     all.training = base.training;
-    all.gates = base.is_double ? kernel_of<double>(base).gates : kernel_of<float>(base).gates;
-    all.states = base.is_double ? kernel_of<double>(base).states : kernel_of<float>(base).states;
+    with_dtype(base.dtype, [&](auto zero) {
+      const auto& kernel = kernel_of<decltype(zero)>(base);
+      all.gates = kernel.gates, all.states = kernel.states;
+    });
     all.input_size = base.I, all.hidden_size = base.H;
     all.nbytes = base.nbytes;
     all.output_size = base.R;
@@ -376,20 +378,18 @@ void forward_typed(const std::shared_ptr<const WeightsBase>& base, const fusedrn
   ThreadLimit threads;
   calls.emplace_back(weights, schedule, arrays, a.reverse != 0, tape != nullptr, threads);
   Caller caller{a.interrupted, a.interrupted_argument};
-  run_forward(calls, threads, caller.interrupt());
+  run_forward(calls, Order::kIndependent, threads, caller.interrupt());
   if (tape) {
     handle->base = calls.front().take_tape();
-    handle->is_double = sizeof(T) == 8;
     *tape = handle.release();
   }
 }
 
 int forward(const fusedrnn_weights* weights, const fusedrnn_forward* arguments, fusedrnn_tape** tape) {
   return guarded("forward", [&] {
-    const bool is_double = base_of(weights).is_double;
+    const Dtype dtype = base_of(weights).dtype;
     const fusedrnn_forward a = taken(arguments);
-    if (is_double) forward_typed<double>(weights->base, a, tape);
-    else forward_typed<float>(weights->base, a, tape);
+    with_dtype(dtype, [&](auto zero) { forward_typed<decltype(zero)>(weights->base, a, tape); });
   });
 }
 
@@ -433,8 +433,8 @@ int backward(const fusedrnn_tape* tape, const fusedrnn_backward* arguments) {
   return guarded("backward", [&] {
     if (!tape) invalid("tape is NULL");
     const fusedrnn_backward a = taken(arguments);
-    if (tape->is_double) backward_typed(static_cast<const Tape<double>&>(*tape->base), a);
-    else backward_typed(static_cast<const Tape<float>&>(*tape->base), a);
+    with_dtype(tape->base->dtype,
+               [&](auto zero) { backward_typed(static_cast<const Tape<decltype(zero)>&>(*tape->base), a); });
   });
 }
 
@@ -449,7 +449,7 @@ std::unique_ptr<StepRunner<T>> make_runner(const fusedrnn_weights* const* weight
   for (Index l = 0; l < layers; ++l) {
     const fusedrnn_weights* const layer = weights[l];
     const WeightsBase& base = base_of(layer);
-    if (base.is_double != (sizeof(T) == 8)) invalid("layers of different dtypes");
+    if (base.dtype != kDtypeOf<T>) invalid("layers of different dtypes");
     if (l > 0 &&
         (base.cell != stack.back()->cell || base.H != stack.back()->H || base.R != stack.back()->R || base.I != base.R))
       invalid("layer %td is %s(%td, %td), which does not fit %s(%td, %td) below", l, name_of(base.cell), base.I, base.R,
@@ -465,8 +465,8 @@ int stream_new(const fusedrnn_weights* const* weights, std::ptrdiff_t layers, st
     if (!weights || !stream) invalid("weights or stream is NULL");
     if (layers < 1 || B < 1) invalid("layers is %td, B is %td; expected >= 1", layers, B);
     auto made = std::make_unique<fusedrnn_stream>();
-    if (base_of(weights[0]).is_double) made->f64 = make_runner<double>(weights, layers, B);
-    else made->f32 = make_runner<float>(weights, layers, B);
+    with_dtype(base_of(weights[0]).dtype,
+               [&](auto zero) { made->runner = make_runner<decltype(zero)>(weights, layers, B); });
     *stream = made.release();
   });
 }
@@ -480,8 +480,8 @@ void in_turn(fusedrnn_stream* stream, Call call) {
     std::atomic<bool>& busy;
     ~Leave() { busy.store(false, std::memory_order_release); }
   } leave{stream->busy};
-  if (stream->f32) call(*stream->f32);
-  else call(*stream->f64);
+  with_dtype(stream->runner->dtype,
+             [&](auto zero) { call(static_cast<StepRunner<decltype(zero)>&>(*stream->runner)); });
 }
 
 template <class T>

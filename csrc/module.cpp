@@ -120,41 +120,59 @@ static T* unit_rows(const py::object& o, Index most, Index H, Index* rows, bool 
   return matrix<T>(a, *rows, H, nullptr, write, name);
 }
 
-template <class T>
-static std::shared_ptr<WeightsBase> make_weights(const Kernels& kernels, CellId cell, const py::array& W_ih,
-                                                 const py::array& W_hh, const py::object& b_ih, const py::object& b_hh,
-                                                 bool training, const py::object& units, const CellOptions& options,
-                                                 const py::object& W_hr, const py::tuple& zoneout,
-                                                 const py::object& layer_norm) {
-  require(W_ih.ndim() == 2 && W_hh.ndim() == 2, "Weights: W_ih and W_hh have two axes");
-  const CellKernels<T>& kernel = table_of<T>(kernels).cells[cell];
-  const Index G = kernel.gates;
-  Index H = W_hh.shape(1);
-  Structure structure;
-  if (!W_hr.is_none()) {
-    const auto projection = py::cast<py::array>(W_hr);
-    require(projection.ndim() == 2, "Weights: W_hr has two axes");
-    structure.R = H, H = projection.shape(1);
+// The parameters of a cell, or their gradients, by name; None is one that there is not.
+struct Parameters {
+  py::object W_ih = py::none(), W_hh = py::none(), b_ih = py::none(), b_hh = py::none();
+  py::object W_hr = py::none(), units = py::none();  // units: (rows, H), of the cell's own (peepholes)
+  py::object gain_ih = py::none(), gain_hh = py::none(), gain_c = py::none(), bias_c = py::none();  // layer norm
+
+  static Parameters of(const py::dict& given) {
+    static constexpr std::pair<const char*, py::object Parameters::*> kNames[] = {
+        {"W_ih", &Parameters::W_ih},       {"W_hh", &Parameters::W_hh},       {"b_ih", &Parameters::b_ih},
+        {"b_hh", &Parameters::b_hh},       {"W_hr", &Parameters::W_hr},       {"units", &Parameters::units},
+        {"gain_ih", &Parameters::gain_ih}, {"gain_hh", &Parameters::gain_hh}, {"gain_c", &Parameters::gain_c},
+        {"bias_c", &Parameters::bias_c}};
+    Parameters parameters;
+    std::size_t known = 0;
+    for (const auto& [name, member] : kNames)
+      if (given.contains(name)) parameters.*member = given[name], ++known;
+    require(known == given.size(), "parameters: an unknown name");
+    return parameters;
   }
-  const Index I = W_ih.shape(1), R = W_hh.shape(1),
-              rows = static_cast<Index>(product(static_cast<std::size_t>(G), static_cast<std::size_t>(H)));
-  require(H >= 1 && I >= 1 && R >= 1, "Weights: empty");
+};
+
+template <class T>
+static std::shared_ptr<WeightsBase> make_weights(const Kernels& kernels, CellId cell, const Parameters& given,
+                                                 bool training, const CellOptions& options, const py::tuple& zoneout,
+                                                 const py::object& norm_eps) {
+  const auto W_ih = py::cast<py::array>(given.W_ih), W_hh = py::cast<py::array>(given.W_hh);
+  require(W_ih.ndim() == 2, "Weights: W_ih has two axes");
+  const CellKernels<T>& kernel = table_of<T>(kernels).cells[cell];
+  const Index I = W_ih.shape(1), rows = W_ih.shape(0), H = rows / kernel.gates;
+  require(H >= 1 && I >= 1 && rows == H * kernel.gates, "Weights: the rows of W_ih are gates * hidden_size");
+  Structure structure;
+  if (!given.W_hr.is_none()) {
+    const auto projection = py::cast<py::array>(given.W_hr);
+    require(projection.ndim() == 2 && projection.shape(0) >= 1, "Weights: W_hr has two axes");
+    structure.R = projection.shape(0);
+  }
+  const Index R = structure.R ? structure.R : H;
   RawWeights<T> raw{matrix<T>(W_ih, rows, I, nullptr, false, "W_ih"), matrix<T>(W_hh, rows, R, nullptr, false, "W_hh"),
-                    vector<T>(b_ih, rows, false, "b_ih"), vector<T>(b_hh, rows, false, "b_hh")};
-  raw.units = unit_rows<T>(units, kernel.unit_parameters, H, &raw.unit_rows, false, "unit_parameters");
-  if (structure.R) raw.W_hr = matrix<T>(py::cast<py::array>(W_hr), R, H, nullptr, false, "W_hr");
-  if (!layer_norm.is_none()) {
-    const auto given = py::cast<py::tuple>(layer_norm);
-    require(given.size() == 5 && kernel.pack_norm, "Weights: layer_norm is (gain_ih, gain_hh, gain_c, bias_c, eps)");
-    raw.norm = {vector<T>(given[0], rows, false, "gain_ih"),
-                vector<T>(given[1], rows, false, "gain_hh"),
-                vector<T>(given[2], H, false, "gain_c"),
-                vector<T>(given[3], H, false, "bias_c"),
+                    vector<T>(given.b_ih, rows, false, "b_ih"), vector<T>(given.b_hh, rows, false, "b_hh")};
+  raw.units = unit_rows<T>(given.units, kernel.unit_parameters, H, &raw.unit_rows, false, "units");
+  if (structure.R) raw.W_hr = matrix<T>(py::cast<py::array>(given.W_hr), R, H, nullptr, false, "W_hr");
+  if (!norm_eps.is_none()) {
+    require(kernel.pack_norm, "Weights: this cell has no layer normalisation");
+    raw.norm = {vector<T>(given.gain_ih, rows, false, "gain_ih"),
+                vector<T>(given.gain_hh, rows, false, "gain_hh"),
+                vector<T>(given.gain_c, H, false, "gain_c"),
+                vector<T>(given.bias_c, H, false, "bias_c"),
                 raw.b_ih,
                 raw.b_hh,
-                py::cast<double>(given[4])};
-    require(raw.norm.gain_ih && raw.norm.gain_hh, "Weights: layer_norm has gains for both products");
-    require(kernel.states == 1 || (raw.norm.gain_c && raw.norm.bias_c), "Weights: layer_norm has a gain and bias of c");
+                py::cast<double>(norm_eps)};
+    require(raw.norm.gain_ih && raw.norm.gain_hh, "Weights: layer normalisation has gains for both products");
+    require(kernel.states == 1 || (raw.norm.gain_c && raw.norm.bias_c),
+            "Weights: layer normalisation has a gain and a bias of c");
     raw.b_ih = raw.b_hh = nullptr;  // they come after the normalisation
     structure.normed = true;
   }
@@ -162,6 +180,16 @@ static std::shared_ptr<WeightsBase> make_weights(const Kernels& kernels, CellId 
   for (std::size_t s = 0; s < kMaxStates; ++s) structure.zoneout[s] = py::cast<double>(zoneout[s]);
   return without_gil([&](Interrupt interrupt) -> std::shared_ptr<WeightsBase> {
     return std::make_shared<Weights<T>>(kernels, cell, options, I, H, raw, training, structure, interrupt);
+  });
+}
+
+static std::shared_ptr<WeightsBase> make_weights(const std::string& cell, const Parameters& given, bool training,
+                                                 const py::object& options, const py::tuple& zoneout,
+                                                 const py::object& norm_eps, const WeightsBase* like) {
+  const Kernels& kernels = like ? *like->kernels : current_kernels();
+  return with_dtype(dtype_of(py::cast<py::array>(given.W_ih)), [&](auto zero) {
+    return make_weights<decltype(zero)>(kernels, cell_named(cell), given, training, options_of(options), zoneout,
+                                        norm_eps);
   });
 }
 
@@ -187,7 +215,8 @@ struct BackwardArguments {
   py::tuple dstate_n;
   py::object dx;
   bool accumulate;
-  py::tuple dstate, dparams;
+  py::tuple dstate;
+  py::dict dparams;
 };
 
 template <class T>
@@ -235,15 +264,13 @@ static ForwardCall<T> prepare(const ForwardArguments& given, bool training, Thre
 template <class T>
 static BackwardCall<T> prepare(const BackwardArguments& given) {
   const py::object& dx = given.dx;
-  const auto* tape = dynamic_cast<const Tape<T>*>(&given.tape);
-  require(tape, "backward: tapes of different dtypes");
+  require(given.tape.dtype == kDtypeOf<T>, "backward: tapes of different dtypes");
+  const auto* tape = static_cast<const Tape<T>*>(&given.tape);
   const Weights<T>& weights = *tape->weights;
   const Index steps = tape->schedule->T(), B = tape->schedule->B(), I = weights.I, H = weights.H, R = weights.R;
   const Index rows = weights.kernel().gates * H;
   const std::size_t states = static_cast<std::size_t>(weights.kernel().states);
   require(given.dstate_n.size() == states && given.dstate.size() == states, "backward: wrong number of states");
-  require(given.dparams.size() == 7,
-          "backward: dparams are dW_ih, dW_hh, db_ih, db_hh, dunit_parameters, dW_hr, dlayer_norm");
   BackwardArrays<T> arrays;
   arrays.accumulate = given.accumulate;
   if (!given.dy.is_none()) arrays.dy = rows_of<T>(py::cast<py::array>(given.dy), steps, B, R, false, "dy");
@@ -259,58 +286,60 @@ static BackwardCall<T> prepare(const BackwardArguments& given) {
     arrays.dstate[s] =
         matrix<T>(py::cast<py::array>(given.dstate[s]), B, units, &arrays.dstate_stride[s], true, "dstate");
   }
-  arrays.dW_ih = matrix<T>(py::cast<py::array>(given.dparams[0]), rows, I, nullptr, true, "dW_ih");
-  arrays.dW_hh = matrix<T>(py::cast<py::array>(given.dparams[1]), rows, R, nullptr, true, "dW_hh");
-  arrays.db_ih = vector<T>(given.dparams[2], rows, true, "db_ih");
-  arrays.db_hh = vector<T>(given.dparams[3], rows, true, "db_hh");
-  arrays.dunits =
-      unit_rows<T>(given.dparams[4], weights.kernel().unit_parameters, H, &arrays.unit_rows, true, "dunit_parameters");
-  require(given.dparams[5].is_none() == !weights.structure.R, "backward: dW_hr is for projections");
-  if (weights.structure.R)
-    arrays.dW_hr = matrix<T>(py::cast<py::array>(given.dparams[5]), R, H, nullptr, true, "dW_hr");
-  require(given.dparams[6].is_none() == !weights.structure.normed, "backward: dlayer_norm is for layer normalisation");
-  if (weights.structure.normed) {
-    const auto norm = py::cast<py::tuple>(given.dparams[6]);
-    require(norm.size() == 4, "backward: dlayer_norm is (dgain_ih, dgain_hh, dgain_c, dbias_c)");
-    arrays.dgain_ih = vector<T>(norm[0], rows, true, "dgain_ih");
-    arrays.dgain_hh = vector<T>(norm[1], rows, true, "dgain_hh");
-    arrays.dgain_c = vector<T>(norm[2], H, true, "dgain_c");
-    arrays.dbias_c = vector<T>(norm[3], H, true, "dbias_c");
-    require(arrays.dgain_ih && arrays.dgain_hh && (states == 1 || (arrays.dgain_c && arrays.dbias_c)),
-            "backward: dlayer_norm is incomplete");
-  }
+  const Parameters d = Parameters::of(given.dparams);
+  arrays.dW_ih = matrix<T>(py::cast<py::array>(d.W_ih), rows, I, nullptr, true, "dW_ih");
+  arrays.dW_hh = matrix<T>(py::cast<py::array>(d.W_hh), rows, R, nullptr, true, "dW_hh");
+  arrays.db_ih = vector<T>(d.b_ih, rows, true, "db_ih");
+  arrays.db_hh = vector<T>(d.b_hh, rows, true, "db_hh");
+  arrays.dunits = unit_rows<T>(d.units, weights.kernel().unit_parameters, H, &arrays.unit_rows, true, "dunits");
+  require(d.W_hr.is_none() == !weights.structure.R, "backward: dW_hr is for projections");
+  if (weights.structure.R) arrays.dW_hr = matrix<T>(py::cast<py::array>(d.W_hr), R, H, nullptr, true, "dW_hr");
+  arrays.dgain_ih = vector<T>(d.gain_ih, rows, true, "dgain_ih");
+  arrays.dgain_hh = vector<T>(d.gain_hh, rows, true, "dgain_hh");
+  arrays.dgain_c = vector<T>(d.gain_c, H, true, "dgain_c");
+  arrays.dbias_c = vector<T>(d.bias_c, H, true, "dbias_c");
+  const bool normed = weights.structure.normed;
+  require(normed || !(arrays.dgain_ih || arrays.dgain_hh || arrays.dgain_c || arrays.dbias_c),
+          "backward: gradients of gains are for layer normalisation");
+  require(!normed || (arrays.dgain_ih && arrays.dgain_hh && (states == 1 || (arrays.dgain_c && arrays.dbias_c))),
+          "backward: a gradient of layer normalisation is missing");
   return BackwardCall<T>(*tape, arrays);
 }
 
 template <class T>
-static py::list forward_typed(const std::vector<ForwardArguments>& several, bool training) {
-  // Layers upon each other follow each other in the list: the x of one is the y of the one before.
-  std::vector<std::size_t> level(several.size());
-  for (std::size_t i = 1; i < several.size(); ++i)
-    if (several[i].x.is(several[i - 1].y)) level[i] = level[i - 1] + 1;
-  const std::size_t levels = 1 + *std::max_element(level.begin(), level.end());
-  require(levels == 1 || !training, "forward_all: layers upon each other are for inference");
-  py::list tapes;
+static py::list forward_typed(const std::vector<ForwardArguments>& several, Order order, bool training) {
   ThreadLimit threads;
-  const auto run_level = [&](const auto& belongs, auto run) {
-    std::vector<ForwardCall<T>> calls;
-    for (std::size_t i = 0; i < several.size(); ++i)
-      if (belongs(i)) calls.push_back(prepare<T>(several[i], training, threads));
-    without_gil([&](Interrupt interrupt) { run(calls, threads, interrupt); });
-    for (ForwardCall<T>& call : calls) tapes.append(py::cast(call.take_tape()));
-  };
-  if (levels > 1 && levels == several.size()) run_level([](std::size_t) { return true; }, run_stacked<T>);
-  else
-    for (std::size_t l = 0; l < levels; ++l) run_level([&](std::size_t i) { return level[i] == l; }, run_forward<T>);
+  std::vector<ForwardCall<T>> calls;
+  for (const ForwardArguments& one : several) calls.push_back(prepare<T>(one, training, threads));
+  without_gil([&](Interrupt interrupt) { run_forward(calls, order, threads, interrupt); });
+  py::list tapes;
+  for (ForwardCall<T>& call : calls) tapes.append(py::cast(call.take_tape()));
   return tapes;
 }
 
-static py::list forward(const std::vector<ForwardArguments>& several, bool training) {
+// Stacked calls: the x of each is the y of the one before it.
+static py::list forward(const std::vector<ForwardArguments>& several, Order order, bool training) {
   if (several.empty()) return py::list();
-  const bool is_double = several.front().weights->is_double;
+  const Dtype dtype = several.front().weights->dtype;
   for (const ForwardArguments& one : several)
-    require(one.weights->is_double == is_double, "forward: weights of different dtypes");
-  return is_double ? forward_typed<double>(several, training) : forward_typed<float>(several, training);
+    require(one.weights->dtype == dtype, "forward: weights of different dtypes");
+  for (std::size_t i = 1; order == Order::kStacked && i < several.size(); ++i)
+    require(several[i].x.is(several[i - 1].y) && several[i].schedule == several[0].schedule &&
+                several[i].reverse == several[0].reverse,
+            "forward_stacked: a layer does not read the one below it");
+  return with_dtype(dtype, [&](auto zero) { return forward_typed<decltype(zero)>(several, order, training); });
+}
+
+// Calls as Python hands them over: tuples of the arguments of `forward`.
+static std::vector<ForwardArguments> forward_arguments(const py::list& calls) {
+  std::vector<ForwardArguments> several;
+  for (const py::handle& item : calls) {
+    const auto c = py::cast<py::tuple>(item);
+    require(c.size() == 8, "forward_all: a call has eight arguments");
+    several.push_back({py::cast<WeightsPointer>(c[0]), py::cast<py::array>(c[1]), c[2], py::cast<py::array>(c[3]),
+                       py::cast<py::tuple>(c[4]), py::cast<SchedulePointer>(c[5]), py::cast<bool>(c[6]), c[7]});
+  }
+  return several;
 }
 
 template <class T>
@@ -322,8 +351,7 @@ static void backward_typed(const std::vector<BackwardArguments>& several) {
 
 static void backward(const std::vector<BackwardArguments>& several) {
   if (several.empty()) return;
-  if (dynamic_cast<const Tape<float>*>(&several.front().tape)) backward_typed<float>(several);
-  else backward_typed<double>(several);
+  with_dtype(several.front().tape.dtype, [&](auto zero) { backward_typed<decltype(zero)>(several); });
 }
 
 // Per state: before and after each step, zero where none ran; then where one did.
@@ -415,12 +443,12 @@ static py::object infer_typed(const std::vector<WeightsPointer>& layers, const p
   std::vector<py::array> inner;
   ThreadLimit threads;
   const auto run = [&] {
-    without_gil([&](Interrupt interrupt) { run_stacked(calls, threads, interrupt); });
+    without_gil([&](Interrupt interrupt) { run_forward(calls, Order::kStacked, threads, interrupt); });
     calls.clear(), inner.clear();
   };
   for (std::size_t l = 0; l < layers.size(); ++l) {
     const auto weights = weights_of(l);
-    require(weights->is_double == (item == 8) && weights->H == H && weights->R == R && (l == 0 || weights->I == R),
+    require(weights->dtype == kDtypeOf<T> && weights->H == H && weights->R == R && (l == 0 || weights->I == R),
             "infer: layers do not fit each other");
     const bool swapped = batch_first && l + 1 == layers.size();
     const Index shape[] = {swapped ? B : steps, swapped ? steps : B, R};
@@ -455,8 +483,8 @@ static PyObject* infer_bound(PyObject*, PyObject* const* arguments, Py_ssize_t c
     require(!layers.empty(), "infer: no weights");
     const auto x = py::reinterpret_borrow<py::array>(arguments[1]);
     const bool batch_first = arguments[2] == Py_True;
-    return layers.front()->is_double ? infer_typed<double>(layers, x, batch_first, arguments[3])
-                                     : infer_typed<float>(layers, x, batch_first, arguments[3]);
+    return with_dtype(layers.front()->dtype,
+                      [&](auto zero) { return infer_typed<decltype(zero)>(layers, x, batch_first, arguments[3]); });
   });
 }
 
@@ -543,9 +571,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def(
       "apply",
       [](const std::string& function, const py::array& x) {
-        if (is_native<float>(x)) return apply_typed<float>(function, x);
-        require(is_native<double>(x), "apply: x is float32 or float64");
-        return apply_typed<double>(function, x);
+        return with_dtype(dtype_of(x), [&](auto zero) { return apply_typed<decltype(zero)>(function, x); });
       },
       "function"_a, "x"_a);
 
@@ -561,45 +587,48 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       .def(
           "hold",
           [](const Schedule& s, const py::array& y, bool reverse) {
-            if (is_native<float>(y)) hold_typed<float>(s, y, reverse);
-            else hold_typed<double>(s, y, reverse);
+            with_dtype(dtype_of(y), [&](auto zero) { hold_typed<decltype(zero)>(s, y, reverse); });
           },
           "y"_a, "reverse"_a)
       .def(
           "sum_held",
           [](const Schedule& s, const py::array& dy, bool reverse) {
-            return is_native<float>(dy) ? sum_held_typed<float>(s, dy, reverse)
-                                        : sum_held_typed<double>(s, dy, reverse);
+            return with_dtype(dtype_of(dy), [&](auto zero) { return sum_held_typed<decltype(zero)>(s, dy, reverse); });
           },
           "dy"_a, "reverse"_a);
 
   py::class_<WeightsBase, std::shared_ptr<WeightsBase>>(m, "Weights", py::is_final())
-      .def(py::init([](const std::string& cell, const py::array& W_ih, const py::array& W_hh, const py::object& b_ih,
-                       const py::object& b_hh, bool training, const py::object& unit_parameters,
-                       const py::object& options, const py::object& W_hr, const py::tuple& zoneout,
-                       const py::object& layer_norm, const WeightsBase* like) {
-             const auto make = is_native<float>(W_ih) ? make_weights<float> : make_weights<double>;
-             const Kernels& kernels = like ? *like->kernels : current_kernels();
-             return make(kernels, cell_named(cell), W_ih, W_hh, b_ih, b_hh, training, unit_parameters,
-                         options_of(options), W_hr, zoneout, layer_norm);
+      .def(py::init([](const std::string& cell, const py::dict& parameters, bool training, const py::object& options,
+                       const py::tuple& zoneout, const py::object& norm_eps, const WeightsBase* like) {
+             return make_weights(cell, Parameters::of(parameters), training, options, zoneout, norm_eps, like);
            }),
-           "cell"_a, "W_ih"_a, "W_hh"_a, "b_ih"_a, "b_hh"_a, "training"_a, "unit_parameters"_a = py::none(),
-           "options"_a = py::none(), "W_hr"_a = py::none(), "zoneout"_a = py::make_tuple(0.0, 0.0),
-           "layer_norm"_a = py::none(), "like"_a = py::none())
+           "cell"_a, "parameters"_a, "training"_a, "options"_a = py::none(), "zoneout"_a = py::make_tuple(0.0, 0.0),
+           "norm_eps"_a = py::none(), "like"_a = py::none())
       .def_property_readonly("nbytes", [](const WeightsBase& w) { return w.nbytes; })
       .def_property_readonly("isa", [](const WeightsBase& w) { return w.kernels->name; })
       .def_property_readonly("cell", [](const WeightsBase& w) { return name_of(w.cell); })
-      .def_property_readonly(
-          "dtype", [](const WeightsBase& w) { return w.is_double ? py::dtype::of<double>() : py::dtype::of<float>(); })
+      .def_property_readonly("dtype", [](const WeightsBase& w) { return numpy_dtype(w.dtype); })
       .def_property_readonly("input_size", [](const WeightsBase& w) { return w.I; })
       .def_property_readonly("hidden_size", [](const WeightsBase& w) { return w.H; })
       .def_property_readonly("output_size", [](const WeightsBase& w) { return w.R; });
 
+  // As quickly as can be: the parameters that most cells have, in torch's order.
+  m.def(
+      "usual_weights",
+      [](const std::string& cell, const py::object& W_ih, const py::object& W_hh, const py::object& b_ih,
+         const py::object& b_hh, bool training, const WeightsBase* like) {
+        Parameters given;
+        given.W_ih = W_ih, given.W_hh = W_hh, given.b_ih = b_ih, given.b_hh = b_hh;
+        static const py::tuple& never = *new py::tuple(py::make_tuple(0.0, 0.0));
+        return make_weights(cell, given, training, py::none(), never, py::none(), like);
+      },
+      "cell"_a, "W_ih"_a, "W_hh"_a, "b_ih"_a, "b_hh"_a, "training"_a, "like"_a = py::none());
+
   py::class_<TapeBase>(m, "Tape", py::is_final())
       .def_property_readonly("nbytes", [](const TapeBase& t) { return t.nbytes; })
       .def("read_states", [](const TapeBase& t) {
-        if (const auto* single = dynamic_cast<const Tape<float>*>(&t)) return read_states_typed(*single);
-        return read_states_typed(dynamic_cast<const Tape<double>&>(t));
+        return with_dtype(t.dtype,
+                          [&](auto zero) { return read_states_typed(static_cast<const Tape<decltype(zero)>&>(t)); });
       });
 
   m.def(
@@ -607,28 +636,24 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       [](const WeightsPointer& weights, const py::array& x, const py::object& state, const py::array& y,
          const py::tuple& state_n, const SchedulePointer& schedule, bool reverse, bool training,
          const py::object& masks) -> py::object {
-        return forward({{weights, x, state, y, state_n, schedule, reverse, masks}}, training)[0];
+        return forward({{weights, x, state, y, state_n, schedule, reverse, masks}}, Order::kIndependent, training)[0];
       },
       "weights"_a, "x"_a, "state"_a, "y"_a, "state_n"_a, "schedule"_a, "reverse"_a, "training"_a,
       "masks"_a = py::none());
   m.def(
       "forward_all",
       [](const py::list& calls, bool training) {
-        std::vector<ForwardArguments> several;
-        for (const py::handle& item : calls) {
-          const auto c = py::cast<py::tuple>(item);
-          require(c.size() == 8, "forward_all: a call has eight arguments");
-          several.push_back({py::cast<WeightsPointer>(c[0]), py::cast<py::array>(c[1]), c[2], py::cast<py::array>(c[3]),
-                             py::cast<py::tuple>(c[4]), py::cast<SchedulePointer>(c[5]), py::cast<bool>(c[6]), c[7]});
-        }
-        return forward(several, training);
+        return forward(forward_arguments(calls), Order::kIndependent, training);
       },
       "calls"_a, "training"_a);
+  m.def(
+      "forward_stacked",
+      [](const py::list& calls) { return forward(forward_arguments(calls), Order::kStacked, false); }, "calls"_a);
   m.def(
       "backward",
       [](const TapeBase& tape, const py::object& dy, const py::tuple& dstate_n, const py::object& dx, bool accumulate,
          const py::tuple& dstate,
-         const py::tuple& dparams) { backward({{tape, dy, dstate_n, dx, accumulate, dstate, dparams}}); },
+         const py::dict& dparams) { backward({{tape, dy, dstate_n, dx, accumulate, dstate, dparams}}); },
       "tape"_a, "dy"_a, "dstate_n"_a, "dx"_a, "accumulate"_a, "dstate"_a, "dparams"_a);
   m.def(
       "backward_all",
@@ -638,13 +663,14 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
           const auto c = py::cast<py::tuple>(item);
           require(c.size() == 7, "backward_all: a call has seven arguments");
           several.push_back({py::cast<const TapeBase&>(c[0]), c[1], py::cast<py::tuple>(c[2]), c[3],
-                             py::cast<bool>(c[4]), py::cast<py::tuple>(c[5]), py::cast<py::tuple>(c[6])});
+                             py::cast<bool>(c[4]), py::cast<py::tuple>(c[5]), py::cast<py::dict>(c[6])});
         }
         backward(several);
       },
       "calls"_a);
   add_stream(m);
   add_c_api(m);
+  add_explain(m);
 }
 
 }  // namespace fusedrnn::python

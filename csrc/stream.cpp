@@ -5,6 +5,7 @@
 #include <new>
 
 #include "arrays.h"
+#include "core/stepper.h"
 #include "gil.h"
 
 namespace fusedrnn::python {
@@ -14,8 +15,7 @@ namespace {
 constexpr double kReleaseFlops = 1e6;
 
 struct Engine {
-  std::unique_ptr<StepRunner<float>> f32;
-  std::unique_ptr<StepRunner<double>> f64;
+  std::unique_ptr<StepRunnerBase> runner;
   Index B = 0, I = 0, H = 0, R = 0, L = 0;  // R: units of h and of the output
   Index units(int state) const { return state == 0 ? R : H; }
   bool release = false;
@@ -25,6 +25,12 @@ struct Engine {
 
 // The engine is set once, by the first __init__: a step of another thread, or the one that converts its input, may be
 // using it.
+template <class Call>
+auto with_runner(const Engine& e, Call call) {
+  return with_dtype(e.runner->dtype,
+                    [&](auto zero) { return call(static_cast<StepRunner<decltype(zero)>&>(*e.runner)); });
+}
+
 struct StreamObject {
   PyObject_HEAD std::atomic<Engine*> engine;
 };
@@ -75,8 +81,10 @@ bool overlap(const void* a, std::size_t a_bytes, const void* b, std::size_t b_by
 
 void run(Engine& e, const void* x, bool tokens, void* y) {
   const auto* ids = tokens ? static_cast<const std::int64_t*>(x) : nullptr;
-  if (e.f32) e.f32->step(tokens ? nullptr : static_cast<const float*>(x), ids, static_cast<float*>(y));
-  else e.f64->step(tokens ? nullptr : static_cast<const double*>(x), ids, static_cast<double*>(y));
+  with_dtype(e.runner->dtype, [&](auto zero) {
+    using T = decltype(zero);
+    static_cast<StepRunner<T>&>(*e.runner).step(tokens ? nullptr : static_cast<const T*>(x), ids, static_cast<T*>(y));
+  });
 }
 
 std::string described(const py::object& o) {
@@ -122,8 +130,8 @@ py::object step(PyObject* self, PyObject* x, PyObject* out) {
       throw std::invalid_argument("Stream: out " + described(py::reinterpret_borrow<py::object>(out)) +
                                   "; expected a contiguous, writable array of shape (batch_size, " +
                                   (e.R == e.H ? "hidden_size" : "proj_size") + ") = (" + std::to_string(e.B) + ", " +
-                                  std::to_string(e.R) + ") and dtype " + (e.f32 ? "float32" : "float64"));
-    const std::size_t item = e.f32 ? sizeof(float) : sizeof(double);
+                                  std::to_string(e.R) + ") and dtype " + py::cast<std::string>(py::str(e.real)));
+    const std::size_t item = with_dtype(e.runner->dtype, [](auto zero) { return sizeof zero; });
     if (overlap(input->data,
                 static_cast<std::size_t>(e.B * (tokens ? 1 : e.I)) * (tokens ? sizeof(std::int64_t) : item),
                 output->data, static_cast<std::size_t>(e.B * e.R) * item))
@@ -173,7 +181,7 @@ std::unique_ptr<StepRunner<T>> make_runner(const py::list& list, Index B) {
   std::vector<std::shared_ptr<const Weights<T>>> layers;
   for (const py::handle& item : list) {
     const auto base = py::cast<std::shared_ptr<WeightsBase>>(item);
-    require(base->is_double == (sizeof(T) == 8), "Stream: layers of different dtypes");
+    require(base->dtype == kDtypeOf<T>, "Stream: layers of different dtypes");
     require(layers.empty() || (base->cell == layers.back()->cell && base->H == layers.back()->H &&
                                base->R == layers.back()->R && base->I == layers.back()->R),
             "Stream: layers do not fit each other");
@@ -207,12 +215,11 @@ int stream_init(PyObject* self, PyObject* arguments, PyObject* keywords) {
     require(!slot, kInitialised);
     const auto first = py::cast<std::shared_ptr<WeightsBase>>(list[0]);
     auto engine = std::make_unique<Engine>();
-    if (first->is_double) engine->f64 = make_runner<double>(list, batch_size);
-    else engine->f32 = make_runner<float>(list, batch_size);
+    with_dtype(first->dtype, [&](auto zero) { engine->runner = make_runner<decltype(zero)>(list, batch_size); });
     engine->B = batch_size, engine->I = first->I, engine->H = first->H, engine->R = first->R,
     engine->L = static_cast<Index>(list.size());
-    engine->release = (engine->f32 ? engine->f32->flops() : engine->f64->flops()) > kReleaseFlops;
-    engine->real = first->is_double ? py::dtype::of<double>() : py::dtype::of<float>();
+    engine->release = with_runner(*engine, [](const auto& runner) { return runner.flops(); }) > kReleaseFlops;
+    engine->real = numpy_dtype(first->dtype);
     engine->token = py::dtype::of<std::int64_t>();
     Engine* none = nullptr;
     require(slot.compare_exchange_strong(none, engine.get()), kInitialised);
@@ -255,7 +262,7 @@ PyObject* stream_get_state(PyObject* self, PyObject*) {
   return bound([&]() -> py::object {
     Engine& e = *engine_of(self);
     const Turn turn(e);
-    return e.f32 ? get_state_typed(*e.f32, e) : get_state_typed(*e.f64, e);
+    return with_runner(e, [&](const auto& runner) { return get_state_typed(runner, e); });
   });
 }
 
@@ -264,8 +271,7 @@ PyObject* stream_set_state(PyObject* self, PyObject* state) {
     Engine& e = *engine_of(self);
     const Turn turn(e);
     const auto parts = py::cast<py::tuple>(state);
-    if (e.f32) set_state_typed(*e.f32, e, parts);
-    else set_state_typed(*e.f64, e, parts);
+    with_runner(e, [&](auto& runner) { set_state_typed(runner, e, parts); });
     return py::none();
   });
 }
@@ -276,8 +282,7 @@ PyObject* stream_reset_rows(PyObject* self, PyObject* rows) {
     const Turn turn(e);
     const std::uint8_t* which = flags(py::reinterpret_borrow<py::object>(rows), {e.B}, "reset_rows");
     const auto chosen = [&](Index b) { return !which || which[b] != 0; };
-    if (e.f32) e.f32->reset(chosen);
-    else e.f64->reset(chosen);
+    with_runner(e, [&](auto& runner) { runner.reset(chosen); });
     return py::none();
   });
 }

@@ -14,7 +14,7 @@ from fusedrnn import _core
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
 FUNCTIONS = pytest.mark.parametrize("function", ["exp", "sigmoid", "tanh"])
 
-# (dtype, function) -> largest error allowed in ulp. design.md promises 4.
+# (dtype, function) -> largest error allowed in ulp. docs/accuracy.md says what they are.
 BOUNDS = {
     ("float32", "exp"): 1.0,
     ("float32", "sigmoid"): 2.5,

@@ -1,41 +1,49 @@
 """The benchmark harness: its cases, its checks and its report; no speed is tested here."""
 
+import contextlib
 import importlib.util
 import json
+import re
+import shutil
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks import native, probes
+from benchmarks.__main__ import main as main_of_clone
+from benchmarks.native import BuildError
+from benchmarks.peers import all_peers
+from benchmarks.probes import make_probes
 from fusedrnn.__main__ import main
 from fusedrnn.bench import (
     CASES,
+    INSTALLED,
     QUICK,
     Case,
     Job,
     Peer,
     Store,
+    document,
     forced,
     make_problem,
     markdown,
-    native,
-    probes,
     run_cases,
     select_cases,
 )
 from fusedrnn.bench.checking import disagreements, expected_outputs
-from fusedrnn.bench.native import BuildError
-from fusedrnn.bench.peers import all_peers, select_peers
+from fusedrnn.bench.peers import select_peers
 from fusedrnn.bench.peers.numpy_peer import NumpyPeer
-from fusedrnn.bench.probes import make_probes
 from fusedrnn.bench.problem import Problem
 from fusedrnn.bench.report import format_seconds
-from fusedrnn.bench.result import Limit, Result
+from fusedrnn.bench.result import Limit, Rate, Result, Summary
 from fusedrnn.bench.targets import judge
 from fusedrnn.bench.timing import Samples
 
+ROOT = Path(__file__).parents[1]
 CELLS = ("lstm", "gru_after", "gru_before", "rnn_tanh", "rnn_relu")
 SMALL = {
     "train": Case("test", "lstm", "train", 5, 3, 4, 6),
@@ -119,7 +127,7 @@ def run_small(*peers: Peer) -> Result:
 
 def test_peer_with_other_results_is_not_timed():
     result = run_small(NumpyPeer(), WrongPeer(), FailingPeer())
-    assert set(result.samples) == {"numpy"}
+    assert set(result.times) == {"numpy"}
     assert result.refused == {"wrong": "dx is off by 2 of its largest value", "failing": "RuntimeError: no such kernel"}
     text = markdown({}, [result])
     assert "wrong was not timed: dx is off by 2" in text
@@ -130,7 +138,7 @@ def test_nothing_is_timed_when_the_subject_is_wrong():
     result = run_small(WrongPeer(), NumpyPeer())
     assert result.loses
     assert not result.measured
-    assert not result.samples
+    assert not result.times
 
 
 def test_disagreements_name_the_output():
@@ -163,7 +171,8 @@ def test_ratio_is_paired_by_round():
     samples = {"fusedrnn": Samples((1.0, 10.0, 100.0), 1), "torch": Samples((2.0, 20.0, 200.0), 1)}
     result = Result(SMALL["infer"], 1, "fusedrnn", 1e6, "", samples)
     assert result.ratio("torch") == 2.0
-    assert (result.quantile("fusedrnn", 0.0), result.median("fusedrnn")) == (1.0, 10.0)
+    assert result.median("fusedrnn") == 10.0
+    assert result.spread("fusedrnn") == pytest.approx((2.8, 82.0))
 
 
 def test_seconds_have_three_digits():
@@ -274,7 +283,7 @@ def test_run_is_resumed(tmp_path, capsys):
 
 def test_bound_is_never_the_best_peer():
     result = make_result(SMALL["train"], 1.0, 2.0)
-    result = replace(result, samples={**result.samples, "onednn-prepacked": Samples((0.5, 0.5, 0.5), 1)})
+    result = replace(result, times={**result.times, "onednn-prepacked": Samples((0.5, 0.5, 0.5), 1)})
     assert result.best_peer == "torch"
     assert not result.loses
 
@@ -310,13 +319,114 @@ def test_report_is_drawn_from_files(tmp_path, capsys):
         "Slower than a peer in 1 of 2 results (2 cases):\n\n- batch/lstm-train-T5B3I4H8, 2 threads: torch 0.50x" in text
     )
     assert "## 2 threads" in text
-    if importlib.util.find_spec("matplotlib"):
-        assert {Path(path).name for path in written[1:]} == {"batch-train-avx2-2t.svg", "roofline-avx2-2t.svg"}
-        before = Path(written[1]).read_bytes()
-        assert main(["bench", "--from", files, "--report", str(tmp_path / "docs")]) == 0
-        assert Path(written[1]).read_bytes() == before  # no date, no random names
+    drawn = {"batch-train-avx2-2t.svg", "roofline-avx2-2t.svg"} if importlib.util.find_spec("matplotlib") else set()
+    assert {Path(path).name for path in written} == {"benchmarks.md", "results.json"} | drawn
+    assert links_of(text) == {f"benchmarks/{name}" for name in drawn}
+    before = [Path(path).read_bytes() for path in written]
+    assert main(["bench", "--from", files, "--report", str(tmp_path / "docs")]) == 0
+    assert [Path(path).read_bytes() for path in written] == before  # no date, no random names
+    capsys.readouterr()
     assert main(["bench", "--from", files]) == 0
     assert "lstm-train-T5B3I4H8 (slower)" in capsys.readouterr().out
+
+
+def links_of(page: str) -> set[str]:
+    """Files that the page's pictures are."""
+    return {*re.findall(r"^!\[[^]]*\]\(([^)]*)\)$", page, re.MULTILINE)}
+
+
+def without_links(page: str) -> str:
+    return re.sub(r"^!\[.*\n\n", "", page, flags=re.MULTILINE)
+
+
+def test_summary_says_what_samples_say(tmp_path):
+    store = make_store(make_result(SMALL["infer"], 1.0, 3.0), make_result(SMALL["train"], 2e-3, 1e-3))
+    (first, _) = store.summarised().results
+    assert first.times == {"fusedrnn": Summary(1.0, 1.0, 1.0, 1.8), "torch": Summary(3.0, 3.0)}
+    assert first.limits == {"FMA": Rate(2.0, 0.0005)}
+    assert markdown({}, store.summarised().results) == markdown({}, store.results)
+    store.save(tmp_path / "summary.json", samples=False)
+    assert Store.load(tmp_path / "summary.json").to_json() == store.summarised().to_json()
+    lines = (tmp_path / "summary.json").read_text().splitlines()
+    assert sum('"case":' in line for line in lines) == 2  # a line for each
+
+
+def test_report_keeps_summaries_and_goes_on(tmp_path, capsys):
+    options = ["bench", "--rounds", "1", "--peers", "fusedrnn,numpy", "--threads", "1", "--report", str(tmp_path)]
+    assert main([*options, "--cases", "stream/rnn-I32"]) == 0
+    (first,) = Store.load(tmp_path / "benchmarks" / "results.json").results
+    assert {type(times) for times in first.times.values()} == {Summary}
+    assert main([*options, "--cases", "stream/rnn-I(32|64)"]) == 0
+    assert "[2/2]" not in capsys.readouterr().err
+    assert Store.load(tmp_path / "benchmarks" / "results.json").results[0] == first
+
+
+@pytest.fixture(scope="module")
+def redrawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The published page and its files, drawn by the command of benchmarks/README.md from what a clone has."""
+    docs = tmp_path_factory.mktemp("clone") / "docs"
+    (docs / "benchmarks").mkdir(parents=True)
+    shutil.copy(ROOT / "docs/benchmarks/results.json", docs / "benchmarks")
+    command = "bench --report docs --from docs/benchmarks/results.json"
+    assert f"python -m fusedrnn {command}" in (ROOT / "benchmarks/README.md").read_text(encoding="utf-8")
+    with contextlib.chdir(docs.parent):
+        assert main(command.split()) == 0
+    return docs
+
+
+def test_published_page_is_what_its_results_give(redrawn):
+    published, again = ((docs / "benchmarks.md").read_text(encoding="utf-8") for docs in (ROOT / "docs", redrawn))
+    assert without_links(again) == without_links(published)  # without matplotlib there are no plots to link to
+    files = [(docs / "benchmarks/results.json").read_text(encoding="utf-8") for docs in (ROOT / "docs", redrawn)]
+    assert files[0] == files[1]
+    plots = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs/benchmarks").glob("*.svg")}
+    assert links_of(published) == plots
+    assert len(plots) == 4
+
+
+def test_published_plots_are_what_the_results_give(redrawn):
+    matplotlib = pytest.importorskip("matplotlib", reason="plots are drawn by matplotlib, which is not installed")
+    names = [path.name for path in sorted((redrawn / "benchmarks").glob("*.svg"))]
+    assert names == [path.name for path in sorted((ROOT / "docs/benchmarks").glob("*.svg"))]
+    for name in names:
+        published, again = ((docs / "benchmarks" / name).read_text() for docs in (ROOT / "docs", redrawn))
+        marks = [(re.findall(r">([^<>]*)</text>", svg), svg.count("<use ")) for svg in (published, again)]
+        assert marks[0] == marks[1]
+        if f"matplotlib {matplotlib.__version__} " in published:  # others measure letters otherwise
+            assert again == published
+        assert published.count("\n") < 2000
+
+
+def test_report_needs_results(tmp_path):
+    with pytest.raises(ValueError, match=r"^bench: there are no results to report$"):
+        document.write(Store(), tmp_path)
+
+
+def test_wheel_knows_what_packages_for_python_are_enough_for(capsys):
+    names = [peer.name for peer in INSTALLED.peers]
+    assert names == [
+        "fusedrnn",
+        "fusedrnn-unfrozen",
+        "numpy",
+        "torch",
+        "torch-no-onednn",
+        "onnxruntime",
+        "onnxruntime-binding",
+    ]
+    assert [probe.name for probe in INSTALLED.make_probes("float32", 1)] == ["gemm"]
+    assert [peer.name for peer in all_peers()][: len(names)] == names
+    assert main(["bench", "--peers", "fusedrnn,jax"]) == 2
+    assert "(python -m benchmarks, in the source tree, has them all)" in capsys.readouterr().err
+    code = "import sys, fusedrnn.bench.cli; sys.exit(any(name.split('.')[0] == 'benchmarks' for name in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_clone_has_the_same_command_line_and_more_peers(capsys):
+    assert main_of_clone(["--list", "--quick"]) == 0
+    assert capsys.readouterr().out.splitlines() == [case.name for case in QUICK]
+    options = ["--rounds", "1", "--peers", "fusedrnn,numpy,jax", "--threads", "1", "--cases", "stream/rnn-I32"]
+    assert main_of_clone(options) == 0
+    assert "- Probes: " in capsys.readouterr().out
 
 
 def test_isa_is_forced_in_another_process(monkeypatch):
@@ -329,6 +439,9 @@ def test_isa_is_forced_in_another_process(monkeypatch):
     monkeypatch.delenv(forced.MARK, raising=False)
     monkeypatch.setattr(subprocess, "run", run)
     assert main(["bench", "--isa", "avx2", "--quick", "--cases=-I", "--peers", "fusedrnn,torch", "--threads=2"]) == 3
+    assert seen["command"][1:4] == ["-m", "fusedrnn", "bench"]
+    assert main_of_clone(["--isa", "avx2", "--quick", "--cases=-I", "--peers", "fusedrnn,torch", "--threads=2"]) == 3
+    assert seen["command"][1:3] == ["-m", "benchmarks"]
     assert seen["env"]["FUSEDRNN_ISA"] == "avx2"
     assert seen["env"]["ONEDNN_MAX_CPU_ISA"] == "AVX2"
     assert seen["env"]["ATEN_CPU_CAPABILITY"] == "avx2"
@@ -346,7 +459,7 @@ def test_probes_run(dtype):
 
 
 def test_matrix_product_stands_in_where_nothing_compiles(monkeypatch):
-    def load(source, flags=()):
+    def load(source: str, flags: tuple[str, ...] = ()) -> None:
         raise BuildError("no C++ compiler was found")
 
     probes._library.cache_clear()

@@ -195,10 +195,11 @@ def dtype_of(value: float, dtype: Any) -> Any:
 def test_what_is_looked_at_has_no_gradients():
     """The tapes of a layer with zoneout as inference has it are for looking: backward would need masks."""
     weights = GRU(3, 5)._arrays()
-    packed = _core.Weights("gru_after", *weights, True, zoneout=(0.5, 0.0))
+    roles = ("W_ih", "W_hh", "b_ih", "b_hh")
+    packed = _core.Weights("gru_after", dict(zip(roles, weights, strict=True)), True, zoneout=(0.5, 0.0))
     x, y, h = np.zeros((2, 1, 3), "f4"), np.zeros((2, 1, 5), "f4"), np.zeros((1, 5), "f4")
     tape = _core.forward(packed, x, None, y, (h,), _core.Schedule(2, 1), False, True)
     assert tape is not None
-    dparams = (*(np.empty_like(w) for w in weights), None, None, None)
+    dparams = {role: np.empty_like(w) for role, w in zip(roles, weights, strict=True)}
     with pytest.raises(ValueError, match="zoneout had no masks"):
         _core.backward(tape, y, (None,), None, False, (h,), dparams)

@@ -59,14 +59,14 @@ def test_methods_have_the_stubs_arguments(owner, name):
 @pytest.mark.parametrize("name", reference.CELLS)
 def test_every_reference_cell_has_kernels(name):
     gates = reference.CELLS[name].gates
-    weights = _core.Weights(name, np.zeros((gates * 2, 3)), np.zeros((gates * 2, 2)), None, None, False)
+    weights = _core.usual_weights(name, np.zeros((gates * 2, 3)), np.zeros((gates * 2, 2)), None, None, False)
     assert (weights.cell, weights.input_size, weights.hidden_size) == (name, 3, 2)
 
 
 def test_there_are_no_other_kernels():
     for name in ("", "lstm2", "gru"):
         with pytest.raises(ValueError, match="unknown cell"):
-            _core.Weights(name, np.zeros((4, 3)), np.zeros((4, 1)), None, None, False)
+            _core.usual_weights(name, np.zeros((4, 3)), np.zeros((4, 1)), None, None, False)
 
 
 @pytest.mark.parametrize("kind", ["rnn", "gru", "lstm"])

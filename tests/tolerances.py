@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 # (dtype, quantity) -> allowed error as a fraction of the scale, and why.
-# "sequence" is any result of a layer: outputs, states, gradients. design.md section 3 promises these two lines.
+# "sequence" is any result of a layer: outputs, states, gradients. README promises these two lines.
 TABLE: dict[tuple[str, str], tuple[float, str]] = {
     ("float64", "sequence"): (
         1e-12,

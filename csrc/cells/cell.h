@@ -23,6 +23,7 @@
 //   order[]   the gate's row block in torch's weights, for each gate in the order of `a`; with two phases the gates of
 //             the first come first
 //   first     gates of the first phase (= gates when phases == 1)
+// gates, first, split, phases and order are all that matrix products know of a cell (ShapeOf in kernels/layout.h).
 //
 // Functions, one phase
 //   forward (a, s, p, s_new, save)

@@ -32,7 +32,7 @@ enum CellId {
   kCellCount
 };
 
-// The same order as kActivationNames of core/layer.cpp.
+// The same order as kActivationNames of core/weights.cpp.
 enum ActivationId {
   kSigmoid,
   kTanh,
@@ -75,7 +75,7 @@ enum Form { kPlain, kMasked, kProjected, kNormed, kFormCount };
 
 // The rows of a batch by step. Rows are sorted by falling length inside, so those active at step t are the first
 // active(t); row b of step t is row offset(t) + b of every buffer over time. A mask leaves a row the steps it has, a
-// reset makes a row of its own of what follows (core/layer.h, Schedule): the loop over time knows of neither.
+// reset makes a row of its own of what follows (Schedule in core/schedule.h): the loop over time knows of neither.
 struct Rows {
   Index T = 0, B = 0;                // T: steps with at least one active row
   const Index* active_at = nullptr;  // (T,), offset_at (T + 1,); null when every length is T
@@ -163,9 +163,9 @@ struct Team {
 struct Member {
   Team* team;
   Index rank;
-  Index steps = 0, meetings = 0;
-  Index waited = 0;  // nanoseconds in waits that outlasted spinning
-  double work = 0;   // floating-point operations since the last look for signals
+  Index steps = 0, barriers = 0;  // passed so far
+  Index waited = 0;               // nanoseconds in waits that outlasted spinning
+  double work = 0;                // floating-point operations since the last look for signals
 };
 
 // [begin, end) of part `index` of `parts` nearly equal parts of n things.
@@ -221,7 +221,7 @@ struct Forward {
   T* gates;               // gate rows: N (keep) or chunk_rows of them
   Index gate_rows;
   Index chunk_rows;
-  Index projected_rows;   // most rows whose input part is computed at once
+  Index input_rows;       // most rows whose input part is computed at once
   T* states[kMaxStates];  // (B + N or 2 * B, Hp; h: Rp); the first B rows hold the initial state
   Index slot;             // 0 or 1: which of the two slots holds it, when there is no history
   T* recurrent;           // operand of the recurrent product, rows as of the states: h itself, or h under its mask
@@ -269,6 +269,8 @@ struct Backward {
 template <class T>
 struct CellKernels {
   int gates, states, phases, split, saved, unit_parameters;
+  Index (*panels)(Index H);       // of units in forward, the most of any phase: what threads can share
+  Index (*back_panels)(Index R);  // of units of h in backward
   void (*pack)(const RawWeights<T>&, const Packed<T>&, Member&);
   void (*pack_norm)(const RawNorm<T>&, const Norm<T>&, Index H);  // null: no normed form
   void (*forward[kFormCount])(const Forward<T>&, Member&);        // null: this cell has no such form
@@ -291,10 +293,10 @@ struct Kernels {
   const KernelTable<double>& f64;
 };
 
-inline constexpr Index kProjectionRows = 192;  // rows projected at once: their gates stay in L2 until their step
-inline constexpr Index kGatherRows = 192;      // rows of x a thread addresses (or gathers) at once
-inline constexpr Index kBackwardRows = 768;    // rows per chunk of backward: dW is read and written once per chunk
-inline constexpr Index kFewRows = 4;           // so many times fewer rows than inputs are few: Backward::few_rows
+inline constexpr Index kInputRows = 192;     // most rows of an input product: their gates stay in L2 until their step
+inline constexpr Index kGatherRows = 192;    // rows of x a thread addresses (or gathers) at once
+inline constexpr Index kBackwardRows = 768;  // rows per chunk of backward: dW is read and written once per chunk
+inline constexpr Index kFewRows = 4;         // so many times fewer rows than inputs are few: Backward::few_rows
 
 // The end of the chunk of steps that starts at t: as many whole steps as fit in `rows`, at least one.
 FUSEDRNN_INLINE Index chunk_end(const Rows& r, Index t, Index rows) {

@@ -3,10 +3,15 @@
 // Used by core and the bindings, never by kernels.
 #pragma once
 
+#include <cassert>
 #include <cstddef>
 #include <utility>
 
+#include "api.h"
+
 namespace fusedrnn {
+
+inline std::size_t size(Index n) { return static_cast<std::size_t>(n); }
 
 // Throws std::bad_alloc when it overflows: too large is a MemoryError, never a small buffer.
 std::size_t product(std::size_t a, std::size_t b);
@@ -36,18 +41,33 @@ class Buffer {
   std::size_t bytes_ = 0;  // of the size class
 };
 
-// Room for several arrays in one buffer: first add() them all, then allocate(), then at() each offset.
+// Several arrays in one buffer. claim() notes an array and the pointer that is to point at it; allocate() makes the
+// buffer and sets all of these pointers, which must still be where they were.
 class Arena {
  public:
-  std::size_t add(std::size_t count, std::size_t element) {
-    const std::size_t at = size_;
-    size_ = sum(size_, sum(product(count, element), 63) / 64 * 64);
-    return at;
+  template <class T>
+  void claim(T*& pointer, std::size_t count) {
+    assert(count_ < kMost);
+    const auto set = [](void* target, char* at) { *static_cast<T**>(target) = reinterpret_cast<T*>(at); };
+    claims_[count_++] = {&pointer, size_, set};
+    size_ = sum(size_, sum(product(count, sizeof(T)), 63) / 64 * 64);
   }
-  Buffer allocate() const { return Buffer(size_); }
+  Buffer allocate() const {
+    Buffer buffer(size_);
+    for (int i = 0; i < count_; ++i) claims_[i].set(claims_[i].target, buffer.as<char>() + claims_[i].offset);
+    return buffer;
+  }
   std::size_t size() const { return size_; }
 
  private:
+  static constexpr int kMost = 24;  // arrays of one call; one more is refused by the assertion
+  struct Claim {
+    void* target;
+    std::size_t offset;
+    void (*set)(void* target, char* at);
+  };
+  Claim claims_[kMost];
+  int count_ = 0;
   std::size_t size_ = 0;
 };
 

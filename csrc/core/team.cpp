@@ -44,14 +44,14 @@ struct RegisterForkHandler {
   }
 } register_fork_handler;
 
-// When other programs hold the cores, threads that meet after every step wait for the scheduler instead of for each
-// other: two are then many times slower than one. The share of the time that a thread waits tells: alone it would have
-// taken `threads` times its own work. When that would have been quicker, calls run on one thread for a while, longer
-// each time it happens again. Judged over a millisecond of calls at least. After a silence the others sleep, and a busy
-// host takes its time to wake their cores: that delay does not count, or each such pause would end in the next. Before
-// the next try threads practise meetings, and go on alone when these fail: a call could be hundreds of them. Results
-// are the same either way.
-class Crowd {
+// Contention: when other programs hold the cores, threads that pass a barrier after every step wait for the scheduler
+// instead of for each other, and two are many times slower than one. The part of the time that a thread waits tells:
+// alone, the call would have taken `threads` times a thread's own work. When that would have been quicker, calls run on
+// one thread for a pause, which doubles each time in a row. Judged over at least a millisecond of calls. After a
+// silence the threads sleep, and a busy host takes its time to wake their cores: that delay does not count, or each
+// pause would end in the next one. Before threads are used again after a pause, they pass a few trial barriers, and the
+// call runs alone if these take long: a call may have hundreds. Results are the same either way.
+class Contention {
  public:
   bool now() const { return now_ns() < until_.load(std::memory_order_relaxed); }
   bool lately() const { return pause_.load(std::memory_order_relaxed) > kFirstPause; }
@@ -72,12 +72,12 @@ class Crowd {
  private:
   static constexpr long long kWindow = 1'000'000, kFirstPause = 5'000'000, kLongestPause = 160'000'000;  // ns
   std::atomic<long long> until_{0}, pause_{kFirstPause}, seen_{0}, alone_{0};
-} crowd;
+} contention;
 
-// How long threads take to meet depends on how far apart their cores are, and a hypervisor moves those while a process
-// runs: 0.14 us for two, then 0.33 for some minutes (docs/experiments.md). So now and then a region begins with a few
-// meetings. What they took counts for a while; then it is forgotten, so that the next call tries again.
-class Meetings {
+// The time of a barrier depends on how far apart the threads' cores are, and a hypervisor moves cores while a process
+// runs: 0.14 us for two threads, then 0.33 us for some minutes (docs/experiments.md). So now and then a region begins
+// with trial barriers. Their time counts for kValid; then it is forgotten, so that the next call measures again.
+class BarrierTime {
  public:
   static constexpr Index kFirst = 2, kCount = 8;   // in the first ones some threads are still on their way
   static constexpr long long kPatience = 100'000;  // ns, for all of them
@@ -93,7 +93,7 @@ class Meetings {
   static constexpr long long kValid = 100'000'000;            // ns
   std::atomic<double> slowness_{1};
   std::atomic<long long> until_{0};
-} meetings;
+} barrier_time;
 
 constexpr long long kAwake = 1'000'000;  // ns that OpenMP's threads surely spin after a region
 std::atomic<long long> last_region{0};   // when it ended
@@ -204,15 +204,17 @@ class Starting {
 };
 thread_local Index Starting::kept_ = 0;
 
-constexpr int kSpins = 1000;  // before a thread yields
+// Before a thread yields: rank 0 at the end of a call, and trial barriers, where the others are expected within
+// microseconds. Longer than kSpins of kernels/parallel.h, because no work of this thread is behind the wait.
+constexpr int kSpinsAtEnd = 1000;
 
 struct Call {
   std::vector<Team> teams;
   std::vector<TeamWork> works;
   Index size = 0;  // threads in all
   int stop = 0;
-  int cpu = -1;              // on which rank 0 runs
-  Flag* practice = nullptr;  // one per thread, when the time of meetings is not known
+  int cpu = -1;           // on which rank 0 runs
+  Flag* trial = nullptr;  // one per thread, when the time of a barrier is not known
   enum Verdict { kNone, kTogether, kAlone };
   std::atomic<Verdict> verdict{kNone};
   std::atomic<long long> waited{0};  // ns: the longest of any thread. It is the others that lost their cores
@@ -232,7 +234,7 @@ struct Call {
   }
   void run_as(Index rank) {
     if (rank != 0) step_aside(cpu), at_least(came, now_ns());
-    if (practice && !practise(rank)) {
+    if (trial && !passes_trial(rank)) {
       if (rank == 0) run_alone();
       return;
     }
@@ -249,29 +251,28 @@ struct Call {
     // OpenMP's own wait at the end of a region spins for milliseconds: on the core, perhaps, that the others wait for.
     const long long since = now_ns();
     for (int spins = 0; finished.load(std::memory_order_acquire) < size - 1; ++spins)
-      if (spins >= kSpins) sched_yield();
+      if (spins >= kSpinsAtEnd) sched_yield();
     at_least(waited, member.waited + now_ns() - since);
   }
-  // A few meetings before the work; false: it had better be done alone, since somebody lost a core.
-  bool practise(Index rank) {
+  // A few barriers before the work; false: the call had better run alone, because a thread lost its core.
+  bool passes_trial(Index rank) {
     long long since = 0;
     Index count = 1;
-    for (; count <= Meetings::kFirst + Meetings::kCount && verdict == kNone; ++count) {
-      __atomic_store_n(&practice[rank].at, count, __ATOMIC_RELEASE);
+    for (; count <= BarrierTime::kFirst + BarrierTime::kCount && verdict == kNone; ++count) {
+      __atomic_store_n(&trial[rank].at, count, __ATOMIC_RELEASE);
       for (Index other = 0; other < size && verdict == kNone; ++other)
-        for (int spins = 0; __atomic_load_n(&practice[other].at, __ATOMIC_ACQUIRE) < count && verdict == kNone;
-             ++spins) {
-          if (spins < kSpins) continue;
+        for (int spins = 0; __atomic_load_n(&trial[other].at, __ATOMIC_ACQUIRE) < count && verdict == kNone; ++spins) {
+          if (spins < kSpinsAtEnd) continue;
           sched_yield();
-          if (since > 0 && now_ns() - since > Meetings::kPatience) verdict = kAlone;
+          if (since > 0 && now_ns() - since > BarrierTime::kPatience) verdict = kAlone;
         }
-      if (rank == 0 && count == Meetings::kFirst) since = now_ns();
+      if (rank == 0 && count == BarrierTime::kFirst) since = now_ns();
     }
     if (rank == 0) {
       const long long ns = now_ns() - since;
-      if (verdict == kNone) verdict = ns > Meetings::kPatience ? kAlone : kTogether;
-      if (verdict == kAlone) crowd.found();
-      else meetings.report(size, static_cast<double>(ns) / Meetings::kCount);
+      if (verdict == kNone) verdict = ns > BarrierTime::kPatience ? kAlone : kTogether;
+      if (verdict == kAlone) contention.found();
+      else barrier_time.report(size, static_cast<double>(ns) / BarrierTime::kCount);
     }
     while (verdict == kNone) sched_yield();
     return verdict == kTogether;
@@ -329,7 +330,7 @@ void run_on_fresh_thread(Call& call) {
 }  // namespace
 
 bool after_fork() { return forked; }
-double meeting_slowness() { return meetings.slowness(); }
+double barrier_slowness() { return barrier_time.slowness(); }
 
 int num_threads() {
   if (local_threads > 0) return local_threads;
@@ -371,10 +372,10 @@ bool run_teams(std::vector<TeamWork> works, InterruptCheck check, void* check_ar
     team.interrupted_argument = check_argument;
     call.size += team.size;
   }
-  // More threads than cores are asked for on purpose: that is no crowd.
+  // More threads than cores are asked for on purpose: that is no contention.
   const bool judged = call.size > 1 && call.size <= cores();
   call.teams[0].interrupted = check;
-  if (call.size <= 1 || (judged && crowd.now())) {
+  if (call.size <= 1 || (judged && contention.now())) {
     call.run_alone();
     return call.stop == 0;
   }
@@ -388,7 +389,7 @@ bool run_teams(std::vector<TeamWork> works, InterruptCheck check, void* check_ar
     if (call.works[i].follows_next) team.below = &call.teams[i + 1];
     next += 3 * team.size;
   }
-  if (judged && !forked && (crowd.lately() || !meetings.known())) call.practice = next;
+  if (judged && !forked && (contention.lately() || !barrier_time.known())) call.trial = next;
 #if defined(__linux__)
   if (judged) call.cpu = sched_getcpu();
 #endif
@@ -399,7 +400,7 @@ bool run_teams(std::vector<TeamWork> works, InterruptCheck check, void* check_ar
   const long long woke = silence > kAwake ? std::max(0LL, call.came - start) : 0;
   // Works that do not follow each other may be of different length: there, waiting for the last says nothing.
   if (judged && call.verdict != Call::kAlone && (call.teams.size() == 1 || call.works[0].follows_next))
-    crowd.report(call.size, end - start - woke, std::max(0LL, call.waited - woke));
+    contention.report(call.size, end - start - woke, std::max(0LL, call.waited - woke));
   return call.stop == 0;
 }
 

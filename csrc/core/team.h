@@ -30,8 +30,8 @@ class ThreadLimit {
 
 bool after_fork();   // this thread has survived a fork: its calls start threads of their own, 50 us each
 long long now_ns();  // of a clock that never goes back
-// How many times longer than on near cores a meeting of threads took lately; 1 when that is not known.
-double meeting_slowness();
+// How many times longer than on near cores a barrier took lately; 1 when that is not known.
+double barrier_slowness();
 
 // Asked now and then while a call runs; true: a signal wants it to end. Called on the thread that called run_team.
 using InterruptCheck = bool (*)(void*);

@@ -11,9 +11,7 @@
 #pragma once
 
 #include "forms.h"
-#include "gemm.h"
-#include "pack.h"
-#include "parallel.h"
+#include "products.h"
 
 namespace fusedrnn::FUSEDRNN_ISA {
 
@@ -30,21 +28,24 @@ class ForwardPass {
         first(H),
         last(H),
         projection(R),
+        phases{first, last},
         padded(first.padded),
         padded_h(projection.padded),
         cell(forward.weights->options),
+        input({f.x, f.x_direct, f.gather, f.tokens, f.reverse, I, f.weights->W_x, f.weights->b_x}, rows, member),
+        gates{f.gates, f.gate_rows},
         mine(part_of(rows.B, row_rank(member), member.team->row_groups)) {}
 
   void run() {
     if constexpr (Form::masks)  // every thread has copied some of the masks
       if (!barrier(m)) return;
-    zero_past_the_end();
+    if (f.y.data) zero_past_the_end<T>(rows, f.y, f.y_T, state_units(0), m);
     finish(old_row(0), rows.active(0), rows.B);
     for (Index t = 0; t < rows.T;) {
-      const Index end = chunk_end(rows, t, f.projected_rows);
+      const Index end = chunk_end(rows, t, f.input_rows);
       if (!wait_for_input(m, end)) return;
       chunk_from = rows.offset(t);
-      if (!f.keep) gates_from = chunk_from;
+      if (!f.keep) gates.from = chunk_from;
       // Rows of unequal length lie elsewhere in every chunk: another group's may lie where this group's did.
       if (t > 0 && rows.offset_at && m.team->row_groups > 1 && !barrier(m)) return;
       // A chunk of one step takes a panel's input and recurrent part together: its gates stay in L1, and going back and
@@ -52,7 +53,9 @@ class ForwardPass {
       const Range r = my_rows(t);
       const bool together = end == t + 1 && r.end - r.begin <= kGatherRows;
       if (together) point_at_step(t, r);
-      else project(t, end);
+      else if constexpr (Form::normalises)
+        input.chunk(phases, 1, gates, t, end, mine, [this](Index p, Index row, Index n) { note_input(p, row, n); });
+      else input.chunk(phases, Cell::phases, gates, t, end, mine);
       for (; t < end; ++t) {
         step<0>(t, together);
         if constexpr (Cell::phases == 2) {
@@ -74,8 +77,8 @@ class ForwardPass {
 
  private:
   static constexpr Index W = kLanes<T>;
-  using First = Phase<T, Cell, 0>;
-  using Last = Phase<T, Cell, Cell::phases - 1>;
+  using First = CellPhase<T, Cell, 0>;
+  using Last = CellPhase<T, Cell, Cell::phases - 1>;
 
   const Forward<T>& f;
   Member& m;
@@ -83,13 +86,14 @@ class ForwardPass {
   const Index I, H, R;
   const First first;
   const Last last;
-  const Phase<T, Projection, 0> projection;
+  const CellPhase<T, Projection, 0> projection;
+  const Phase<T> phases[2];      // the same, as the products take them
   const Index padded, padded_h;  // units of the cell, and of h
   const Cell cell;
-  const Range mine;         // batch rows of this thread's group
-  Index chunk_from = 0;     // the first row of the steps whose input part is there
-  Index gates_from = 0;     // the row of the sequence that is row 0 of the gate buffer
-  const T* x[kGatherRows];  // the rows being projected
+  InputProduct<T> input;
+  GateRows<T> gates;
+  const Range mine;      // batch rows of this thread's group
+  Index chunk_from = 0;  // the first row of the steps whose input part is there
 
   template <int P>
   const auto& phase() const {
@@ -100,10 +104,7 @@ class ForwardPass {
   Range my_panels(const P& p) const {
     return part_of(p.panels.count, unit_rank(m), units_in_group(m));
   }
-  Range my_rows(Index t) const {
-    const Index active = rows.active(t);
-    return {mine.begin < active ? mine.begin : active, mine.end < active ? mine.end : active};
-  }
+  Range my_rows(Index t) const { return active_rows(rows, mine, t); }
 
   // First rows of step t in the state buffers, before and after it, and in the operand's.
   Index old_row(Index t) const { return !f.history ? slot(t) * rows.B : t == 0 ? 0 : rows.B + rows.offset(t - 1); }
@@ -115,25 +116,13 @@ class ForwardPass {
   Index state_units(int state) const { return Form::projects && state == 0 ? R : H; }
   Index state_width(int state) const { return Form::projects && state == 0 ? padded_h : padded; }
 
-  template <class P>
-  T* gate_row(const P& p, Index panel, Index row) const {
-    return f.gates + p.gate_offset(panel, f.gate_rows) + (row - gates_from) * p.row_width(panel);
-  }
-
-  void zero_past_the_end() {
-    if (!f.y.data) return;
-    if (rows.time) return zero_gaps<T>(rows, f.y, state_units(0), m);
-    for (Index b = m.rank; b < rows.B; b += m.team->size) {
-      char* row = f.y.data + rows.caller_row(b) * f.y.batch;
-      for (Index t = rows.length_of(b); t < f.y_T; ++t) zero(reinterpret_cast<T*>(row + t * f.y.time), state_units(0));
-    }
-  }
-
   // Rows [begin, end) have seen their last step: their states, from `at`, are final.
   void finish(Index at, Index begin, Index end) {
-    if (!f.states_n[0]) return;
     if (begin < mine.begin) begin = mine.begin;
     if (end > mine.end) end = mine.end;
+    if (begin < end && f.states_n[0]) copy_final(at, begin, end);
+  }
+  [[gnu::noinline]] void copy_final(Index at, Index begin, Index end) {
     for (int s = 0; s < Cell::states; ++s) {
       const Panels& panels = Form::projects && s == 0 ? projection.panels : last.panels;
       const Range own = part_of(panels.count, unit_rank(m), units_in_group(m));
@@ -147,92 +136,13 @@ class ForwardPass {
     }
   }
 
-  // ---- input part -------------------------------------------------------------------------------
+  // ---- one step ---------------------------------------------------------------------------------
 
-  void project(Index t, Index end) {
-    if (m.team->row_groups == 1) return project_run(t, 0, rows.offset(end) - rows.offset(t));
-    for (; t < end; ++t) {
-      const Range r = my_rows(t);
-      project_run(t, r.begin, r.end - r.begin);
-    }
-  }
-
-  // `count` rows from row b of step t on, running over into the next steps.
-  void project_run(Index t, Index b, Index count) {
-    for (Index row = rows.offset(t) + b; count > 0;) {
-      const Index n = count < kGatherRows ? count : kGatherRows;
-      point_at(t, b, n);
-      project_rows<0>(row, n);
-      if constexpr (Cell::phases == 2) project_rows<1>(row, n);
-      if (stopped(m)) return;
-      row += n, count -= n;
-    }
-  }
-
-  void point_at_step(Index t, Range r) { point_at(t, r.begin, r.end - r.begin); }
-
-  // Sets x for `n` rows, and t and b to the row after them.
-  void point_at(Index& t, Index& b, Index n) {
-    for (Index i = 0; i < n; ++i) {
-      const Index time = rows.caller_time(t, b, f.reverse), at = rows.caller_row(b);
-      if (!f.tokens) x[i] = input_row(f.x.data + time * f.x.time + at * f.x.batch, i);
-      if (++b == rows.active(t)) ++t, b = 0;
-    }
-  }
-
-  const T* input_row(const char* source, Index i) {
-    if (f.x_direct) return reinterpret_cast<const T*>(source);
-    T* copy = f.gather + (m.rank * kGatherRows + i) * I;
-    for (Index k = 0; k < I; ++k) __builtin_memcpy(copy + k, source + k * f.x.feature, sizeof(T));
-    return copy;
-  }
-
-  template <int P>
-  void project_rows(Index row, Index n) {
-    const Range panels = my_panels(phase<P>());
-    for (Index p = panels.begin; p < panels.end; ++p) project_panels<P>(p, 1, row, n);
-  }
-
-  // One panel, or for a single row two of equal width.
-  template <int P>
-  void project_panels(Index p, int panels, Index row, Index n) {
-    const auto& ph = phase<P>();
-    const Index width = ph.w_width(p), row_width = ph.row_width(p);
-    const T* w = f.weights->W_x + ph.weight_offset(p, I);
-    const T* bias = f.weights->b_x + ph.weight_offset(p, 1);
-    T* out = gate_row(ph, p, row);
-    if (f.tokens) {
-      for (int q = 0; q < panels; ++q, out = gate_row(ph, p + 1, row), w += I * width, bias += width)
-        for (Index i = 0; i < n; ++i)
-          for (Index v = 0; v < width; v += W)
-            store(out + i * row_width + v, load(bias + v) + load(w + f.tokens[row + i] * width + v));
-      if constexpr (Form::normalises)
-        for (int q = 0; q < panels; ++q) note_input(p + q, row, n);
-      did(m, static_cast<double>(n * width));
-      return;
-    }
-    const int vectors = static_cast<int>(width / W);
-    Tile<T> tile;
-    tile.k = I, tile.segments = 1, tile.a_step = 0, tile.w = w, tile.w_panel = I * width;
-    init_all(tile, vectors, bias, 0, width);
-    tile.out_row = row_width, tile.out_panel = row_width * f.gate_rows;
-    const TileRows tiles({0, n}, vectors);
-    for (Index i = 0; i < tiles.tiles; ++i) {
-      const Range r = tiles.tile(i);
-      for (Index j = r.begin; j < r.end; ++j) tile.a[j - r.begin] = x[j];
-      tile.out = out + r.begin * row_width;
-      fusedrnn::FUSEDRNN_ISA::run(tile, static_cast<int>(r.end - r.begin), vectors, panels);
-    }
-    if constexpr (Form::normalises)
-      for (int q = 0; q < panels; ++q) note_input(p + q, row, n);
-    did(m, 2.0 * static_cast<double>(n * I * width) * panels);
-  }
-
-  // ---- recurrent part ---------------------------------------------------------------------------
+  void point_at_step(Index t, Range r) { input.point_at(t, r.begin, r.end - r.begin); }
 
   // Odd steps walk the panels backwards: what the last step left in the cache is used first.
   template <int P>
-  void step(Index t, bool project) {
+  void step(Index t, bool with_input) {
     const auto& ph = phase<P>();
     const Range panels = my_panels(ph), r = my_rows(t);
     if (r.begin == r.end) return;
@@ -243,44 +153,46 @@ class ForwardPass {
       const Index end = p + stride < panels.end ? p + stride : panels.end;
       while (p < end) {
         const bool pair = p + 1 < end && ph.panels.width(p) == ph.panels.width(p + 1);
-        if (project) project_panels<P>(p, pair ? 2 : 1, rows.offset(t) + r.begin, r.end - r.begin);
-        if constexpr (Form::normalises) product_panel(t, r, p, pair ? 2 : 1);
-        else step_panel<P>(t, r, p, pair ? 2 : 1);
-        p += pair ? 2 : 1;
+        const int count = pair ? 2 : 1;
+        if (with_input) input_panels<P>(t, r, p, count);
+        if constexpr (Form::normalises) product_panel(t, r, p, count);
+        else step_panel<P>(t, r, p, count);
+        p += count;
       }
     }
   }
 
   template <int P>
+  void input_panels(Index t, Range r, Index p, int panels) {
+    const Index row = rows.offset(t) + r.begin, n = r.end - r.begin;
+    input.panel(phases[P], p, panels, row, n, gates);
+    if constexpr (Form::normalises)
+      for (int q = 0; q < panels; ++q) note_input(p + q, row, n);
+  }
+
+  // One panel, or for a single row two of equal width: the recurrent product, and the cell as soon as a tile is there.
+  template <int P>
   void step_panel(Index t, Range r, Index p, int panels) {
-    using ThisPhase = Phase<T, Cell, P>;
+    using ThisPhase = CellPhase<T, Cell, P>;
     const ThisPhase& ph = phase<P>();
     const Index width = ph.panels.width(p) * W, w_width = ph.w_width(p), row_width = ph.row_width(p);
-    const int vectors = static_cast<int>(w_width / W);
     alignas(64) T scratch[kMaxTileVectors * W];
 
-    Tile<T> tile;
-    tile.k = R, tile.segments = 1, tile.a_step = 0;
-    tile.w = f.weights->W_h + ph.weight_offset(p, R), tile.w_panel = R * w_width;
-    tile.out = scratch, tile.out_row = w_width, tile.out_panel = w_width;
-
-    const TileRows tiles(r, vectors);
+    PanelProduct<T> product(r, f.weights->W_h + ph.weight_offset(p, R), R, w_width, panels);
+    const Index operand_width = P == 0 ? state_width(0) : padded;
+    const T* operand = P == 0 ? f.recurrent + old_row(t) * operand_width : f.operand + operand_row(t) * operand_width;
+    product.of(operand + r.begin * operand_width, operand_width);
+    product.start_from(gates.row(ph, p, rows.offset(t) + r.begin) + ThisPhase::split * width, row_width,
+                       row_width * f.gate_rows);
+    if constexpr (ThisPhase::split)  // the recurrent part of the split gate starts from its own bias
+      product.start_last_vector_from(f.weights->b_h + ph.panels.start(p) * W, width);
+    product.write_each_to(scratch);
     const Range own = my_panels(ph);
     const Index next = slot(t) ? p - 1 : p + 1;
-    const bool ahead = f.weights->fetch_ahead && tiles.tiles >= kFetchingTiles && next >= own.begin && next < own.end;
-    for (Index i = 0; i < tiles.tiles; ++i) {
-      const Range part = tiles.tile(i);
-      if (ahead)
-        fetch_ahead(tile, f.weights->W_h + ph.weight_offset(next, R), R * w_width * static_cast<Index>(sizeof(T)), i,
-                    tiles.tiles);
-      T* gates = gate_row(ph, p, rows.offset(t) + part.begin);
-      init_all<T>(tile, vectors, gates + ThisPhase::split * width, row_width, row_width * f.gate_rows);
-      if constexpr (ThisPhase::split)  // the recurrent part of the split gate starts from its own bias
-        tile.init[vectors - 1] = {f.weights->b_h + ph.panels.start(p) * W, 0, width};
-      const Index operand_width = P == 0 ? state_width(0) : padded;
-      const T* operand = P == 0 ? f.recurrent + old_row(t) * operand_width : f.operand + operand_row(t) * operand_width;
-      for (Index b = part.begin; b < part.end; ++b) tile.a[b - part.begin] = operand + b * operand_width;
-      fusedrnn::FUSEDRNN_ISA::run(tile, static_cast<int>(part.end - part.begin), vectors, panels);
+    if (f.weights->fetch_ahead && next >= own.begin && next < own.end)
+      product.fetch(f.weights->W_h + ph.weight_offset(next, R));
+    while (product.more()) {
+      const Range part = product.next();
       for (int q = 0; q < panels; ++q) apply_cell<P>(t, part, p + q, scratch + q * w_width);
     }
     did(m, 2.0 * static_cast<double>((r.end - r.begin) * R * w_width) * panels);
@@ -289,17 +201,17 @@ class ForwardPass {
   // Out of line, so that every path (whole sequence, step by step, any tile) runs the very same instructions.
   template <int P>
   [[gnu::noinline]] void apply_cell(Index t, Range r, Index p, const T* scratch) {
-    using ThisPhase = Phase<T, Cell, P>;
+    using ThisPhase = CellPhase<T, Cell, P>;
     const ThisPhase& ph = phase<P>();
     const Index blocks = ph.panels.width(p), w_width = ph.w_width(p);
     const bool keep = f.keep && Cell::saved > 0;
     for (Index b = r.begin; b < r.end; ++b, scratch += w_width) {
-      T* gates = gate_row(ph, p, rows.offset(t) + b);
+      T* saved = gates.row(ph, p, rows.offset(t) + b);
       T* y = output_row(t, b);
       for (Index j = 0; j < blocks; ++j) {
         const Index block = ph.panels.start(p) + j, unit = block * W;
         Vec<T> a[ThisPhase::columns], s[Cell::states], s_new[Cell::states], save[Cell::gates + Cell::split];
-        for (int c = 0; c < ThisPhase::split; ++c) a[c] = load(gates + (c * blocks + j) * W);
+        for (int c = 0; c < ThisPhase::split; ++c) a[c] = load(saved + (c * blocks + j) * W);
         for (int g = 0; g < ThisPhase::gates; ++g) a[ThisPhase::split + g] = load(scratch + (g * blocks + j) * W);
         if constexpr (Form::projects) s[0] = Vec<T>{};  // has other units; no projected cell looks at it
         for (int i = Form::projects ? 1 : 0; i < Cell::states; ++i)
@@ -310,18 +222,18 @@ class ForwardPass {
           cell.gate(a, s, operand, save);
           if constexpr (Form::masks) operand[0] *= load(f.masks.recurrent + b * f.masks.recurrent_row + unit);
           store(f.operand + (operand_row(t) + b) * padded + unit, operand[0]);
-          for (int c = 0; c < ThisPhase::columns; ++c) store(gates + (c * blocks + j) * W, save[c]);
+          for (int c = 0; c < ThisPhase::columns; ++c) store(saved + (c * blocks + j) * W, save[c]);
         } else {
           if constexpr (Cell::phases == 2) {
             load_first(block, rows.offset(t) + b, save);
             cell.forward(a, s, save, s_new, save + Cell::first);
-            if (keep) store(gates + j * W, save[Cell::first]);
+            if (keep) store(saved + j * W, save[Cell::first]);
           } else {
             Vec<T> p[Cell::unit_parameters + 1];
             for (int i = 0; i < Cell::unit_parameters; ++i) p[i] = load(f.weights->units + i * padded + unit);
             cell.forward(a, s, p, s_new, save);
             if (keep)
-              for (int c = 0; c < ThisPhase::columns; ++c) store(gates + (c * blocks + j) * W, save[c]);
+              for (int c = 0; c < ThisPhase::columns; ++c) store(saved + (c * blocks + j) * W, save[c]);
           }
           if constexpr (Form::projects) store(f.hidden + (operand_row(t) + b) * padded + unit, s_new[0]);
           if constexpr (Form::masks && Cell::states == 2)
@@ -344,11 +256,7 @@ class ForwardPass {
     }
   }
 
-  T* output_row(Index t, Index b) const {
-    if (!f.y.data) return nullptr;
-    return reinterpret_cast<T*>(f.y.data + rows.caller_time(t, b, f.reverse) * f.y.time +
-                                rows.caller_row(b) * f.y.batch);
-  }
+  T* output_row(Index t, Index b) const { return f.y.data ? caller_row<T>(rows, f.y, t, b, f.reverse) : nullptr; }
 
   // ---- masked and projected forms ---------------------------------------------------------------
 
@@ -369,17 +277,12 @@ class ForwardPass {
     alignas(64) T scratch[kMaxTileVectors * W];
     for (Index p = panels.begin; p < panels.end; ++p) {
       const Index w_width = projection.w_width(p);
-      const int vectors = static_cast<int>(w_width / W);
-      Tile<T> tile;
-      tile.k = H, tile.segments = 1, tile.a_step = 0;
-      tile.w = f.weights->W_r + projection.weight_offset(p, H), tile.w_panel = H * w_width;
-      tile.out = scratch, tile.out_row = w_width, tile.out_panel = w_width;
-      init_all(tile, vectors, zeros<T>(), 0, 0);
-      const TileRows tiles(r, vectors);
-      for (Index i = 0; i < tiles.tiles; ++i) {
-        const Range part = tiles.tile(i);
-        for (Index b = part.begin; b < part.end; ++b) tile.a[b - part.begin] = f.hidden + (operand_row(t) + b) * padded;
-        fusedrnn::FUSEDRNN_ISA::run(tile, static_cast<int>(part.end - part.begin), vectors, 1);
+      PanelProduct<T> product(r, f.weights->W_r + projection.weight_offset(p, H), H, w_width, 1);
+      product.of(f.hidden + (operand_row(t) + r.begin) * padded, padded);
+      product.start_from(zeros<T>(), 0, 0);
+      product.write_each_to(scratch);
+      while (product.more()) {
+        const Range part = product.next();
         settle_h(t, part, p, scratch);
       }
       did(m, 2.0 * static_cast<double>((r.end - r.begin) * H * w_width));
@@ -419,8 +322,8 @@ class ForwardPass {
   // The first phase's gates of one block and row.
   void load_first(Index block, Index row, Vec<T>* save) const {
     const Index p = first.panels.holding(block);
-    const T* gates = gate_row(first, p, row) + (block - first.panels.start(p)) * W;
-    for (int c = 0; c < First::columns; ++c) save[c] = load(gates + c * first.panels.width(p) * W);
+    const T* from = gates.row(first, p, row) + (block - first.panels.start(p)) * W;
+    for (int c = 0; c < First::columns; ++c) save[c] = load(from + c * first.panels.width(p) * W);
   }
 };
 

@@ -3,10 +3,9 @@
 #include "../cells/gru.h"
 #include "../cells/lstm.h"
 #include "../cells/rnn.h"
-#include "backward.h"
-#include "forward.h"
 #include "math.h"
-#include "normed.h"
+#include "normed_backward.h"
+#include "normed_forward.h"
 #include "pack.h"
 
 namespace fusedrnn::FUSEDRNN_ISA {
@@ -30,7 +29,7 @@ void add(const T* x, T* y, Index n) {
 template <class T, class Cell, class... Forms>
 constexpr CellKernels<T> kernels_of() {
   CellKernels<T> k = {Cell::gates,           Cell::states,  Cell::phases, Cell::split, Cell::saved,
-                      Cell::unit_parameters, pack<T, Cell>, nullptr,      {},          {}};
+                      Cell::unit_parameters, panels_of<T, Cell>, back_panels_of<T>, pack<T, Cell>, nullptr, {}, {}};
   ((k.forward[Forms::id] = forward<T, Cell, Forms>, k.backward[Forms::id] = backward<T, Cell, Forms>), ...);
   if constexpr ((Forms::normalises || ...)) k.pack_norm = pack_norm<T, Cell>;
   return k;

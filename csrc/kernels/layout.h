@@ -49,40 +49,95 @@ inline const T* zeros() {
   return none;
 }
 
-// One phase of a cell, with the sizes that follow.
-template <class T, class Cell, int P>
-struct Phase {
+// The shape of a phase: how many gates it has, and where they are among all gates of its cell. It is all that a matrix
+// product has to know of a cell. Cells have it as constants (ShapeOf), products.h and pack.h as numbers (Shape), so
+// that one compiled copy serves every cell.
+struct Shape {
+  int gates, split;
+  int columns;                       // vectors of a gate row per block: gates + split
+  int gates_before, columns_before;  // of the phase before this one
+  const int* order;                  // torch's row block of each gate
+};
+
+template <class Cell, int P>
+struct ShapeOf {
   static constexpr int gates = P == 0 ? Cell::first : Cell::gates - Cell::first;
   static constexpr int split = P == 0 ? Cell::split : 0;
-  static constexpr int columns = gates + split;  // vectors of a gate row per block
-  static constexpr int most = kMaxVectors / gates > 0 ? kMaxVectors / gates : 1;
-  static constexpr const int* order = Cell::order + (P == 0 ? 0 : Cell::first);  // torch's row block of each gate
+  static constexpr int columns = gates + split;
+  static constexpr int gates_before = P == 0 ? 0 : Cell::first;
+  static constexpr int columns_before = P == 0 ? 0 : Cell::first + Cell::split;
+  static constexpr const int* order = Cell::order + gates_before;
+  constexpr operator Shape() const { return {gates, split, columns, gates_before, columns_before, order}; }
+};
 
+// Blocks of a panel that has so many gates.
+constexpr Index widest_panel(int gates) { return kMaxVectors / gates > 0 ? kMaxVectors / gates : 1; }
+
+// The two products of a phase. x's gates are the first columns of a gate row, h's the last: those of a split phase
+// share all but one (cells/gru.h).
+enum Product { kOfX, kOfH };
+
+// One phase of H hidden units, with the sizes that follow. S is ShapeOf<Cell, P> or Shape.
+template <class T, class S = Shape>
+struct Phase : S {
+  static constexpr Index W = kLanes<T>;
   Panels panels;
-  Index padded;  // hidden units rounded up to whole blocks
+  Index units, padded;  // H, and H rounded up to whole blocks
 
-  inline explicit Phase(Index H) : panels(blocks_of<T>(H), most), padded(blocks_of<T>(H) * kLanes<T>) {}
+  inline explicit Phase(Index H, S shape = S())
+      : S(shape), panels(blocks_of<T>(H), widest_panel(S::gates)), units(H), padded(panels.blocks * W) {}
+  template <class Constants>
+  inline Phase(const Phase<T, Constants>& p) : S(p), panels(p.panels), units(p.units), padded(p.padded) {}
 
-  // Vectors (and elements) before this phase in packed weights and gate rows.
-  inline Index gates_before() const { return P == 0 ? 0 : Cell::first; }
-  inline Index columns_before() const { return P == 0 ? 0 : Cell::first + Cell::split; }
-
-  inline Index row_width(Index p) const { return columns * panels.width(p) * kLanes<T>; }
-  inline Index w_width(Index p) const { return gates * panels.width(p) * kLanes<T>; }
+  // Numbers in a gate row of panel p, and in a row of its weights.
+  inline Index row_width(Index p) const { return S::columns * panels.width(p) * W; }
+  inline Index w_width(Index p) const { return S::gates * panels.width(p) * W; }
 
   // Offset of panel p in gate rows that have room for `rows` rows, and in weights over K inputs.
   inline Index gate_offset(Index p, Index rows) const {
-    return (columns_before() * padded + columns * panels.start(p) * kLanes<T>)*rows;
+    return (S::columns_before * padded + S::columns * panels.start(p) * W) * rows;
   }
   inline Index weight_offset(Index p, Index K) const {
-    return (gates_before() * padded + gates * panels.start(p) * kLanes<T>)*K;
+    return (S::gates_before * padded + S::gates * panels.start(p) * W) * K;
+  }
+
+  // Where a product's gates start in a gate row of panel p, and the row block of torch's weights of its gate g.
+  inline Index first_column(Product of, Index p) const { return of == kOfX ? 0 : S::split * panels.width(p) * W; }
+  inline Index torch_block(Product of, Index g) const {
+    const Index at = of == kOfX ? g : g + S::split;
+    return S::order[at < S::gates ? at : at - S::gates];
   }
 };
 
-// The row of torch's weights from which the gate `g` of block `block`, lane 0, comes.
-template <class T, class P>
-inline Index torch_row(Index g, Index block, Index H) {
-  return P::order[g] * H + block * kLanes<T>;
+template <class T, class Cell, int P>
+using CellPhase = Phase<T, ShapeOf<Cell, P>>;
+
+// Gate rows, or their gradients, of the rows of a sequence from `from` on; there is room for `room` of them.
+template <class T>
+struct GateRows {
+  T* at;
+  Index room, from = 0;
+
+  template <class S>
+  inline T* row(const Phase<T, S>& phase, Index panel, Index row) const {
+    return at + phase.gate_offset(panel, room) + (row - from) * phase.row_width(panel);
+  }
+};
+
+// Panels that threads can share: of units in forward, the most of any phase; of units of h in backward.
+template <class T, class Cell>
+Index panels_of(Index H) {
+  const Index first = CellPhase<T, Cell, 0>(H).panels.count;
+  if constexpr (Cell::phases == 1) {
+    return first;
+  } else {
+    const Index second = CellPhase<T, Cell, 1>(H).panels.count;
+    return first > second ? first : second;
+  }
+}
+template <class T>
+Index back_panels_of(Index R) {
+  return Panels(blocks_of<T>(R), kMaxBackVectors).count;
 }
 
 }  // namespace fusedrnn::FUSEDRNN_ISA

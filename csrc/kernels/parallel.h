@@ -37,12 +37,18 @@ inline bool wait_for(Member& m, const Flag& flag, Index value) {
   return true;
 }
 
+// Out of line: every pass would hold several copies of it, and its caller is about to wait anyway.
+[[gnu::noinline]] inline bool wait_for_all(Member& m, const Flag* flags, Index value, Index first, Index count) {
+  for (Index other = first; other < first + count; ++other)
+    if (!wait_for(m, flags[other], value)) return false;
+  return true;
+}
+
 // Every thread publishes its own counter and waits for the others': no cache line is written by two threads.
-inline bool meet(Member& m, Flag* flags, Index value, Index first, Index count) {
+inline bool pass(Member& m, Flag* flags, Index value, Index first, Index count) {
   if (count > 1) {
     __atomic_store_n(&flags[m.rank].at, value, __ATOMIC_RELEASE);
-    for (Index other = first; other < first + count; ++other)
-      if (!wait_for(m, flags[other], value)) return false;
+    if (!wait_for_all(m, flags, value, first, count)) return false;
   }
   return !stopped(m);
 }
@@ -52,18 +58,16 @@ inline Index unit_rank(const Member& m) { return m.rank % units_in_group(m); }
 inline Index row_rank(const Member& m) { return m.rank / units_in_group(m); }
 
 // After a step: the row group waits for its own. Both return false when the call is being abandoned; return at once.
-inline bool sync(Member& m) { return meet(m, m.team->flags, ++m.steps, m.rank - unit_rank(m), units_in_group(m)); }
+inline bool sync(Member& m) { return pass(m, m.team->flags, ++m.steps, m.rank - unit_rank(m), units_in_group(m)); }
 
 // Between the parts of a chunk: everybody waits for everybody.
-inline bool barrier(Member& m) { return meet(m, m.team->barriers, ++m.meetings, 0, m.team->size); }
+inline bool barrier(Member& m) { return pass(m, m.team->barriers, ++m.barriers, 0, m.team->size); }
 
 // A layer upon another may run beside it, some steps behind: it waits for the steps that it reads, and says how far its
 // own are.
 inline bool wait_for_input(Member& m, Index steps) {
   const Team* below = m.team->below;
-  for (Index rank = 0; below && rank < below->size; ++rank)
-    if (!wait_for(m, below->progress[rank], steps)) return false;
-  return true;
+  return !below || wait_for_all(m, below->progress, steps, 0, below->size);
 }
 inline void note_progress(const Member& m, Index steps) {
   if (m.team->progress) __atomic_store_n(&m.team->progress[m.rank].at, steps, __ATOMIC_RELEASE);

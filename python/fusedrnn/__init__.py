@@ -29,6 +29,7 @@ else:
     from .cells import GRUCell, LSTMCell, RNNCell
     from .clipping import clip_grad_norm, clip_grad_value
     from .ensemble import Ensemble
+    from .explanation import Explanation, explain
     from .frozen import FrozenLayer, Stream
     from .groups import FrozenGroup
     from .isa import available_isas, current_isa, show_config, use_isa
@@ -46,6 +47,7 @@ __all__ = [
     "RNN",
     "Bidirectional",
     "Ensemble",
+    "Explanation",
     "FrozenGroup",
     "FrozenLayer",
     "GRUCell",
@@ -61,6 +63,7 @@ __all__ = [
     "clip_grad_norm",
     "clip_grad_value",
     "current_isa",
+    "explain",
     "functional",
     "get_include",
     "get_num_threads",

@@ -63,17 +63,14 @@ class Weights:
         self,
         cell: str,  # "rnn_tanh", "rnn_relu", "gru_after", "gru_before", "gru_simple", "lstm", and with `options`
         # "rnn_options", "gru_after_options", "gru_before_options", "gru_simple_options", "lstm_options", "lstm_coupled"
-        W_ih: Array,  # (G*H, I), C-contiguous; gate order of torch
-        W_hh: Array,  # (G*H, H), C-contiguous
-        b_ih: Array | None,  # (G*H,)
-        b_hh: Array | None,
+        # By role, C-contiguous: "W_ih" (G*H, I), "W_hh" (G*H, R), "b_ih", "b_hh" (G*H,), gates as in torch; "units"
+        # (U, H): peepholes; "W_hr" (R, H): projection of an LSTM's h, without which R is H; layer normalisation, for
+        # "gru_after" and "lstm": "gain_ih", "gain_hh" (G*H,), and an LSTM's "gain_c", "bias_c" (H,).
+        parameters: dict[str, Array],
         training: bool,  # pack what backward needs, too
-        unit_parameters: Array | None = None,  # (U, H): peepholes
         options: tuple[Any, ...] | None = None,  # fusedrnn.kinds.Options
-        W_hr: Array | None = None,  # projection of an LSTM's h, (R, H); W_hh is then (G*H, R), and R stands for H below
         zoneout: tuple[float, float] = (0.0, 0.0),  # shares of old h and c, in inference
-        # gain_ih (G*H,), gain_hh (G*H,), an LSTM's gain_c and bias_c (H,) or None, eps; "gru_after" and "lstm" alone
-        layer_norm: tuple[Any, ...] | None = None,
+        norm_eps: float | None = None,  # None: no layer normalisation
         like: Weights | None = None,  # whose instruction set to pack for; None: the current one
     ) -> None: ...
     @property
@@ -90,6 +87,17 @@ class Weights:
     def hidden_size(self) -> int: ...
     @property
     def output_size(self) -> int: ...
+
+def usual_weights(
+    cell: str,
+    W_ih: Array,
+    W_hh: Array,
+    b_ih: Array | None,
+    b_hh: Array | None,
+    training: bool,
+    like: Weights | None = None,
+) -> Weights:
+    """`Weights` of the parameters that most cells have, as quickly as can be."""
 
 @final
 class Tape:
@@ -121,11 +129,13 @@ def infer(weights: list[Weights], x: Any, batch_first: bool, state: Any, /) -> t
     """
 
 def forward_all(calls: list[tuple[Any, ...]], training: bool) -> list[Tape | None]:
-    """`forward` of several calls, side by side where that is quicker.
+    """`forward` of several independent calls, side by side where that is quicker.
 
-    Each is (weights, x, state, y, state_n, schedule, reverse, masks). They do not depend on each other, but that in
-    inference the x of one may be the y (the same object) of the one before it in the list: stacked layers.
+    Each is (weights, x, state, y, state_n, schedule, reverse, masks).
     """
+
+def forward_stacked(calls: list[tuple[Any, ...]]) -> list[None]:
+    """Inference through stacked layers: the x of each call is the y (the same object) of the one before it."""
 
 def backward(
     tape: Tape,
@@ -134,9 +144,7 @@ def backward(
     dx: Array | None,  # out: (T, B, I), last axis contiguous, zeros past the end; None (always for tokens): not wanted
     accumulate: bool,  # add to dx instead of overwriting it
     dstate: tuple[Array, ...],  # out: as state
-    # out: dW_ih, dW_hh, db_ih, db_hh, dunit_parameters, dW_hr, (dgain_ih, dgain_hh, dgain_c, dbias_c); C-contiguous,
-    # from the third on None
-    dparams: tuple[Any, ...],
+    dparams: dict[str, Array],  # out: by the roles of the parameters
 ) -> None: ...
 def backward_all(calls: list[tuple[Any, ...]]) -> None:
     """`backward` of calls that do not depend on each other, but for adding to one dx in their order.
@@ -165,3 +173,15 @@ _C_API: Any  # capsule "fusedrnn._core._C_API" of the function table; see includ
 
 def weights_capsule(weights: Weights) -> Any:
     """A capsule "fusedrnn_weights" that shares the weights; see include/fusedrnn.h."""
+
+def machine(threads: bool = True) -> dict[str, Any]:
+    """The rates and thresholds of core/policy.h as of now; without `threads`, the processors are not counted."""
+
+def measure(weights: Weights, schedule: Schedule, tokens: bool, training: bool, masked: bool = False) -> dict[str, Any]:
+    """What a call would need: workloads for `decide`, and bytes."""
+
+def decide(loads: list[dict[str, Any]], order: str, machine: dict[str, Any]) -> list[dict[str, Any]]:
+    """How core/policy.h shares calls, "independent" or "stacked", among the threads of a machine: stages."""
+
+def step_threads(load: dict[str, Any], machine: dict[str, Any], awake: bool) -> int:
+    """On how many threads a stream would take a step."""

@@ -319,7 +319,7 @@ def parameters(
     """The parameters in the order of `specs`, C-contiguous and aligned; copied only where they are not."""
     arrays = []
     for spec in specs:
-        name, shape, _, _ = spec  # the quickest way to a tuple's members
+        name, shape, _, _, _ = spec  # the quickest way to a tuple's members
         array = params.get(name)
         if type(array) is not ndarray or array.dtype is not dtype or array.shape != shape:
             array = _unusual_parameter(owner, params, spec, dtype)
@@ -1137,6 +1137,37 @@ def functional_tape(owner: str, tape: object, expected: str) -> None:
     if made_by != expected:
         came = kind(tape) if made_by is None else f"a tape of {made_by}"
         raise TypeError(f"{owner}: tape is {came}; expected a tape of {expected}")
+
+
+# ---- explain --------------------------------------------------------------------------------------------------------
+
+
+def nothing_to_explain(owner: str, value: object) -> TypeError:
+    """Something without a call over sequences."""
+    return TypeError(f"{owner}: layer is {kind(value)}; expected a layer, a group of layers, or a frozen one")
+
+
+def frozen_cannot_train(owner: str, value: object) -> ValueError:
+    """``training=True`` for a frozen layer."""
+    return ValueError(f"{owner}: training is True, but {value!r} is for inference; expected training=False")
+
+
+def machine(owner: str, value: object, known: Mapping[str, float]) -> dict[str, float]:
+    """Numbers of a machine under known names."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{owner}: machine is {kind(value)}; expected a mapping of names to numbers")
+    numbers: dict[str, float] = {}
+    for name, number in value.items():
+        if name not in known:
+            raise ValueError(f"{owner}: machine has {name!r}; expected names of {', '.join(map(repr, known))}")
+        if isinstance(number, (bool, np.bool_)) or not isinstance(number, (int, float, np.integer, np.floating)):
+            raise TypeError(f"{owner}: machine[{name!r}] is {number!r}; expected a number")
+        if not 0 < number < np.inf:
+            raise ValueError(f"{owner}: machine[{name!r}] is {number}; expected a finite number > 0")
+        numbers[name] = size(owner, f"machine[{name!r}]", number) if isinstance(known[name], int) else float(number)
+    return numbers
 
 
 # ---- gradients, threads, instruction sets ---------------------------------------------------------------------------

@@ -131,7 +131,7 @@ class FrozenLayer(Frozen):
         >>> len(fusedrnn.GRU(3, 5, num_layers=2).freeze().c_weights())
         2
         """
-        if self._plan.kind.norms:
+        if self._plan.kind.norm_eps is not None:
             raise _validate.no_c_api(self._plan.owner)
         return tuple([_core.weights_capsule(weights) for weights in self._weights])
 

@@ -49,7 +49,7 @@ class FunctionalTape(TapeBase):
         made_by: str,
         tape: _core.Tape,
         sizes: tuple[int, int, int, tuple[int, ...]],
-        shapes: tuple[tuple[int, ...] | None, ...],
+        shapes: dict[str, tuple[int, ...]],
         dtype: np.dtype[Any],
         tokens: bool,
         hold: tuple[_core.Schedule, bool] | None,
@@ -57,7 +57,7 @@ class FunctionalTape(TapeBase):
         super().__init__(made_by, Record((tape,)))
         self._made_by = made_by
         self._sizes = sizes  # T, B, I, and the units of each state
-        self._shapes = shapes  # of W_ih, W_hh, b_ih, b_hh, W_peephole, W_hr; None for what was not there
+        self._shapes = shapes  # of the parameters, by role
         self._dtype = dtype
         self._tokens = tokens
         self._hold = hold  # with past_end="hold": what knows where outputs are from, and the direction
@@ -385,6 +385,10 @@ def lstm_backward(
     return LSTMGrads(dx, dh_0, dc_0, *dparams)
 
 
+#: Parameters of a function in the order of its arguments, as the kernels know them.
+ROLES = ("W_ih", "W_hh", "b_ih", "b_hh", "units", "W_hr")
+
+
 def _forward(
     owner: str,
     kind: CellKind,
@@ -396,7 +400,6 @@ def _forward(
     reverse: Any,
 ) -> tuple[Array, tuple[Array, ...], FunctionalTape]:
     W_ih, W_hh, *others, dtype = _validate.functional_weights(owner, kind.gates, kind.peepholes, *weights)
-    b_ih, b_hh, W_peephole, W_hr = others
     I, H = W_ih.shape[1], W_ih.shape[0] // kind.gates
     units = (W_hh.shape[1], H)[: len(state_0)]
     x, tokens = _validate.functional_sequence(owner, x, dtype, I)
@@ -414,12 +417,13 @@ def _forward(
     reverse = _validate.flag(owner, "reverse", reverse)
     y = _core.empty((T, B, units[0]), dtype)
     state_n = tuple(_core.empty((B, n), dtype) for n in units)
-    packed = _core.Weights(kind.name, W_ih, W_hh, b_ih, b_hh, True, W_peephole, kind.options, W_hr)
+    given = dict(zip(ROLES, (W_ih, W_hh, *others), strict=True))
+    packed = _core.Weights(kind.name, {role: w for role, w in given.items() if w is not None}, True, kind.options)
     tape = _core.forward(packed, x, state, y, state_n, schedule, reverse, True, used)
     assert tape is not None
     if hold:
         schedule.hold(y, reverse)
-    shapes = tuple(None if w is None else w.shape for w in (W_ih, W_hh, *others))
+    shapes = {role: w.shape for role, w in given.items() if w is not None}
     return (
         y,
         state_n,
@@ -466,12 +470,9 @@ def _backward(
         raise _validate.nothing_to_do_functional(owner, list(dstate_n))
     dx = _core.empty((T, B, I), dtype) if need_dx and not tape._tokens else None
     dstate_0 = tuple(_core.empty((B, n), dtype) for n in units)
-    dparams = [None if shape is None else _core.empty(shape, dtype) for shape in tape._shapes]
-    dW_ih, dW_hh, db_ih, db_hh, dW_peephole, dW_hr = dparams
-    assert dW_ih is not None
-    assert dW_hh is not None
-    _core.backward(saved, dy, parts, dx, False, dstate_0, (*dparams, None))
-    return dx, dstate_0, (dW_ih, dW_hh, db_ih, db_hh, dW_peephole, dW_hr)
+    dparams = {role: _core.empty(shape, dtype) for role, shape in tape._shapes.items()}
+    _core.backward(saved, dy, parts, dx, False, dstate_0, dparams)
+    return dx, dstate_0, tuple([dparams.get(role) for role in ROLES])
 
 
 def _rows(owner: str, name: str, value: Any, B: int, units: int, H: int, dtype: np.dtype[Any]) -> Array:

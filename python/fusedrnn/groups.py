@@ -262,7 +262,7 @@ class LayerGroup(SequenceLayer):
 
     def _parameter_specs(self) -> tuple[ParameterSpec, ...]:
         return tuple(
-            ParameterSpec(f"{prefix}.{spec.name}", spec.shape, spec.formula)
+            spec._replace(name=f"{prefix}.{spec.name}")
             for prefix, member in self._members.items()
             for spec in parameter_specs(member)
         )

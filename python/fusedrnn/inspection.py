@@ -65,15 +65,14 @@ def show_layer(
     for k, record in enumerate(records):
         here = []
         for d, tape in enumerate(record.tapes):
-            start = (k * D + d) * kind.each
-            here.append(_read(cell, kind.placed(params[start : start + kind.each]), x, tape))
+            here.append(_read(cell, kind.named(params, k * D + d), x, tape))
         rows += here
         x = joined(plan.inner_merge, [seen["h"] for seen in here])
     seen = {name: to_caller(plan, extent, np.stack([row[name] for row in rows])) for name in rows[0]}
     return Inspection(seen.pop("h"), seen.pop("c", None), seen), x
 
 
-def _read(cell: Cell, params: tuple[Any, ...], x: Array, tape: _core.Tape) -> dict[str, Array]:
+def _read(cell: Cell, params: dict[str, Array], x: Array, tape: _core.Tape) -> dict[str, Array]:
     """h, c and the gates of one layer in one direction, (T, B, H) each; all steps at once."""
     before, after, ran = tape.read_states()
     gates = _gates(cell, params, x[ran], tuple(s[ran] for s in before))
@@ -84,10 +83,13 @@ def _read(cell: Cell, params: tuple[Any, ...], x: Array, tape: _core.Tape) -> di
     return seen
 
 
-def _gates(cell: Cell, params: tuple[Any, ...], x: Array, s: tuple[Array, ...]) -> dict[str, Array]:
+def _gates(cell: Cell, params: dict[str, Array], x: Array, s: tuple[Array, ...]) -> dict[str, Array]:
     """Gates by name, from inputs (N, I) or tokens (N,) and the states before, (N, units) each."""
-    W_ih, W_hh, b_ih, b_hh, W_peephole, _, norm = params
-    gain_ih, gain_hh, *p = norm or (None, None, *(() if W_peephole is None else W_peephole))
+    W_ih, W_hh, b_ih, b_hh = (params.get(role) for role in ("W_ih", "W_hh", "b_ih", "b_hh"))
+    assert W_ih is not None
+    assert W_hh is not None
+    gain_ih, gain_hh = params.get("gain_ih"), params.get("gain_hh")
+    p = [params[role] for role in ("gain_c", "bias_c") if role in params] or [*params.get("units", ())]
     G, N, H = cell.gates, len(x), len(W_ih) // cell.gates
 
     def by_gate(product: Array, bias: Array | None, gain: Array | None = None) -> Array:

@@ -57,28 +57,36 @@ class CellKind(NamedTuple):
     norm_eps: float | None = None
 
     @property
-    def each(self) -> int:
-        """Number of parameters of one layer in one direction."""
-        biases = 2 if self.bias is True else 1 if self.bias else 0
-        return 2 + biases + bool(self.peepholes) + bool(self.proj_size) + self.norms
+    def roles(self) -> tuple[str, ...]:
+        """What the kernels call the parameters of one layer in one direction, in the order of `direction_specs`."""
+        roles = ["W_ih", "W_hh"]
+        roles += ["b_ih", "b_hh"] if self.bias is True else ["b_ih"] if self.bias else []
+        roles += ["W_hr"] if self.proj_size else []
+        roles += ["units"] if self.peepholes else []
+        if self.norm_eps is not None:
+            roles += ["gain_ih", "gain_hh", *(["gain_c", "bias_c"] if "c" in self.states else [])]
+        return tuple(roles)
 
     @property
-    def norms(self) -> int:
-        """Parameters of layer normalisation: the gains of both products, and the gain and bias of c."""
-        return 0 if self.norm_eps is None else 2 * len(self.states)
+    def is_usual(self) -> bool:
+        """Whether the parameters are W_ih, W_hh, b_ih and b_hh, and there are no options."""
+        plain = self.bias is True and self.options is None and self.norm_eps is None
+        return plain and not (self.proj_size or self.peepholes)
 
-    def placed(self, arrays: Sequence[Any]) -> tuple[Any, ...]:
-        """One direction's parameters (or their gradients) as W_ih, W_hh, b_ih, b_hh, W_peephole, W_hr, layer norm.
+    @property
+    def each(self) -> int:
+        """Number of parameters of one layer in one direction."""
+        return len(self.roles)
 
-        None stands for what there is not; layer norm is (gain_ih, gain_hh, gain_c, bias_c).
-        """
-        W_ih, W_hh, *rest = arrays
-        b_ih = rest.pop(0) if self.bias else None
-        b_hh = rest.pop(0) if self.bias is True else None
-        W_hr = rest.pop(0) if self.proj_size else None
-        W_peephole = rest.pop(0) if self.peepholes else None
-        norm = (*rest, None, None)[:4] if self.norms else None
-        return W_ih, W_hh, b_ih, b_hh, W_peephole, W_hr, norm
+    def named(self, arrays: Sequence[Any], which: int = 0) -> dict[str, Any]:
+        """By role: one direction's parameters (or their gradients), of the parameters of all directions."""
+        roles = self.roles
+        start = which * len(roles)
+        return dict(zip(roles, arrays[start : start + len(roles)], strict=True))
+
+    def every(self, role: str) -> slice:
+        """Where the parameters of one role are among those of all directions."""
+        return slice(self.roles.index(role), None, self.each)
 
 
 # ---- arguments, checked ---------------------------------------------------------------------------------------------

@@ -26,23 +26,21 @@ def direction_specs(kind: CellKind, H: int, inputs: int, inputs_formula: str, su
     gates = kind.gates
     R, columns = (kind.proj_size, "proj_size") if kind.proj_size else (H, "hidden_size")
     rows = "hidden_size" if gates == 1 else f"{gates}*hidden_size"
-    specs = [
-        ParameterSpec(f"weight_ih{suffix}", (gates * H, inputs), f"({rows}, {inputs_formula})"),
-        ParameterSpec(f"weight_hh{suffix}", (gates * H, R), f"({rows}, {columns})"),
-    ]
-    sources = ("ih", "hh") if kind.bias is True else ("ih",) if kind.bias else ()
-    specs += [ParameterSpec(f"bias_{source}{suffix}", (gates * H,), f"({rows},)") for source in sources]
-    if kind.proj_size:
-        specs.append(ParameterSpec(f"weight_hr{suffix}", (R, H), "(proj_size, hidden_size)"))
-    if kind.peepholes:
-        shape = (kind.peepholes, H)
-        specs.append(ParameterSpec(f"weight_peephole{suffix}", shape, f"({kind.peepholes}, hidden_size)"))
-    if kind.norms:
-        specs += [ParameterSpec(f"weight_ln_{s}{suffix}", (gates * H,), f"({rows},)", 1.0) for s in ("ih", "hh")]
-        if "c" in kind.states:
-            specs.append(ParameterSpec(f"weight_ln_c{suffix}", (H,), "(hidden_size,)", 1.0))
-            specs.append(ParameterSpec(f"bias_ln_c{suffix}", (H,), "(hidden_size,)", 0.0))
-    return tuple(specs)
+    of_role = {
+        "W_ih": ParameterSpec(f"weight_ih{suffix}", (gates * H, inputs), f"({rows}, {inputs_formula})", "W_ih"),
+        "W_hh": ParameterSpec(f"weight_hh{suffix}", (gates * H, R), f"({rows}, {columns})", "W_hh"),
+        "b_ih": ParameterSpec(f"bias_ih{suffix}", (gates * H,), f"({rows},)", "b_ih"),
+        "b_hh": ParameterSpec(f"bias_hh{suffix}", (gates * H,), f"({rows},)", "b_hh"),
+        "W_hr": ParameterSpec(f"weight_hr{suffix}", (R, H), "(proj_size, hidden_size)", "W_hr"),
+        "units": ParameterSpec(
+            f"weight_peephole{suffix}", (kind.peepholes, H), f"({kind.peepholes}, hidden_size)", "units"
+        ),
+        "gain_ih": ParameterSpec(f"weight_ln_ih{suffix}", (gates * H,), f"({rows},)", "gain_ih", 1.0),
+        "gain_hh": ParameterSpec(f"weight_ln_hh{suffix}", (gates * H,), f"({rows},)", "gain_hh", 1.0),
+        "gain_c": ParameterSpec(f"weight_ln_c{suffix}", (H,), "(hidden_size,)", "gain_c", 1.0),
+        "bias_c": ParameterSpec(f"bias_ln_c{suffix}", (H,), "(hidden_size,)", "bias_c", 0.0),
+    }
+    return tuple([of_role[role] for role in kind.roles])
 
 
 def count_elements(specs: Iterable[ParameterSpec]) -> int:
@@ -75,7 +73,9 @@ def learned_specs(plan: Plan) -> tuple[ParameterSpec, ...]:
     suffixes = [f"_l{k}{way}" for k in range(plan.num_layers) for way in ("", "_reverse")[: plan.directions]]
     formulas = ["(hidden_size,)" if n == plan.hidden_size else "(proj_size,)" for n in plan.units]
     parts = list(zip(plan.parts, plan.units, formulas, strict=True))
-    return tuple(ParameterSpec(f"{p}_0{suffix}", (n,), formula) for suffix in suffixes for p, n, formula in parts)
+    return tuple(
+        ParameterSpec(f"{p}_0{suffix}", (n,), formula, f"{p}_0") for suffix in suffixes for p, n, formula in parts
+    )
 
 
 def arguments_of(constructor: Callable[..., None]) -> tuple[tuple[str, object], ...]:
@@ -312,27 +312,20 @@ def pack(
     kind: CellKind, arrays: list[Array], training: bool, zoneout: tuple[float, float] = (0.0, 0.0)
 ) -> list[_core.Weights]:
     """Packed weights of consecutive groups of parameters, each as `direction_specs` has them."""
-    Weights = _core.Weights
-    name, each = kind.name, kind.each
-    starts = range(0, len(arrays), each)
-    usual = each == 4 and kind.bias is True and kind.options is None and not kind.norms
-    if usual and zoneout == (0.0, 0.0):  # as quickly as can be
-        first = Weights(name, arrays[0], arrays[1], arrays[2], arrays[3], training)
+    name = kind.name
+    # One instruction set for all, that of the first, whatever another thread chooses meanwhile.
+    if kind.is_usual and zoneout == (0.0, 0.0):  # as quickly as can be
+        pack_usual = _core.usual_weights
+        first = pack_usual(name, arrays[0], arrays[1], arrays[2], arrays[3], training)
         if len(arrays) == 4:
             return [first]
-        rest = [
-            Weights(name, W_ih, W_hh, b_ih, b_hh, training, None, None, None, zoneout, None, first)
-            for W_ih, W_hh, b_ih, b_hh in (arrays[i : i + 4] for i in starts[1:])
-        ]
-        return [first, *rest]
+        rest = [arrays[i : i + 4] for i in range(4, len(arrays), 4)]
+        return [first] + [pack_usual(name, W_ih, W_hh, b_ih, b_hh, training, first) for W_ih, W_hh, b_ih, b_hh in rest]
     packed: list[_core.Weights] = []
-    for i in starts:
-        W_ih, W_hh, b_ih, b_hh, W_peephole, W_hr, norm = kind.placed(arrays[i : i + each])
-        norm = norm and (*norm, kind.norm_eps)
-        like = packed[0] if packed else None  # one instruction set for all, whatever another thread chooses meanwhile
-        packed.append(
-            Weights(name, W_ih, W_hh, b_ih, b_hh, training, W_peephole, kind.options, W_hr, zoneout, norm, like)
-        )
+    for which in range(len(arrays) // kind.each):
+        like = packed[0] if packed else None
+        given = kind.named(arrays, which)
+        packed.append(_core.Weights(name, given, training, kind.options, zoneout, kind.norm_eps, like))
     return packed
 
 

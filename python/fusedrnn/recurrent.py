@@ -66,7 +66,7 @@ class SavedLayer:
         shapes = [spec.shape for spec in self.specs[: rows * plan.kind.each]]  # learned initial states follow
         dstate_0, dparams = yield from unroll.backward(plan, self.extent, self.records, dys, dstate_n, dx, shapes)
         if self.factors is not None:
-            for dW_hh, factors in zip(dparams[1 :: plan.kind.each], self.factors, strict=True):
+            for dW_hh, factors in zip(dparams[plan.kind.every("W_hh")], self.factors, strict=True):
                 dW_hh *= factors
         if plan.learned_state:
             share = 1 if self.from_initial else 0
@@ -207,12 +207,12 @@ class RecurrentLayer(SequenceLayer, Parameterized):
         used: Masks = {}
         if mode.drop and rates.any:
             between = plan.num_layers - 1, plan.inner_width
-            shapes = masks.shapes(rows, extent.T, extent.B, plan.units, arrays[1].shape, between)
+            shapes = masks.shapes(rows, extent.T, extent.B, plan.units, self._shape_of("W_hh"), between)
             used = masks.settle(plan.owner, rates, mode.masks, shapes, self.rng)
         factors = masks.weight_factors(used, rates, plan.dtype)
         if factors is not None:
-            each = plan.kind.each
-            arrays[1::each] = [W_hh * factor for W_hh, factor in zip(arrays[1::each], factors, strict=True)]
+            every = plan.kind.every("W_hh")
+            arrays[every] = [W_hh * factor for W_hh, factor in zip(arrays[every], factors, strict=True)]
         weights = pack(plan.kind, arrays, mode.save, (0.0, 0.0) if mode.drop else plan.zoneout)
         step_masks = masks.for_kernels(used, rates, rows, plan.dtype)
         state_0 = plan.initial_state(extent, state, learned)
@@ -222,6 +222,10 @@ class RecurrentLayer(SequenceLayer, Parameterized):
         if not mode.save:
             return state_n, None
         return state_n, SavedLayer(plan, self._specs, extent, records, state is None, used, factors)
+
+    def _shape_of(self, role: str) -> tuple[int, ...]:
+        """Shape of the lowest layer's parameter of a role."""
+        return self._specs[self._kind.roles.index(role)].shape
 
     def _show(self, saved: Any, x: Array, extent: Extent) -> tuple[Any, Array]:
         from .inspection import show_layer  # with it comes the reference, which calls do without

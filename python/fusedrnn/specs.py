@@ -34,6 +34,7 @@ class ParameterSpec(NamedTuple):
     name: str
     shape: tuple[int, ...]
     formula: str
+    role: str  # in its cell: the name that the kernels know it by
     initial: float | None = None  # of all its elements; None: drawn
 
 

@@ -266,7 +266,7 @@ class CellTape(TapeBase):
         dx = _core.empty((1, B, self._input_size), dtype) if need_dx and not self._tokens else None
         dstate_0 = tuple(_core.empty((B, H), dtype) for _ in parts)
         dparams = [_core.empty(spec.shape, dtype) for spec in self._specs]
-        _core.backward(record.tapes[0], None, parts, dx, False, dstate_0, self._kind.placed(dparams))
+        _core.backward(record.tapes[0], None, parts, dx, False, dstate_0, self._kind.named(dparams))
         cut = 0 if self._unbatched else slice(None)
         state: Any = tuple(part[cut] for part in dstate_0)
         return Grads(

@@ -43,7 +43,7 @@ def infer_all(calls: list[Call]) -> Any:
 
 def infer_stacked(calls: list[Call]) -> Any:
     """Calls of stacked layers that save nothing; the kernels may run the layers beside each other, some steps apart."""
-    return _core.forward_all(calls, False)
+    return _core.forward_stacked(calls)
 
 
 def train_all(calls: list[Call]) -> Any:
@@ -285,7 +285,6 @@ def backward(
     L, D, dtype = plan.num_layers, plan.directions, plan.dtype
     dstate_0 = tuple([empty((L * D, extent.B, units), dtype) for units in plan.units])
     dparams = [empty(shape, dtype) for shape in shapes]
-    each = plan.kind.each
     no_state = (None,) * len(plan.parts)
     for layer in reversed(range(L)):
         record = records[layer]
@@ -300,7 +299,7 @@ def backward(
         yield [
             (
                 *(tape, dy, _rows(dstate_n, i) or no_state, d_inputs, i > layer * D, _rows(dstate_0, i)),
-                plan.kind.placed(dparams[i * each : (i + 1) * each]),
+                plan.kind.named(dparams, i),
             )
             for i, tape, dy in zip(range(layer * D, (layer + 1) * D), record.tapes, dys, strict=True)
         ]

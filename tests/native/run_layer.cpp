@@ -5,8 +5,9 @@
 #include <cstdlib>
 #include <vector>
 
+#include "../../csrc/core/backward.h"
 #include "../../csrc/core/dispatch.h"
-#include "../../csrc/core/layer.h"
+#include "../../csrc/core/forward.h"
 
 using namespace fusedrnn;
 
@@ -84,7 +85,7 @@ static void run(CellId cell, Index steps, Index B, Index I, Index H, bool revers
   ThreadLimit threads;
   std::vector<ForwardCall<T>> forward_calls;
   forward_calls.emplace_back(weights, schedule, forward, reverse, true, threads);
-  run_forward(forward_calls, threads, {});
+  run_forward(forward_calls, Order::kIndependent, threads, {});
   const auto tape = forward_calls.front().take_tape();
   std::vector<BackwardCall<T>> backward_calls;
   backward_calls.emplace_back(static_cast<const Tape<T>&>(*tape), backward);

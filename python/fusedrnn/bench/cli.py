@@ -9,18 +9,19 @@ import fusedrnn
 
 from . import document, forced
 from .cases import Case, select_cases
+from .equipment import INSTALLED, Equipment
 from .machine import describe, usable_cores
-from .peers import DEFAULT_PEERS, Peer, all_peers, select_peers
+from .peers import DEFAULT_PEERS, Peer, select_peers
 from .report import count_of, markdown
 from .result import Result
 from .run import run_cases
 from .store import Store
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser, equipment: Equipment = INSTALLED) -> None:
     """Declare the options."""
     cores = usable_cores()
-    names = ", ".join(peer.name for peer in all_peers())
+    names = ", ".join(peer.name for peer in equipment.peers)
     parser.add_argument("--quick", action="store_true", help="a few cases and less time for each: under two minutes")
     parser.add_argument("--cases", metavar="REGEX", help="only cases whose name matches anywhere (see --list)")
     parser.add_argument(
@@ -60,7 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--report",
         type=Path,
         metavar="DIR",
-        help=f"write DIR/{document.PAGE} and its plots; without --append the samples go to DIR/{document.DIRECTORY}/",
+        help=f"write DIR/{document.PAGE}, DIR/{document.DIRECTORY}/{document.RESULTS} (medians and ratios of what is "
+        "measured; it may have results, as with --append) and, with matplotlib, plots",
     )
     parser.add_argument(
         "--from",
@@ -72,27 +74,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--list", action="store_true", help="print the names of the cases and end")
 
 
-def main(options: argparse.Namespace) -> int:
+def main(options: argparse.Namespace, equipment: Equipment = INSTALLED) -> int:
     """Run the benchmark; 0 when all went well, 1 when our own outputs were wrong, 2 for a bad option."""
     if options.isa and not options.sources and forced.forced() != options.isa:
         given = {name: value for name, value in vars(options).items() if name not in ("command", "isa", "sources")}
-        return forced.run(options.isa, given)
+        return forced.run(options.isa, given, equipment.command)
     try:
         if options.sources:
             return _draw(options)
         cases = select_cases(options.cases, quick=options.quick)
-        peers = select_peers(options.peers)
+        peers = select_peers(options.peers, equipment.peers)
         if not peers[0].available():
             raise ValueError(f"bench: {peers[0].name} can't be compared with the others: {peers[0].missing()}")
         if options.list:
             print("\n".join(case.name for case in cases))
             return 0
-        path = options.append or (options.report and options.report / document.DIRECTORY / "results.json")
+        path = options.append or (options.report and options.report / document.DIRECTORY / document.RESULTS)
         store = Store.load(path) if path and path.exists() else Store()
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
-    return _measure(options, cases, peers, store, path)
+    return _measure(options, equipment, cases, peers, store, path)
 
 
 def _draw(options: argparse.Namespace) -> int:
@@ -111,11 +113,18 @@ def _merged(store: Store, other: Store) -> Store:
     return store
 
 
-def _measure(options: argparse.Namespace, cases: list[Case], peers: list[Peer], store: Store, path: Path | None) -> int:
-    """Run the cases, keep what comes, report it."""
+def _measure(
+    options: argparse.Namespace,
+    equipment: Equipment,
+    cases: list[Case],
+    peers: list[Peer],
+    store: Store,
+    path: Path | None,
+) -> int:
+    """Run the cases, save what comes, report it."""
     seconds = options.seconds or (2.5 if options.quick else 8.0)
     settings = {"rounds": options.rounds, "seconds": seconds, "quick": options.quick, "threads": options.threads}
-    machine = describe(peers)
+    machine = describe(peers, equipment.describe_probes())
     total = len(cases) * len(options.threads)
     fresh = Store()  # of this run alone
     for each in (store, fresh):
@@ -132,12 +141,13 @@ def _measure(options: argparse.Namespace, cases: list[Case], peers: list[Peer], 
             seconds=seconds,
             patience=options.patience,
             wanted=lambda case, threads: options.again or not store.covers(case, threads, isa, names),
+            probes=equipment.make_probes,
         ):
             results.append(result)
             fresh.add(result)
             store.add(result)
             if path:
-                store.save(path)
+                store.save(path, samples=path == options.append)
             print(
                 f"[{len(results)}/{total}] {result.case.name}, {count_of(result.threads)}", file=sys.stderr, flush=True
             )

@@ -1,4 +1,4 @@
-"""`docs/benchmarks.md` and its plots, from stored results."""
+"""`docs/benchmarks.md`, its plots and the file that they are drawn from, from stored results."""
 
 from pathlib import Path
 
@@ -8,18 +8,18 @@ from .result import Result
 from .store import Store
 from .targets import Verdict, judge
 
-PAGE, DIRECTORY = "benchmarks.md", "benchmarks"
+PAGE, DIRECTORY, RESULTS = "benchmarks.md", "benchmarks", "results.json"
 
 
 def write(store: Store, directory: Path) -> list[Path]:
-    """Write the page and, where matplotlib is installed, its plots.
+    """Write the page, the summaries of its results and, where matplotlib is installed, its plots.
 
     Parameters
     ----------
     store : Store
         Holds at least one result.
     directory : Path
-        Gets `benchmarks.md` and the directory `benchmarks`.
+        Gets `benchmarks.md` and the directory `benchmarks`, with the plots and `results.json`.
 
     Returns
     -------
@@ -33,14 +33,17 @@ def write(store: Store, directory: Path) -> list[Path]:
     """
     if not store.results:
         raise ValueError("bench: there are no results to report")
-    directory.mkdir(parents=True, exist_ok=True)
-    parts, written = ["# Benchmarks", _INTRODUCTION], []
+    store = store.summarised()  # what the file has, so that the file gives the same page again
+    results_file = directory / DIRECTORY / RESULTS
+    store.save(results_file, samples=False)
+    parts, written = ["# Benchmarks", _INTRODUCTION], [results_file]
     isas = list(dict.fromkeys(result.isa for result in store.results))
     for isa in isas:
         results = [result for result in store.results if result.isa == isa]
         if len(isas) > 1:
             parts.append(f"# {isa}")
-        drawn = plots.draw(results, directory / DIRECTORY, isa)
+        # Plots of the first instruction set alone: those of the others look the same, and each is a file to keep.
+        drawn = plots.draw(results, directory / DIRECTORY) if isa == isas[0] else []
         written += drawn
         parts += [header(store.machine(results)), *_summary(results)]
         parts += [f"![{path.stem}]({DIRECTORY}/{path.name})" for path in drawn]
@@ -56,8 +59,9 @@ def write(store: Store, directory: Path) -> list[Path]:
 
 _INTRODUCTION = """\
 fusedrnn beside every CPU implementation that could be installed, all on the same arrays, checked, and timed in turns.
-This page is written by `python -m fusedrnn bench --report docs` and not edited by hand; `--from` draws it again from
-the samples of a run. How it is measured is at the end and in `benchmarks/README.md`."""
+This page is written by `python -m benchmarks --report docs` and not edited by hand; `--from
+docs/benchmarks/results.json` draws it again from what that run measured. How it is measured is at the end and in
+`benchmarks/README.md`."""
 
 
 def _summary(results: list[Result]) -> list[str]:

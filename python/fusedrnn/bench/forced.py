@@ -34,14 +34,14 @@ def forced() -> str | None:
     return os.environ.get(MARK)
 
 
-def run(isa: str, options: dict[str, Any]) -> int:
-    """Run `python -m fusedrnn bench` with these options in a process held to an instruction set; its exit status."""
+def run(isa: str, options: dict[str, Any], command: tuple[str, ...]) -> int:
+    """Run Python with this command and these options in a process held to an instruction set; its exit status."""
     extra = dict(_ENVIRONMENT[isa])
     extra["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {extra['XLA_FLAGS']}".strip()
     environment = {**os.environ, **extra, "FUSEDRNN_ISA": isa, MARK: isa}
-    command = [sys.executable, "-m", "fusedrnn", "bench", "--isa", isa, *_arguments(options)]
+    arguments = [sys.executable, *command, "--isa", isa, *_arguments(options)]
     try:
-        return subprocess.run(command, env=environment, check=False).returncode
+        return subprocess.run(arguments, env=environment, check=False).returncode
     except KeyboardInterrupt:  # the other process got it, too, and has written what it had
         return 130
 

@@ -9,7 +9,6 @@ import fusedrnn
 
 from .blas import NO_CONTROL, controlled
 from .peers import Peer
-from .probes import describe_probes
 
 
 def cpu_model() -> str:
@@ -31,14 +30,14 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def describe(peers: list[Peer]) -> dict[str, str]:
-    """Lines of the report's header, in order."""
+def describe(peers: list[Peer], probes: str) -> dict[str, str]:
+    """Lines of the report's header, in order; `probes` is one of them."""
     lines = {
         "CPU": f"{cpu_model()}, {usable_cores()} cores usable, {platform.machine()}",
         "ISA": f"{fusedrnn.current_isa()} (of {', '.join(fusedrnn.available_isas())})",
         "System": f"{platform.system()}, Python {platform.python_version()}",
         "Versions": "; ".join(dict.fromkeys(peer.version() for peer in peers if peer.available())),
-        "Probes": describe_probes(),
+        "Probes": probes,
         "Date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
     absent = [f"{peer.name} ({peer.missing()})" for peer in peers if not peer.available()]

@@ -52,8 +52,8 @@ def tables(section: list[Result]) -> list[str]:
 EXPLANATION = """\
 Times are per call: medians over interleaved rounds, 10th and 90th percentile in brackets. A ratio is the median over
 the rounds of the peer's time divided by ours: above 1 we are faster. "of FMA" is our speed as a part of what
-multiply-adds on registers reached in the same rounds at the same thread count ("of gemm": of NumPy's matrix product,
-where there is no C++ compiler). Every peer's outputs and gradients were checked before.
+multiply-adds on registers reached in the same rounds at the same thread count ("of gemm": of what NumPy's matrix
+product reached; `python -m fusedrnn bench` has no other probe). Every peer's outputs and gradients were checked before.
 
 Outputs are allocated in each call, except by our stream's `step(x, out)` and by oneDNN, whose driver in C++ allocates
 all buffers beforehand and packs the weights beforehand, in training once a step; `onednn-cpp` is a loop over single
@@ -65,7 +65,7 @@ stream is its `...Cell`, which is faster there than its layer. Cases in which we
 
 def times(results: list[Result]) -> str:
     """One row a case, lost ones first."""
-    peers = list(dict.fromkeys(p for r in results for p in (*r.samples, *r.refused)))
+    peers = list(dict.fromkeys(p for r in results for p in (*r.times, *r.refused)))
     subject = results[0].subject
     others = [peer for peer in peers if peer != subject]
     yardstick = next((result.yardstick for result in results if result.yardstick), "FMA")
@@ -78,15 +78,15 @@ def _row(result: Result, others: list[str]) -> list[str]:
     cells = [f"{result.case.name}{' (slower)' if result.loses else ''}{' ~' if result.noisy else ''}"]
     if not result.measured:
         return [*cells, "wrong", *[""] * (len(others) + 4)]
-    low, high = (format_seconds(result.quantile(result.subject, q)) for q in (0.1, 0.9))
+    spread = result.spread(result.subject)
     cells += [
         format_seconds(result.median(result.subject)),
-        f"({low} – {high})",
+        f"({format_seconds(spread[0])} – {format_seconds(spread[1])})" if spread else "",
         f"{result.gflops:.1f}",
         f"{result.fraction:.0%}",
     ]
     for peer in others:
-        if peer in result.samples:
+        if peer in result.times:
             cells.append(f"{format_seconds(result.median(peer))} ({result.ratio(peer):.2f}x)")
         else:
             cells.append("wrong" if peer in result.refused else "–")
@@ -115,7 +115,7 @@ def geometric_means(results: list[Result]) -> str:
     regimes = list(dict.fromkeys(regime_of(result) for result in results if result.best_peer is not None))
     if not regimes:
         return ""
-    peers = list(dict.fromkeys(p for r in results for p in r.samples if p != r.subject))
+    peers = list(dict.fromkeys(p for r in results for p in r.times if p != r.subject))
     rows = [
         [
             "geometric mean of the ratio (cases, if not all)",
@@ -128,7 +128,7 @@ def geometric_means(results: list[Result]) -> str:
         section = [r for r in results if regime_of(r) == regime and r.measured]
         best = [r.ratio(r.best_peer) for r in section if r.best_peer is not None]
         fractions = f"{np.median([r.fraction for r in section]):.0%}"
-        cells = [_mean([r.ratio(peer) for r in section if peer in r.samples], len(section)) for peer in peers]
+        cells = [_mean([r.ratio(peer) for r in section if peer in r.times], len(section)) for peer in peers]
         rows.append([regime, fractions, _mean(best, len(section)), *cells])
     return align(rows, left=1)
 

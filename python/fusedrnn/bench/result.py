@@ -14,6 +14,42 @@ BOUNDS = ("onednn-prepacked",)
 
 
 @dataclass(frozen=True)
+class Summary:
+    """What the report says of a peer, where its samples are not at hand.
+
+    Attributes
+    ----------
+    median : float
+        Seconds per call: median over the rounds.
+    ratio : float
+        Median over the rounds of (peer's time / subject's time).
+    low, high : float or None
+        10th and 90th percentile of the seconds per call.
+    """
+
+    median: float
+    ratio: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Rate:
+    """What the report says of a probe, where its samples are not at hand.
+
+    Attributes
+    ----------
+    rate : float
+        Median over the rounds, in GFLOP/s or GB/s.
+    fraction : float or None
+        Median over the rounds of the subject's speed as a part of the probe's; only of a probe of arithmetic.
+    """
+
+    rate: float
+    fraction: float | None = None
+
+
+@dataclass(frozen=True)
 class Limit:
     """A probe's samples: `amount` operations or bytes a call, its `rate` in 1e9 of `unit`."""
 
@@ -39,8 +75,8 @@ class Result:
         The peer that the others are compared with.
     flops : float
         Useful operations of one call.
-    samples : dict
-        By peer; only of those that gave the right answer.
+    times : dict of Samples or Summary
+        By peer; only of those that gave the right answer. Either all are samples or all are summaries.
     refused : dict
         Peers that gave a wrong answer or none at all, and what was wrong; they are not timed.
     unsupported : tuple of str
@@ -51,7 +87,7 @@ class Result:
         Cores that other programs used meanwhile, if the system tells.
     isa : str
         Instruction set of our kernels.
-    limits : dict
+    limits : dict of Limit or Rate
         What the machine did in the same rounds, by probe: "FMA", "L2" and "L3", or "gemm" alone.
     """
 
@@ -60,41 +96,51 @@ class Result:
     subject: str
     flops: float
     oracle: str
-    samples: dict[str, Samples] = field(default_factory=dict)
+    times: dict[str, Samples | Summary] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     unsupported: tuple[str, ...] = ()
     others: float | None = None
     isa: str = ""
-    limits: dict[str, Limit] = field(default_factory=dict)
+    limits: dict[str, Limit | Rate] = field(default_factory=dict)
 
     @property
     def measured(self) -> bool:
         """Whether the subject was timed."""
-        return self.subject in self.samples
+        return self.subject in self.times
 
-    def quantile(self, peer: str, q: float) -> float:
-        """Seconds per call."""
-        return float(np.quantile(self.samples[peer].seconds, q))
+    def spread(self, peer: str) -> tuple[float, float] | None:
+        """10th and 90th percentile of the seconds per call; None where a summary does not tell."""
+        times = self.times[peer]
+        if isinstance(times, Samples):
+            low, high = np.quantile(times.seconds, (0.1, 0.9))
+            return float(low), float(high)
+        return None if times.low is None or times.high is None else (times.low, times.high)
 
     def median(self, peer: str) -> float:
         """Median over the rounds of the seconds per call."""
-        return self.quantile(peer, 0.5)
+        times = self.times[peer]
+        return float(np.median(times.seconds)) if isinstance(times, Samples) else times.median
 
     def ratio(self, peer: str) -> float:
         """Median over the rounds of (peer's time / subject's time); above 1 the subject is faster."""
-        pairs = zip(self.samples[peer].seconds, self.samples[self.subject].seconds, strict=True)
-        return float(np.median([theirs / ours for theirs, ours in pairs]))
+        theirs, ours = self.times[peer], self.times[self.subject]
+        if isinstance(theirs, Samples) and isinstance(ours, Samples):
+            pairs = zip(theirs.seconds, ours.seconds, strict=True)
+            return float(np.median([their / our for their, our in pairs]))
+        if isinstance(theirs, Summary):
+            return theirs.ratio
+        raise ValueError(f"Result: {peer} has samples and {self.subject} has none")
 
     def best_of(self, names: Iterable[str]) -> str | None:
         """The fastest of these peers, by ratio, without variants of the subject and without bounds."""
         family = self.subject.partition("-")[0]
-        others = [n for n in names if n in self.samples and n.partition("-")[0] != family and n not in BOUNDS]
+        others = [n for n in names if n in self.times and n.partition("-")[0] != family and n not in BOUNDS]
         return min(others, key=self.ratio, default=None) if self.measured else None
 
     @property
     def best_peer(self) -> str | None:
         """The fastest of the others. Variants of the subject ("fusedrnn-unfrozen") don't count as others."""
-        return self.best_of(self.samples)
+        return self.best_of(self.times)
 
     @property
     def loses(self) -> bool:
@@ -114,7 +160,7 @@ class Result:
 
     @property
     def yardstick(self) -> str | None:
-        """The probe of arithmetic: "FMA", or "gemm" where there was no compiler, or None."""
+        """The probe of arithmetic: "FMA", or "gemm" where that was all, or None."""
         return next((name for name in ("FMA", "gemm") if name in self.limits), None)
 
     @property
@@ -122,6 +168,8 @@ class Result:
         """Median over the rounds of the subject's speed as a part of the yardstick's; NaN without one."""
         if not self.yardstick:
             return float("nan")
-        limit = self.limits[self.yardstick]
-        pairs = zip(limit.samples.seconds, self.samples[self.subject].seconds, strict=True)
-        return float(np.median([self.flops / ours / (limit.amount / theirs) for theirs, ours in pairs]))
+        limit, ours = self.limits[self.yardstick], self.times[self.subject]
+        if isinstance(limit, Limit) and isinstance(ours, Samples):
+            pairs = zip(limit.samples.seconds, ours.seconds, strict=True)
+            return float(np.median([self.flops / our / (limit.amount / theirs) for theirs, our in pairs]))
+        return float("nan") if isinstance(limit, Limit) or limit.fraction is None else limit.fraction

@@ -13,7 +13,7 @@ from .cases import Case
 from .checking import disagreements, expected_outputs
 from .load import wait_until_quiet, watch
 from .peers import Peer
-from .probes import make_probes
+from .probes import Probe, make_probes
 from .problem import Problem, make_problem
 from .result import Limit, Result
 from .timing import Entry, measure
@@ -30,6 +30,7 @@ def run_cases(
     seconds: float = 8.0,
     patience: float = 0.0,
     wanted: Callable[[Case, int], bool] = lambda case, threads: True,
+    probes: Callable[[str, int], list[Probe]] = make_probes,
 ) -> Iterator[Result]:
     """Run the cases one after the other at each thread count and give each result when it is there.
 
@@ -47,6 +48,8 @@ def run_cases(
         Seconds to spend on waiting for a quiet machine and measuring a case again when other programs disturbed it.
     wanted : callable, optional
         Whether to run a case at a thread count; asked just before.
+    probes : callable, optional
+        (dtype, threads) -> what to measure of the machine beside the peers.
     """
     peers = [peer for peer in peers if peer.available()]
     for case in cases:
@@ -56,7 +59,16 @@ def run_cases(
         problem = make_problem(case)
         expected = expected_outputs(problem)
         for count in counts:
-            yield run_problem(problem, peers, count, expected, rounds=rounds, seconds=seconds, patience=patience)
+            yield run_problem(
+                problem,
+                peers,
+                count,
+                expected,
+                rounds=rounds,
+                seconds=seconds,
+                patience=patience,
+                probes=probes,
+            )
 
 
 def run_problem(
@@ -68,6 +80,7 @@ def run_problem(
     rounds: int,
     seconds: float,
     patience: float = 0.0,
+    probes: Callable[[str, int], list[Probe]] = make_probes,
 ) -> Result:
     """Check, then time, all peers on one problem.
 
@@ -97,15 +110,15 @@ def run_problem(
     )
     if all(entry.name != subject for entry in entries):
         return result()
-    probes = make_probes(case.dtype, threads)
-    entries += [Entry(f"({probe.name})", probe.call, probe.using) for probe in probes]
+    around = probes(case.dtype, threads)
+    entries += [Entry(f"({probe.name})", probe.call, probe.using) for probe in around]
     deadline = time.perf_counter() + patience
     measured: list[Result] = []
     while True:
         with watch() as load:
             samples = measure(entries, rounds=rounds, seconds=seconds)
-        limits = {p.name: Limit(p.amount, p.unit, samples.pop(f"({p.name})")) for p in probes}
-        measured.append(result(limits=limits, samples=samples, others=load.others))
+        limits = {p.name: Limit(p.amount, p.unit, samples.pop(f"({p.name})")) for p in around}
+        measured.append(result(limits={**limits}, times={**samples}, others=load.others))
         if not measured[-1].noisy or time.perf_counter() >= deadline:
             return min(measured, key=lambda one: one.others or 0.0)
         wait_until_quiet(deadline)

@@ -47,7 +47,7 @@ class Target:
             return None
         if self.fraction:
             return result.fraction if result.yardstick == "FMA" else None
-        names = self.against or tuple(n for n in result.samples if not (self.python and n in _NOT_FROM_PYTHON))
+        names = self.against or tuple(n for n in result.times if not (self.python and n in _NOT_FROM_PYTHON))
         best = result.best_of(names)
         return None if best is None else result.ratio(best)
 

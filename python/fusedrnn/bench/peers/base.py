@@ -35,7 +35,7 @@ class Job:
 
 
 class Peer(ABC):
-    """An implementation to be measured. To add one: subclass, and list it in `fusedrnn.bench.peers`."""
+    """An implementation to be measured. To add one: subclass, and list it in `benchmarks/peers`."""
 
     name: str
 

@@ -1,0 +1,230 @@
+#include "backward.h"
+
+#include <algorithm>
+#include <cstring>
+#include <stdexcept>
+
+namespace fusedrnn {
+
+// What the call has to do, for policy.h.
+template <class T>
+Workload BackwardCall<T>::workload() const {
+  const Weights<T>& weights = *tape_.weights;
+  const CellKernels<T>& kernel = weights.kernel();
+  const Index I = weights.I, R = weights.R;
+  const double N = static_cast<double>(tape_.schedule->row_count()),
+               columns = static_cast<double>(kernel.gates * weights.padded());
+  const bool projected = tape_.form == kProjected, normed = tape_.form == kNormed;
+  Workload load;
+  load.flops = 4.0 * N * columns * static_cast<double>(R + (arrays_.dx.data ? I : 1));
+  if (projected) load.flops += 4.0 * N * static_cast<double>(R * weights.H);
+  load.weight_bytes = static_cast<double>(weights.recurrent_bytes());
+  load.steps = f_.rows.T, load.rows = f_.rows.B;
+  load.lanes = table_of<T>(*weights.kernels).lanes;
+  load.panels = kernel.back_panels(R);
+  load.barriers = f_.rows.T * (kernel.phases + projected + normed);
+  return load;
+}
+
+template <class T>
+BackwardCall<T>::BackwardCall(Unallocated, const Tape<T>& tape, const BackwardArrays<T>& arrays)
+    : tape_(tape), arrays_(arrays) {
+  const Weights<T>& weights = *tape.weights;
+  const CellKernels<T>& kernel = weights.kernel();
+  const Index N = tape.schedule->row_count();
+  Backward<T>& f = f_;
+  f.weights = &weights.packed;
+  f.rows = tape.schedule->rows();
+  f.reverse = tape.reverse;
+  f.x = tape.x;
+  f.tokens = tape.tokens;
+  f.gates = tape.gates;
+  for (int s = 0; s < kernel.states; ++s) f.states[s] = tape.states[s];
+  f.operand = tape.operand;
+  f.recurrent = tape.recurrent, f.candidate = tape.candidate, f.hidden = tape.hidden;
+  f.masks = tape.masks;
+  f.norm.products_x = tape.products_x, f.norm.products_h = tape.products_h, f.norm.moments = tape.moments;
+  f.few_rows = N > 0 && N <= kBackwardRows && kFewRows * N <= weights.I + weights.R && tape.form != kProjected;
+  f.dy = arrays.dy;
+  f.dx = arrays.dx;
+  f.accumulate = arrays.accumulate;
+  f.dx_T = tape.schedule->T();
+  f.chunk_rows = std::max<Index>(std::min(N, kBackwardRows), f.rows.active(0));
+  f.dW_ih = arrays.dW_ih, f.dW_hh = arrays.dW_hh, f.db_ih = arrays.db_ih, f.db_hh = arrays.db_hh;
+  f.dW_hr = arrays.dW_hr;
+  f.norm.dgain_ih = arrays.dgain_ih, f.norm.dgain_hh = arrays.dgain_hh;
+  load_ = workload();
+}
+
+template <class T>
+Measured BackwardCall<T>::measure(const Tape<T>& tape, bool need_dx) {
+  BackwardArrays<T> arrays;
+  static char somewhere;  // dx that nobody writes
+  if (need_dx) arrays.dx.data = &somewhere;
+  BackwardCall call(Unallocated(), tape, arrays);
+  Arena arena;
+  call.lay_out(arena);
+  return {call.load_, tape.form, call.f_.chunk_rows, 0, arena.size()};
+}
+
+template <class T>
+BackwardCall<T>::BackwardCall(const Tape<T>& tape, const BackwardArrays<T>& arrays)
+    : BackwardCall(Unallocated(), tape, arrays) {
+  const Weights<T>& weights = *tape.weights;
+  const CellKernels<T>& kernel = weights.kernel();
+  const Index N = tape.schedule->row_count();
+  Backward<T>& f = f_;
+  for (int s = 0; s < kernel.states && N > 0; ++s)
+    if (tape.masks.rate[s] != T(0)) throw std::invalid_argument("backward: zoneout had no masks");
+  Arena arena;
+  lay_out(arena);
+  memory_ = arena.allocate();
+  for (int s = 0; s < kernel.states; ++s) {
+    if (tape.schedule->cut()) gather_final_states(s);
+    else
+      copy_rows(f.dstates[s], weights.padded(s), arrays.dstate_n[s], arrays.dstate_n_stride[s], f.rows.B,
+                weights.units(s), f.rows, true);
+  }
+  if (f.drecurrent) std::fill_n(f.drecurrent, f.rows.B * weights.padded(0), T(0));
+  if (!arrays.dunits) f.dunits = nullptr;
+  if (N == 0) std::memset(f.dW_x, 0, arena.size() - sums_at_);  // nothing will be summed
+}
+
+template <class T>
+void BackwardCall<T>::lay_out(Arena& arena) {
+  Backward<T>& f = f_;
+  const Weights<T>& weights = *tape_.weights;
+  const CellKernels<T>& kernel = weights.kernel();
+  const bool masked = tape_.form != kPlain, projected = tape_.form == kProjected, normed = tape_.form == kNormed;
+  const std::size_t lanes = size(table_of<T>(*weights.kernels).lanes), wide = size(weights.padded()),
+                    wide_h = size(weights.padded(0)), I = size(weights.I), R = size(weights.R),
+                    wide_x = (I + lanes - 1) / lanes * lanes, B = size(f.rows.B), rows = size(f.chunk_rows);
+  const std::size_t columns = size(kernel.gates + kernel.split) * wide, gates = size(kernel.gates) * wide;
+  arena.claim(f.dgates, product(columns, rows));
+  for (int s = 0; s < kernel.states; ++s) arena.claim(f.dstates[s], product(B, size(weights.padded(s))));
+  if (kernel.phases == 2) arena.claim(f.doperand, product(B, wide));
+  if (masked) arena.claim(f.drecurrent, product(B, wide_h));
+  if (projected) {
+    arena.claim(f.dhidden, product(B, wide));
+    arena.claim(f.dprojected, product(rows, wide_h));
+  }
+  if (normed) {
+    arena.claim(f.norm.dproducts_x, product(columns, rows));
+    arena.claim(f.norm.dproducts_h, product(columns, rows));
+    arena.claim(f.norm.dseen, product(wide, rows));
+    arena.claim(f.norm.shares, product(2 * (3 + 2 * size(kernel.split)) * (wide / lanes), B));
+  }
+  const std::size_t second = kernel.phases == 2 || projected ? wide : 0;
+  arena.claim(f.inputs, product(wide_x + wide_h + second, rows));
+  // Sums over all steps, from here on.
+  sums_at_ = arena.size();
+  arena.claim(f.dW_x, product(gates, f.few_rows && !tape_.tokens ? 0 : I));
+  arena.claim(f.dW_h, product(gates, f.few_rows ? 0 : R));
+  if (projected) arena.claim(f.dW_r, product(wide_h, size(weights.H)));
+  arena.claim(f.db, columns);
+  arena.claim(f.dunits, product(size(kernel.unit_parameters), wide));
+  if (normed) {
+    arena.claim(f.norm.dgain_x, gates);
+    arena.claim(f.norm.dgain_h, gates);
+    arena.claim(f.norm.dgain_c, wide);
+    arena.claim(f.norm.dbias_c, wide);
+  }
+}
+
+template <class T>
+void BackwardCall<T>::run(Member& m) const {
+  tape_.weights->kernel().backward[tape_.form](f_, m);
+}
+
+// Only the last run of a row hands its final state out.
+template <class T>
+void BackwardCall<T>::gather_final_states(int s) const {
+  const Schedule& schedule = *tape_.schedule;
+  const Index wide = tape_.weights->padded(s);
+  std::fill_n(f_.dstates[s], f_.rows.B * wide, T(0));
+  for (Index row = 0; arrays_.dstate_n[s] && row < schedule.B(); ++row)
+    std::copy_n(arrays_.dstate_n[s] + row * arrays_.dstate_n_stride[s], tape_.weights->units(s),
+                f_.dstates[s] + schedule.last_run(row, tape_.reverse) * wide);
+}
+
+// All runs of a row start from its initial state: the gradient is their sum, in the order of time.
+template <class T>
+void BackwardCall<T>::finish() const {
+  const Weights<T>& weights = *tape_.weights;
+  const Schedule& schedule = *tape_.schedule;
+  for (int s = 0; s < weights.kernel().states; ++s) {
+    const Index wide = weights.padded(s), units = weights.units(s);
+    if (!schedule.cut()) {
+      copy_rows(arrays_.dstate[s], arrays_.dstate_stride[s], f_.dstates[s], wide, f_.rows.B, units, f_.rows, false);
+      continue;
+    }
+    for (Index row = 0; row < schedule.B(); ++row) {
+      const Range runs = schedule.runs_of(row);
+      T* sum = arrays_.dstate[s] + row * arrays_.dstate_stride[s];
+      std::copy_n(f_.dstates[s] + schedule.run(runs.begin) * wide, units, sum);
+      for (Index i = runs.begin + 1; i < runs.end; ++i)
+        for (Index k = 0; k < units; ++k) sum[k] += f_.dstates[s][schedule.run(i) * wide + k];
+    }
+  }
+  if (arrays_.dgain_c) {
+    std::copy_n(f_.norm.dgain_c, weights.H, arrays_.dgain_c);
+    std::copy_n(f_.norm.dbias_c, weights.H, arrays_.dbias_c);
+  }
+  for (Index row = 0; row < arrays_.unit_rows; ++row)
+    std::copy_n(f_.dunits + (weights.kernel().unit_parameters - arrays_.unit_rows + row) * weights.padded(), weights.H,
+                arrays_.dunits + row * weights.H);
+}
+
+template <class T>
+void BackwardCall<T>::detach_dx() {
+  const Index item = sizeof(T), I = tape_.weights->I, B = tape_.schedule->B();
+  dx_ = Buffer(product(product(size(tape_.schedule->T()), size(B)), size(I * item)));
+  f_.dx = {dx_.as<char>(), B * I * item, I * item, item};
+  f_.dx_T = f_.rows.gaps = 0;  // skipped steps are not added
+  f_.accumulate = false;
+}
+
+template <class T>
+void BackwardCall<T>::add_dx() const {
+  const auto add = table_of<T>(*tape_.weights->kernels).add;
+  for (Index b = 0; b < f_.rows.B; ++b)
+    for (Index step = 0, row = f_.rows.caller_row(b); step < f_.rows.length_of(b); ++step) {
+      const Index t = f_.rows.caller_time(step, b, false);
+      add(reinterpret_cast<const T*>(f_.dx.data + t * f_.dx.time + row * f_.dx.batch),
+          reinterpret_cast<T*>(arrays_.dx.data + t * arrays_.dx.time + row * arrays_.dx.batch), tape_.weights->I);
+    }
+}
+
+template <class T>
+void run_backward(std::vector<BackwardCall<T>>& calls, Interrupt interrupt) {
+  std::vector<Workload> loads;
+  double seconds = 0;
+  for (const BackwardCall<T>& call : calls) {
+    loads.push_back(call.load());
+    seconds += seconds_alone(loads.back(), Machine());
+  }
+  ThreadLimit threads;
+  const Machine machine = machine_for(seconds, threads);
+  if (machine.threads == 1) {
+    for (const BackwardCall<T>& call : calls) run_alone([&](Member& m) { call.run(m); }, interrupt);
+  } else {
+    const std::vector<Stage> plan = decide(loads, Order::kIndependent, machine);
+    // What calls at the same time add to one dx, is added afterwards in the order of the calls.
+    std::vector<const BackwardCall<T>*> detached;
+    if (plan.size() < calls.size())
+      for (BackwardCall<T>& call : calls)
+        if (call.accumulates()) call.detach_dx(), detached.push_back(&call);
+    Calls ready;
+    for (const BackwardCall<T>& call : calls) ready.works.push_back([&](Member& m) { call.run(m); });
+    run(plan, ready, interrupt);
+    for (const BackwardCall<T>* call : detached) call->add_dx();
+  }
+  for (const BackwardCall<T>& call : calls) call.finish();
+}
+
+template void run_backward(std::vector<BackwardCall<float>>&, Interrupt);
+template void run_backward(std::vector<BackwardCall<double>>&, Interrupt);
+template class BackwardCall<float>;
+template class BackwardCall<double>;
+
+}  // namespace fusedrnn

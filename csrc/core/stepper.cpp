@@ -1,0 +1,130 @@
+#include "stepper.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "policy.h"
+#include "run.h"
+#include "schedule.h"
+
+namespace fusedrnn {
+
+// ns after a step in which the next one finds its threads awake: OpenMP's threads spin for milliseconds after a region,
+// and a stream that steps that often is worth their spinning (docs/decisions/0003-threads.md).
+static constexpr long long kMoment = 50'000;
+
+template <class T>
+StepRunner<T>::StepRunner(std::vector<std::shared_ptr<const Weights<T>>> layers, Index B, bool alone)
+    : StepRunnerBase(kDtypeOf<T>), B_(B), tokens_(size(B)) {
+  for (auto& weights : layers) {
+    const CellKernels<T>& kernel = weights->kernel();
+    const std::size_t wide = size(weights->padded()), rows = size(B);
+    const bool normed = weights->structure.normed;
+    Layer layer{weights, {}, {}};
+    Forward<T>& f = layer.forward;
+    T* ones = nullptr;
+    std::uint8_t* nowhere = nullptr;  // no unit keeps its state by a mask
+    Arena arena;
+    arena.claim(f.gates, product(size(kernel.gates + kernel.split) * wide, rows));
+    for (int s = 0; s < kernel.states; ++s) arena.claim(f.states[s], product(2 * rows, size(weights->padded(s))));
+    arena.claim(f.operand, product(rows, wide));
+    arena.claim(ones, size(weights->padded(0)));
+    arena.claim(nowhere, wide);
+    if (normed) {
+      const std::size_t blocks = wide / size(table_of<T>(*weights->kernels).lanes), groups = size(1 + kernel.split);
+      arena.claim(f.candidate, product(2 * rows, wide));
+      arena.claim(f.norm.products_h, product(size(kernel.gates) * wide, rows));
+      arena.claim(f.norm.shares_x, product(2 * blocks * groups, rows));
+      arena.claim(f.norm.shares_h, product(2 * blocks * groups, rows));
+      arena.claim(f.norm.shares_c, product(2 * blocks, rows));
+    }
+    layer.memory = arena.allocate();
+    std::memset(layer.memory.template as<char>(), 0, arena.size());
+    std::fill_n(ones, weights->padded(0), T(1));
+    f.weights = &weights->packed;
+    f.rows.T = B > 0 ? 1 : 0, f.rows.B = B;
+    f.x_direct = true;
+    f.gate_rows = f.chunk_rows = f.input_rows = B;
+    f.hidden = f.operand;  // a projected layer's hidden units: it has no second phase
+    f.recurrent = f.states[0];
+    if (normed) f.norm.saved = f.gates;
+    else f.candidate = f.states[1];
+    f.masks.recurrent = ones;
+    for (int s = 0; s < kernel.states; ++s) {
+      f.masks.kept[s] = nowhere;
+      f.masks.rate[s] = T(weights->structure.zoneout[s]);
+    }
+    f.y_T = f.rows.T;
+    const Index products = kernel.gates * weights->H * (weights->R + weights->I) + weights->H * weights->structure.R;
+    flops_ += 2.0 * static_cast<double>(B * products);
+    weight_bytes_ += static_cast<double>(weights->step_bytes());
+    layers_.push_back(std::move(layer));
+  }
+  shareable_ = !alone && step_is_shareable(weight_bytes_, this_machine());
+}
+
+// While one core's cache holds the weights, a second thread costs more than it brings. Beyond it, each thread keeps its
+// share of the weights in its own cache; a share has to be worth waking a thread for. Steps that follow each other at
+// once find the threads of the step before awake: they need less to be worth it.
+template <class T>
+Index StepRunner<T>::threads() const {
+  if (!shareable_) return 1;
+  Machine machine = this_machine();
+  machine.threads = ThreadLimit().most();
+  Workload load;
+  load.flops = flops_, load.weight_bytes = weight_bytes_, load.steps = 1, load.rows = B_;
+  load.lanes = table_of<T>(*layers_.front().weights->kernels).lanes;
+  return threads_for_step(load, machine, now_ns() - last_step_ < kMoment);
+}
+
+template <class T>
+void StepRunner<T>::step(const T* x, const std::int64_t* tokens, T* y) {
+  Index stride = layers_.front().weights->I;
+  if (tokens) take_tokens(tokens, tokens_.data(), B_, stride);
+  for (std::size_t l = 0; l < layers_.size(); ++l) {
+    Layer& layer = layers_[l];
+    Forward<T>& f = layer.forward;
+    const Index item = sizeof(T);
+    f.x = {reinterpret_cast<char*>(const_cast<T*>(x)), 0, stride * item, item};
+    f.tokens = l == 0 && tokens ? tokens_.data() : nullptr;
+    if (l + 1 == layers_.size()) f.y = {reinterpret_cast<char*>(y), 0, layer.weights->R * item, item};
+    stride = layer.weights->padded(0);
+    x = f.states[0] + (f.slot ^ 1) * B_ * stride;  // what this layer is about to write
+  }
+  const auto run = [this](Member& m) {
+    for (const Layer& layer : layers_) layer.weights->kernel().forward[layer.weights->form(false)](layer.forward, m);
+  };
+  if (const Index size = threads(); size > 1) {
+    run_teams({{{size, 1}, run}}, nullptr, nullptr);
+  } else {
+    run_alone(run, {});
+  }
+  for (Layer& layer : layers_) layer.forward.slot ^= 1;
+  if (shareable_) last_step_ = now_ns();
+}
+
+template <class T>
+T* StepRunner<T>::state(std::size_t layer, int which) const {
+  const Forward<T>& f = layers_[layer].forward;
+  return f.states[which] + f.slot * B_ * padded(layer, which);
+}
+
+template <class T>
+void StepRunner<T>::read_state(int which, T* to) const {
+  for (std::size_t l = 0; l < layers_.size(); ++l)
+    for (Index b = 0, n = weights(l).units(which); b < B_; ++b, to += n)
+      std::copy_n(state(l, which) + b * padded(l, which), n, to);
+}
+
+template <class T>
+void StepRunner<T>::write_state(int which, const T* from) {
+  for (std::size_t l = 0; l < layers_.size(); ++l)
+    for (Index b = 0, n = weights(l).units(which), wide = padded(l, which); b < B_; ++b, from += n) {
+      T* to = std::copy_n(from, n, state(l, which) + b * wide);
+      std::fill_n(to, wide - n, T(0));  // a NaN of a step before must not stay in a padded lane
+    }
+}
+template class StepRunner<float>;
+template class StepRunner<double>;
+
+}  // namespace fusedrnn
