@@ -16,10 +16,14 @@ from .grads import Grads
 
 try:
     importlib.import_module("._core", __name__)
-except ImportError as error:  # a checkout that is not built: `reference` does without, what needs it says so when used
-    _core_error: ImportError | None = error
+except ModuleNotFoundError as error:
+    if error.name != f"{__name__}._core":
+        raise
+    # A checkout that is not built: `reference` does without the module, what needs it says so when it is used. A module
+    # that is there and cannot be loaded, or refuses FUSEDRNN_ISA, is an error at once: silence would hide it.
+    _missing: ImportError | None = error
 else:
-    _core_error = None
+    _missing = None
     from . import functional
     from .bidirectional import Bidirectional
     from .cells import GRUCell, LSTMCell, RNNCell
@@ -77,10 +81,10 @@ if not TYPE_CHECKING:  # type checkers shall see misspelt names
     def __getattr__(name: str) -> Any:
         if name in ("interop", "reference"):  # imported when first used: users of the kernels need not wait for it
             return importlib.import_module(f".{name}", __name__)
-        if _core_error is not None and name in (*__all__, "_core"):
+        if _missing is not None and name in (*__all__, "_core"):
             from . import _validate
 
-            raise _validate.no_core(name, _core_error) from _core_error
+            raise _validate.no_core(name) from _missing
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

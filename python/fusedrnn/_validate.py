@@ -37,11 +37,11 @@ def kind(value: object) -> str:
     return f"{'an' if name[0].lower() in 'aeiou' or name == 'ndarray' else 'a'} {name}"
 
 
-def no_core(name: str, error: ImportError) -> ImportError:
-    """Something that needs the compiled module where that is missing, or does not fit this Python."""
+def no_core(name: str) -> ImportError:
+    """Something that needs the compiled module where there is none for this Python."""
     return ImportError(
-        f"fusedrnn.{name}: the compiled module fusedrnn._core cannot be imported ({error}); expected one that is built "
-        f"for this Python (pip install fusedrnn, or pip install . in a checkout; fusedrnn.reference does without)"
+        f"fusedrnn.{name}: there is no compiled module fusedrnn._core; expected one that is built for this Python "
+        f"(pip install fusedrnn, or pip install . in a checkout; fusedrnn.reference does without)"
     )
 
 

@@ -197,7 +197,7 @@ def _thaw(
         largest = (_validate.LARGEST_SIZE, _validate.LARGEST_SIZE, _validate.MOST_LAYERS)
         names = ("input_size", "hidden_size", "num_layers")
         I, H, L = map(_validate.size, (owner,) * 3, names, sizes, largest)
-        two_ways, batch_first, merge, backwards, learned_state, zoneout = config[6:]
+        bidirectional, batch_first, merge, backwards, learned_state, zoneout = config[6:]
         plan = Plan(
             owner,
             CellKind(*kind),
@@ -205,10 +205,10 @@ def _thaw(
             I,
             H,
             L,
-            _validate.flag(owner, "bidirectional", two_ways),
+            _validate.flag(owner, "bidirectional", bidirectional),
             _validate.flag(owner, "batch_first", batch_first),
-            _validate.merge(owner, merge, two_ways),
-            _validate.backwards(owner, backwards, two_ways),
+            _validate.merge(owner, merge, bidirectional),
+            _validate.backwards(owner, backwards, bidirectional),
             _validate.flag(owner, "learned_state", learned_state),
             _validate.zoneout(owner, zoneout, ("h", "c")),
         )

@@ -70,8 +70,8 @@ def run_to_end(run: Run[R], kernels: Kernels, stacked: Kernels | None = None) ->
 def side_by_side(runs: Sequence[Run[R]]) -> Run[list[R]]:
     """Several runs as one: what they have to run next goes to the kernels together, which spread it over threads.
 
-    Stacked calls of several runs go level by level: as many independent calls as there are runs use the threads better
-    than the layers of one run do.
+    Stacked calls of several runs go level by level: the kernels run the layers of one stack beside each other, not
+    those of several.
     """
     results: list[Any] = [None] * len(runs)
     returned: dict[int, Any] = dict.fromkeys(range(len(runs)))

@@ -244,7 +244,7 @@ def construct(
             raise ValueError(_messages.no_such_option(owner, cls.__name__, name, value))
     layer = cls.__new__(cls)
     layer._restore({}, input_size, hidden_size, options, rng=0)
-    shapes = {spec.name: spec.shape for spec in layer.__dict__["_specs"]}
+    shapes = {spec.name: spec.shape for spec in layer._specs}
     layer.load_state_dict(
         {
             name: as_weights(owner, name, array)

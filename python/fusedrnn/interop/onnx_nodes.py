@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..two_ways import Bidirectional
+from ..bidirectional import Bidirectional
 from . import _messages
 from .conventions import Array, Pair, Part
 
