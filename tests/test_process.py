@@ -139,6 +139,7 @@ def test_a_child_forked_before_any_use_works():
 LONG_CALL = """
 import os, signal, sys, threading, time
 import numpy as np, fusedrnn
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that started the tests in the background ignores it
 isa = fusedrnn.available_isas()[-1]
 fusedrnn.use_isa(isa).__enter__()
 fusedrnn.set_num_threads({threads})
@@ -678,6 +679,7 @@ def test_out_of_memory_is_an_error_and_leaves_everything_usable():
 def test_fusedrnn_isa_is_honoured(isa):
     done = run("import fusedrnn; print(fusedrnn.current_isa())", FUSEDRNN_ISA=isa)
     assert done.stdout.strip() == isa
+    assert run("import fusedrnn; print(fusedrnn.current_isa())", FUSEDRNN_ISA=isa.upper()).stdout.strip() == isa
 
 
 def test_empty_fusedrnn_isa_is_no_choice():
