@@ -1,5 +1,6 @@
-// NumPy arrays <-> the plain pointers of core. Only the bindings include it. Every check that a user can trip over is
-// made with a better message in python/fusedrnn/_validate.py; these only keep a wrong caller from reading wild memory.
+// Converts NumPy arrays to the plain pointers of core. Only the bindings include this file.
+// python/fusedrnn/_validate.py makes every check that a user can run into, with a better message; the checks here only
+// keep a wrong caller from reading arbitrary memory.
 #pragma once
 
 #include <pybind11/numpy.h>
@@ -49,7 +50,7 @@ bool is_aligned(const py::array& a) {
   return true;
 }
 
-// (time, batch, feature) with any strides.
+// A (time, batch, feature) array with any strides.
 template <class T>
 Strided strided(const py::array& a, Index T_, Index B, Index features, bool write, const char* name) {
   if (!(is_native<T>(a) && a.ndim() == 3 && a.shape(0) == T_ && a.shape(1) == B && a.shape(2) == features))
@@ -58,7 +59,7 @@ Strided strided(const py::array& a, Index T_, Index B, Index features, bool writ
   return {static_cast<char*>(const_cast<void*>(a.data())), a.strides(0), a.strides(1), a.strides(2)};
 }
 
-// The same with a contiguous, aligned last axis.
+// The same with a contiguous and aligned last axis.
 template <class T>
 Strided rows_of(const py::array& a, Index T_, Index B, Index features, bool write, const char* name) {
   const Strided s = strided<T>(a, T_, B, features, write, name);
@@ -70,7 +71,8 @@ Strided rows_of(const py::array& a, Index T_, Index B, Index features, bool writ
   return s;
 }
 
-// Flags, or null for None: bytes, because an array of bools may hold others than 0 and 1, which a C++ bool may not.
+// Flags, or null for None. They are read as bytes, because an array of bools may hold values other than 0 and 1, which
+// a C++ bool may not.
 inline const std::uint8_t* flags(const py::object& given, std::initializer_list<Index> shape, const char* name) {
   if (given.is_none()) return nullptr;
   const auto a = py::cast<py::array>(given);

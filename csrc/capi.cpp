@@ -1,5 +1,7 @@
-// The door for C and Cython: python/fusedrnn/include/fusedrnn.h over core. No exception and no Python object
-// crosses it; callers may be wrong about everything but the sizes of their arrays.
+// The C API, for C and Cython: implements python/fusedrnn/include/fusedrnn.h on top of core. No exception and no Python
+// object crosses the API; callers may be wrong about everything except the sizes of their arrays, so every call checks
+// its arguments first. Not here: computation (core), and the Python module (module.cpp). docs/c-api.md describes the
+// API for users; next, read core/forward.h.
 #include <algorithm>
 #include <atomic>
 #include <cstdarg>
@@ -73,7 +75,7 @@ int guarded(const char* function, Call call) noexcept {
 
 // ---- structs that grow --------------------------------------------------------------------------
 
-// Sizes of the structs when they were first released: no caller has smaller ones. Never to be changed within an ABI.
+// The sizes of the structs in their first release: no caller has smaller ones. Never to be changed within an ABI.
 template <class S>
 constexpr std::size_t kFirstSize = 0;
 template <>
@@ -85,7 +87,8 @@ constexpr std::size_t kFirstSize<fusedrnn_forward> = offsetof(fusedrnn_forward, 
 template <>
 constexpr std::size_t kFirstSize<fusedrnn_backward> = offsetof(fusedrnn_backward, interrupted_argument) + sizeof(void*);
 
-// The size that the caller's struct says it has; read once, so that what was checked is what is used.
+// The size that the caller's struct declares. It is read once, so that the size that was checked is the size that is
+// used.
 template <class S>
 std::size_t size_of(const S* given) {
   if (!given) invalid("the struct of arguments is NULL");
@@ -95,8 +98,8 @@ std::size_t size_of(const S* given) {
   return size;
 }
 
-// The caller's struct as this library knows it: what an older caller does not have is zero; what only a newer one has
-// must be, because it would be ignored.
+// The caller's struct as this library knows it. Members that an older caller lacks are zero; members that only a newer
+// caller has must be zero, because they would be ignored.
 template <class S>
 S taken(const S* given) {
   const std::size_t size = size_of(given);
@@ -131,7 +134,7 @@ Index bytes_of(std::initializer_list<Index> sizes, Index item) {
   return bytes;
 }
 
-// Memory that a call reads or writes, to find what overlaps.
+// The memory that a call reads or writes, to detect overlaps.
 class Footprint {
  public:
   void add(const char* name, bool written, const void* first, Index bytes) {
@@ -154,14 +157,14 @@ class Footprint {
   int count_ = 0;
 };
 
-// A (T, B, n) array from the caller's strides, in elements.
+// A (T, B, n) array with the caller's strides, in elements.
 template <class T>
 Strided rows_of(Footprint& footprint, const char* name, bool written, const void* data, Index time, Index batch,
                 Index steps, Index B, Index n) {
   if (!data || steps == 0 || B == 0) return {nullptr, 0, 0, sizeof(T)};
   aligned<T>(name, data);
   if (time == 0 && batch == 0) time = bytes_of({B, n}, 1), batch = n;
-  // Where the last step and row lie, on both sides of the first.
+  // Offsets of the last step and of the last row, which may be on either side of the first.
   const Index item = sizeof(T), t = bytes_of({time, steps - 1}, item), b = bytes_of({batch, B - 1}, item);
   const Index row = bytes_of({n}, item);
   const Index before = std::min<Index>(t, 0) + std::min<Index>(b, 0),
@@ -182,7 +185,7 @@ T* block(Footprint& footprint, const char* name, const void* data, std::initiali
   return aligned<T>(name, data);
 }
 
-// Masks of zoneout, (T, B, n) bytes in C order; what lies past a row's length is not looked at.
+// Zoneout masks, (T, B, n) bytes in C order; bytes past a row's length are not read.
 Strided flags(Footprint& footprint, const char* name, const unsigned char* data, const fusedrnn_forward& a,
               const std::int64_t* lengths, Index n) {
   footprint.add(name, false, data, bytes_of({a.T, a.B, n}, 1));
@@ -195,7 +198,7 @@ Strided flags(Footprint& footprint, const char* name, const unsigned char* data,
   return {reinterpret_cast<char*>(const_cast<unsigned char*>(data)), a.B * n, n, 1};
 }
 
-// Where what is not wanted goes.
+// Arrays for outputs that the caller does not want.
 class Spare {
  public:
   template <class T>
@@ -230,7 +233,7 @@ std::shared_ptr<const WeightsBase> pack(const fusedrnn_layer& layer) {
   RawWeights<T> raw{needed<T>("W_ih", layer.W_ih), needed<T>("W_hh", layer.W_hh), aligned<T>("b_ih", layer.b_ih),
                     aligned<T>("b_hh", layer.b_hh)};
   const CellId cell = cell_named(layer.cell);
-  const Kernels& kernels = current_kernels();  // asked once: another thread may choose others meanwhile
+  const Kernels& kernels = current_kernels();  // asked once: another thread may select other kernels in the meantime
   const int states = table_of<T>(kernels).cells[cell].states;
   Structure structure;
   if (layer.proj_size) {
@@ -330,7 +333,7 @@ void forward_typed(const std::shared_ptr<const WeightsBase>& base, const fusedrn
   check_states(states, a.zoneout_c, nullptr, "zoneout_c");
   if (!tape && (a.recurrent_mask || a.zoneout_h || a.zoneout_c))
     invalid("masks are given, but no tape is wanted: they act in training alone");
-  // A copy: what is checked is what is used, whatever other threads write into the caller's.
+  // A copy: the lengths that were checked are the ones used, whatever other threads write to the caller's array.
   std::vector<std::int64_t> own_lengths;
   if (a.lengths) own_lengths.assign(a.lengths, a.lengths + a.B);
   const std::int64_t* const lengths = a.lengths ? own_lengths.data() : nullptr;
@@ -471,7 +474,7 @@ int stream_new(const fusedrnn_weights* const* weights, std::ptrdiff_t layers, st
   });
 }
 
-// A stream is for one thread at a time: two would mix their states.
+// Only one thread at a time may use a stream: two would mix their states.
 template <class Call>
 void in_turn(fusedrnn_stream* stream, Call call) {
   if (!stream) invalid("stream is NULL");

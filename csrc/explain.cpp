@@ -82,7 +82,7 @@ Workload load_of(const py::dict& dict) {
 template <class T>
 py::dict measure(const std::shared_ptr<WeightsBase>& base, const std::shared_ptr<Schedule>& schedule, bool tokens,
                  bool training, bool masked) {
-  // Addresses that say what there is; nothing is read.
+  // Non-null addresses that say which arrays there are; nothing is read.
   static const std::int64_t id = 0;
   static const T one = 1;
   const auto weights = std::static_pointer_cast<const Weights<T>>(base);

@@ -1,10 +1,10 @@
-// Giving up Python's global lock (GIL) around a call, and calling back into Python: in threads that Python may end
-// meanwhile. Only the bindings include it.
+// Releasing Python's global lock (GIL) around a call, and calling back into Python, in threads that Python may end in
+// the meantime. Only the bindings include this file.
 //
 // When the interpreter ends while a daemon thread is in a call, the thread must not get the GIL back. Up to Python 3.13
-// it is ended by pthread_exit, which unwinds the stack like an exception: through destructors that may not throw, which
-// ends the process, and through those of Python objects, which would run without the GIL. So the thread stops where it
-// is, for the little while that the process still lives. Python 3.14 stops such threads itself.
+// the thread is ended by pthread_exit, which unwinds the stack like an exception: through destructors that may not
+// throw, which ends the process, and through destructors of Python objects, which would run without the GIL. So the
+// thread stops where it is, for the short time that the process still exists. Python 3.14 stops such threads itself.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -23,14 +23,14 @@ namespace fusedrnn::python {
 
 namespace py = pybind11;
 
-// Runs `call`, which may ask for the GIL or run Python code; does not return in a thread that Python ends.
+// Runs `call`, which may take the GIL or run Python code; does not return in a thread that Python ends.
 template <class Call>
 auto unless_ended(Call call) -> decltype(call()) {
 #if defined(FUSEDRNN_UNWINDING_EXIT)
   try {
     return call();
   } catch (abi::__forced_unwind&) {
-    for (;;) pause();  // to leave this block would end the process
+    for (;;) pause();  // leaving this block would end the process
   }
 #else
   return call();
@@ -50,8 +50,8 @@ class GilReleased {
   PyThreadState* state_;
 };
 
-// Looks for signals while a kernel runs without the GIL: at most every 50 ms, and only on the main thread, where alone
-// Python handles them. without_gil() raises what the signal's handler raised.
+// Checks for signals while a kernel runs without the GIL: at most every 50 ms, and only on the main thread, the only
+// one on which Python handles signals. without_gil() raises the exception of the signal's handler.
 class SignalWatch {
  public:
   SignalWatch();
@@ -63,7 +63,7 @@ class SignalWatch {
   long long next_;
 };
 
-// Runs `call` without the GIL; a signal's exception comes out as itself.
+// Runs `call` without the GIL; an exception of a signal handler is raised unchanged.
 template <class Call>
 auto without_gil(Call call) {
   SignalWatch watch;
@@ -75,7 +75,7 @@ auto without_gil(Call call) {
   }
 }
 
-// The body of a function bound by hand: no C++ exception may leave it.
+// The body of a function bound without pybind11: no C++ exception may leave it.
 template <class Call>
 PyObject* bound(Call call) {
   try {

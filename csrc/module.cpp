@@ -1,4 +1,7 @@
-// The Python module: arrays in, arrays out, GIL released; nothing else. Python's side is python/fusedrnn/_core.pyi.
+// The Python module: converts arrays to structs, allocates outputs and releases the GIL. Not here: any computation
+// (core and kernels do it), checks with messages for users (python/fusedrnn/_validate.py), streams (stream.cpp), the C
+// API (capi.cpp) and explain (explain.cpp). python/fusedrnn/_core.pyi describes the functions for Python; next, read
+// core/forward.h.
 #include <pthread.h>
 
 #include <atomic>
@@ -51,7 +54,7 @@ static py::array empty(const py::tuple& shape, const py::dtype& dtype) {
   return py::array(dtype, sizes, {}, data, owner);
 }
 
-// The same for small arrays in a quarter of the time: three to a call of a layer.
+// As empty(), but small arrays take a quarter of the time: each call of a layer needs three.
 static py::array new_array(const py::dtype& dtype, const Index* sizes, int nd) {
   Index bytes = dtype.itemsize();
   bool small = true;
@@ -68,7 +71,8 @@ static py::array new_array(const py::dtype& dtype, const Index* sizes, int nd) {
   return py::reinterpret_steal<py::array>(array);
 }
 
-// Bound by hand, as infer_bound below: pybind11 takes longer over their arguments than they take.
+// Bound without pybind11, like infer_bound below: pybind11 takes longer to convert the arguments than the functions
+// take to run.
 static PyObject* empty_bound(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
   return bound([&] {
     require(count == 2 && PyTuple_Check(arguments[0]), "empty: takes a tuple and a dtype");
@@ -110,7 +114,7 @@ static CellOptions options_of(const py::object& given) {
   return options;
 }
 
-// Rows of parameters per hidden unit: as many as the cell has, or fewer, which are then its last ones.
+// Parameters with one element per hidden unit: as many rows as the cell has, or only its last rows.
 template <class T>
 static T* unit_rows(const py::object& o, Index most, Index H, Index* rows, bool write, const char* name) {
   if (o.is_none()) return nullptr;
@@ -120,10 +124,10 @@ static T* unit_rows(const py::object& o, Index most, Index H, Index* rows, bool 
   return matrix<T>(a, *rows, H, nullptr, write, name);
 }
 
-// The parameters of a cell, or their gradients, by name; None is one that there is not.
+// The parameters of a cell, or their gradients, by name; None means that there is no such parameter.
 struct Parameters {
   py::object W_ih = py::none(), W_hh = py::none(), b_ih = py::none(), b_hh = py::none();
-  py::object W_hr = py::none(), units = py::none();  // units: (rows, H), of the cell's own (peepholes)
+  py::object W_hr = py::none(), units = py::none();  // units: (rows, H), the cell's parameters per unit (peepholes)
   py::object gain_ih = py::none(), gain_hh = py::none(), gain_c = py::none(), bias_c = py::none();  // layer norm
 
   static Parameters of(const py::dict& given) {
@@ -173,7 +177,7 @@ static std::shared_ptr<WeightsBase> make_weights(const Kernels& kernels, CellId 
     require(raw.norm.gain_ih && raw.norm.gain_hh, "Weights: layer normalisation has gains for both products");
     require(kernel.states == 1 || (raw.norm.gain_c && raw.norm.bias_c),
             "Weights: layer normalisation has a gain and a bias of c");
-    raw.b_ih = raw.b_hh = nullptr;  // they come after the normalisation
+    raw.b_ih = raw.b_hh = nullptr;  // pack_norm packs them: they are added after the normalisation
     structure.normed = true;
   }
   require(zoneout.size() == kMaxStates, "Weights: zoneout is a pair");
@@ -198,7 +202,7 @@ static std::shared_ptr<WeightsBase> make_weights(const std::string& cell, const 
 using WeightsPointer = std::shared_ptr<WeightsBase>;
 using SchedulePointer = std::shared_ptr<Schedule>;
 
-// One layer's and direction's arguments, as Python hands them over.
+// The arguments for one layer and direction, as Python passes them.
 struct ForwardArguments {
   WeightsPointer weights;
   py::array x;
@@ -317,7 +321,7 @@ static py::list forward_typed(const std::vector<ForwardArguments>& several, Orde
   return tapes;
 }
 
-// Stacked calls: the x of each is the y of the one before it.
+// Stacked calls: the x of each call is the y of the call before it.
 static py::list forward(const std::vector<ForwardArguments>& several, Order order, bool training) {
   if (several.empty()) return py::list();
   const Dtype dtype = several.front().weights->dtype;
@@ -330,7 +334,7 @@ static py::list forward(const std::vector<ForwardArguments>& several, Order orde
   return with_dtype(dtype, [&](auto zero) { return forward_typed<decltype(zero)>(several, order, training); });
 }
 
-// Calls as Python hands them over: tuples of the arguments of `forward`.
+// Converts calls as Python passes them: tuples of the arguments of `forward`.
 static std::vector<ForwardArguments> forward_arguments(const py::list& calls) {
   std::vector<ForwardArguments> several;
   for (const py::handle& item : calls) {
@@ -354,7 +358,7 @@ static void backward(const std::vector<BackwardArguments>& several) {
   with_dtype(several.front().tape.dtype, [&](auto zero) { backward_typed<decltype(zero)>(several); });
 }
 
-// Per state: before and after each step, zero where none ran; then where one did.
+// For each state: its values before and after each step, zero where no step ran; then where steps ran.
 template <class T>
 static py::tuple read_states_typed(const Tape<T>& tape) {
   const auto T_ = tape.schedule->T(), B = tape.schedule->B();
@@ -397,9 +401,7 @@ static py::array sum_held_typed(const Schedule& schedule, const py::array& dy, b
   return sums;
 }
 
-// The usual call of a one-way layer in one go: with one step and one row the way through Python takes longer than the
-// kernels do. Returns y and the state; or None, when x or the initial state are no plain arrays of the right shape and
-// Python has to look at them.
+// Whether `o` is a plain array (L, B, units) that can be read in place.
 template <class T>
 static bool plain_state(const py::handle& o, Index L, Index B, Index units) {
   if (Py_TYPE(o.ptr()) != py::detail::npy_api::get().PyArray_Type_) return false;
@@ -408,8 +410,12 @@ static bool plain_state(const py::handle& o, Index L, Index B, Index units) {
          a.shape(1) == B && a.shape(2) == units;
 }
 
-static constexpr double kInnerOutputs = 64 << 20;  // bytes
+// Bytes: up to this size, the outputs of all inner layers exist at once
+static constexpr double kInnerOutputs = 64 << 20;
 
+// The usual call of a one-directional layer in a single C++ function: with one step and one row, the way through Python
+// takes longer than the kernels. Returns y and the state; or None, if x or the initial state is not a plain array of
+// the right shape and Python has to look at it.
 template <class T>
 static py::object infer_typed(const std::vector<WeightsPointer>& layers, const py::array& x, bool batch_first,
                               const py::handle& given) {
@@ -436,8 +442,8 @@ static py::object infer_typed(const std::vector<WeightsPointer>& layers, const p
   Strided input{static_cast<char*>(const_cast<void*>(x.data())), x.strides(batch_first), x.strides(!batch_first),
                 x.strides(2)};
   bool direct = is_aligned<T>(x) && (I == 1 || input.feature == item);
-  // Layers that may run beside each other need all outputs at once; large ones come one after the other, so that there
-  // are never more than two. The same limit stands in unroll.py.
+  // Layers that may run side by side need all outputs at once. With large outputs, layers run one after the other, so
+  // that there are never more than two outputs. unroll.py has the same limit.
   const bool at_once = static_cast<double>(L - 1) * static_cast<double>(steps * B * R * item) <= kInnerOutputs;
   std::vector<ForwardCall<T>> calls;
   std::vector<py::array> inner;
@@ -577,7 +583,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
                           a.ndim() ? a.shape(a.ndim() - 1) * a.itemsize() : a.itemsize());
       },
       "array"_a);
-  // "std::bad_alloc" would tell a user nothing.
+  // The message "std::bad_alloc" would not help a user.
   py::register_local_exception_translator([](std::exception_ptr error) {
     try {
       if (error) std::rethrow_exception(error);
@@ -629,7 +635,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       .def_property_readonly("hidden_size", [](const WeightsBase& w) { return w.H; })
       .def_property_readonly("output_size", [](const WeightsBase& w) { return w.R; });
 
-  // As quickly as can be: the parameters that most cells have, in torch's order.
+  // The fastest way to make weights: the parameters that most cells have, in torch's order.
   m.def(
       "usual_weights",
       [](const std::string& cell, const py::object& W_ih, const py::object& W_hh, const py::object& b_ih,

@@ -1,6 +1,6 @@
-// The streaming step, bound by hand: pybind11 costs 350-470 ns per array argument, several times the step of a small
-// layer. `step` is a METH_FASTCALL method that takes exact, contiguous arrays as they are; anything else goes once
-// through the subclass's `_as_input`, which converts or raises, and comes back.
+// The streaming step, bound without pybind11, which needs 350-470 ns per array argument, several times the step of a
+// small layer. `step` is a METH_FASTCALL method that uses exact, contiguous arrays as they are; any other input passes
+// once through the subclass's `_as_input`, which converts it or raises.
 #include <atomic>
 #include <new>
 
@@ -11,7 +11,7 @@
 namespace fusedrnn::python {
 namespace {
 
-// Above this a step lets other Python threads run; below, giving the GIL away costs more than the step.
+// Larger steps let other Python threads run; for smaller ones, releasing the GIL costs more than the step.
 constexpr double kReleaseFlops = 1e6;
 
 struct Engine {
@@ -23,8 +23,8 @@ struct Engine {
   py::object real, token;  // descriptors, compared by address: NumPy has one per built-in type
 };
 
-// The engine is set once, by the first __init__: a step of another thread, or the one that converts its input, may be
-// using it.
+// The engine is set once, by the first __init__, because a step in another thread, or the code that converts its input,
+// may be using it.
 template <class Call>
 auto with_runner(const Engine& e, Call call) {
   return with_dtype(e.runner->dtype,
@@ -41,7 +41,7 @@ Engine* engine_of(PyObject* self) {
   return engine;
 }
 
-// A stream is for one thread at a time: two would mix their states.
+// Only one thread at a time may use a stream: two would mix their states.
 class Turn {
  public:
   explicit Turn(Engine& engine) : engine_(engine) {
@@ -64,7 +64,7 @@ PyTypeObject* array_type() {
   return type;
 }
 
-// An exact, contiguous, aligned ndarray of this descriptor and shape?
+// Returns the array if it is an exact, contiguous, aligned ndarray of this descriptor and shape, else null.
 const ArrayStruct* plain(PyObject* o, PyObject* descriptor, Index rows, Index columns, int flags) {
   if (Py_TYPE(o) != array_type()) return nullptr;
   const auto* a = reinterpret_cast<const ArrayStruct*>(o);
@@ -97,8 +97,8 @@ std::string described(const py::object& o) {
   return text;
 }
 
-// What the subclass makes of an input that is not plain. No object of ours is alive in between: a thread that ends
-// there would give it back without the GIL.
+// The array that the subclass makes of an input that is not plain. None of our objects is alive during the call: if the
+// thread ended there, their references would be released without the GIL.
 py::object converted_input(PyObject* self, PyObject* x) {
   static PyObject* const name = PyUnicode_InternFromString("_as_input");
   PyObject* array = unless_ended([&] { return PyObject_CallMethodOneArg(self, name, x); });
@@ -113,7 +113,7 @@ py::object step(PyObject* self, PyObject* x, PyObject* out) {
   const ArrayStruct* input = plain(x, e.real.ptr(), e.B, e.I, kContiguous | kAligned);
   bool tokens = false;
   if (!input) {
-    // Floats of another kind, other strides, or tokens: the Python side checks and converts, ids included.
+    // Other float types, other strides, or tokens: the Python side checks and converts them, including the ids.
     converted = converted_input(self, x);
     input = plain(converted.ptr(), e.real.ptr(), e.B, e.I, kContiguous | kAligned);
     if (!input) {

@@ -1,15 +1,17 @@
-// Which cells there are, and what a cell with options computes with. Seen by core, too, so without instruction sets: the
-// types that the list names are in the other files of this folder, and only kernels/kernels.cpp asks for them.
+// All cells by name, and the options a cell can be computed with. Core and the kernels both include this file, so it
+// contains nothing that depends on an instruction set: the list only names the cell types. They are defined in the
+// other files of this folder, which only kernels/kernels.cpp includes. A new cell starts with a line here; next, read
+// cells/cell.h.
 #pragma once
 
 #include "../math/functions.h"
 
 namespace fusedrnn {
 
-// The one list: X(type, name in Python and in the C API, forms of kernels/forms.h that it is compiled in). The usual form of
-// a cell has its functions compiled in, the ...Options form takes them from CellOptions. Cells with options are never
-// Plain: Masked costs them a few per cent at most, and each form takes seconds to compile and tens of kilobytes, for
-// every instruction set.
+// The list of cells: X(type, name in Python and in the C API, the forms of kernels/forms.h it is compiled in). The
+// usual form of a cell has its activation functions compiled in; an ...Options cell takes them from CellOptions. Cells
+// with options are never Plain: Masked is at most a few per cent slower, whereas each form takes seconds to compile and
+// tens of kilobytes, for every instruction set.
 #define FUSEDRNN_CELLS(X)                                  \
   X(RNNTanh, "rnn_tanh", Plain, Masked)                    \
   X(RNNRelu, "rnn_relu", Plain, Masked)                    \
@@ -35,7 +37,7 @@ enum Peephole { kNoPeephole, kPeepholeIFO, kPeepholeOPrev };  // see cells/lstm.
 
 struct CellOptions {
   Activation gate{kSigmoid}, state, output;
-  double clip = __builtin_inf(), cell_clip = __builtin_inf();  // of pre-activations, of c; infinity: none
+  double clip = __builtin_inf(), cell_clip = __builtin_inf();  // limits of pre-activations and of c; infinity: no limit
   Peephole peephole = kNoPeephole;
 };
 

@@ -1,16 +1,16 @@
-// r = sigmoid(a_r), z = sigmoid(a_z), h' = (1 - z) n + z h, and
-//   reset after  the matmul: n = tanh(W_in x + b_in + r * (W_hn h + b_hn))     as in cuDNN and torch
-//   reset before the matmul: n = tanh(W_in x + b_in + W_hn (r * h) + b_hn)     Cho et al. 2014, arXiv:1406.1078
-//   simple, no reset gate:   n = tanh(W_in x + b_in + W_hn h + b_hn)           as textbooks introduce it
-// Options: other functions in place of sigmoid and tanh, clipped arguments.
+// GRU: r = sigmoid(a_r), z = sigmoid(a_z), h' = (1 - z) n + z h, where n is one of
+//   reset after the product:   n = tanh(W_in x + b_in + r * (W_hn h + b_hn))     as in cuDNN and torch
+//   reset before the product:  n = tanh(W_in x + b_in + W_hn (r * h) + b_hn)     Cho et al. 2014, arXiv:1406.1078
+//   simple, no reset gate:     n = tanh(W_in x + b_in + W_hn h + b_hn)           the introductory version of textbooks
+// Options: other functions in place of sigmoid and tanh; clipped pre-activations.
 #pragma once
 
 #include "cell.h"
 
 namespace fusedrnn::FUSEDRNN_ISA {
 
-// a = n's input part, r, z, n's recurrent part u. n comes first so that the input's gates (n r z) and the recurrent
-// ones (r z u) are each contiguous in a gate row.
+// a = input part of n, r, z, recurrent part u of n. n comes first so that the gates of the input product (n r z) and
+// those of the recurrent product (r z u) are each contiguous in a gate row.
 template <class Functions>
 class GRUAfterCell : Functions {
  public:

@@ -1,11 +1,14 @@
-// i, f, o = sigmoid(a), g = tanh(a); c' = f c + i g, h' = o tanh(c').
-// Hochreiter & Schmidhuber 1997; forget gate: Gers, Schmidhuber & Cummins 2000. Options:
-//   peepholes  i and f see c, o sees c'   a_i += p_i c, a_f += p_f c, a_o += p_o c'    Gers, Schraudolph & Schmidhuber
-//   2002
-//              o sees c                   a_o += p_o c                                 as some textbooks have it
-//   coupled    f = 1 - i: no gate f of its own (rows i g o, peepholes i o)             Greff et al. 2015
-//   cell_clip  c' limited to [-cell_clip, cell_clip]                                   Sak, Senior & Beaufays 2014
-//   other functions in place of sigmoid and tanh, clipped arguments
+// LSTM: i, f, o = sigmoid(a), g = tanh(a); c' = f c + i g, h' = o tanh(c').
+// Hochreiter & Schmidhuber 1997; forget gate: Gers, Schmidhuber & Cummins 2000.
+// Gate equations only: matrix products and the loop over time are in kernels/forward.h. cells/cell.h explains each
+// function and trait; python/fusedrnn/reference/cells/lstm.py is the same cell in NumPy.
+// Options:
+//   peepholes  i and f see c, o sees c'   a_i += p_i c, a_f += p_f c, a_o += p_o c'   Gers, Schraudolph &
+//                                                                                     Schmidhuber 2002
+//              o sees c                   a_o += p_o c                                as some textbooks have it
+//   coupled    f = 1 - i: no separate gate f (rows i g o, peepholes i o)              Greff et al. 2015
+//   cell_clip  c' limited to [-cell_clip, cell_clip]                                  Sak, Senior & Beaufays 2014
+//   other functions in place of sigmoid and tanh; clipped pre-activations
 #pragma once
 
 #include "cell.h"
@@ -18,7 +21,7 @@ class LSTMCell : Functions {
 
  public:
   static constexpr int gates = COUPLED ? 3 : 4, states = 2, phases = 1, split = 0, saved = gates, first = gates;
-  static constexpr int unit_parameters = adjustable ? gates - 1 : 0;  // p_i p_f p_o, or p_i p_o; o_prev: p_o alone
+  static constexpr int unit_parameters = adjustable ? gates - 1 : 0;  // p_i p_f p_o, or p_i p_o; o_prev: only p_o
   static constexpr bool carries_h = false, zeros_stay = !adjustable;
   static constexpr int order[] = {0, 1, 2, 3};
 
@@ -49,18 +52,19 @@ class LSTMCell : Functions {
     backward_state(save, s, p, dc + ds_new[1], da, ds);
   }
 
-  // The same in two parts, for layer normalisation of c on its way to h: `seen` is what h sees of it.
+  // forward and backward in two parts, for layer normalisation of c on its way to h: `seen` is the c that h is computed
+  // from.
   template <class V>
   V hidden(const V* save, V seen) const {
     return gate.recall(save[O]) * output(seen);
   }
   template <class V>
   void backward_hidden(const V* save, V seen, V dh, V& da_o, V& dseen) const {
-    const V o = gate.recall(save[O]), out = output(seen);  // cheaper to compute again than to keep
+    const V o = gate.recall(save[O]), out = output(seen);  // recomputing is cheaper than keeping
     da_o = gate.back(dh * out, save[O], o);
     dseen = output.back(dh * o, seen, out);
   }
-  // da[O] is there already.
+  // da[O] is already set.
   template <class V>
   void backward_state(const V* save, const V* s, const V* p, V dc, V* da, V* ds) const {
     const V i = gate.recall(save[I]), f = recall_forget(save, i), g = state.recall(save[G]);
@@ -82,7 +86,7 @@ class LSTMCell : Functions {
       ds[1] = da[O] * p[PO] + ds[1];
     }
   }
-  // What one row and step adds to the gradients of the peepholes.
+  // Adds the contribution of one row and step to the gradients of the peepholes.
   template <class V>
   void unit_gradients(const V* da, const V* s, const V* s_new, V* dp) const {
     if (peephole() == kPeepholeIFO) {

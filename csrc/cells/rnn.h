@@ -1,11 +1,11 @@
-// h' = tanh(a), relu(a), or any other function.  Elman 1990, "Finding structure in time".
+// The simple RNN: h' = tanh(a), relu(a), or any other function. Elman 1990, "Finding structure in time".
 #pragma once
 
 #include "cell.h"
 
 namespace fusedrnn::FUSEDRNN_ISA {
 
-// Tanh and Relu need nothing but h' on the way back.
+// With Tanh and Relu, backward needs nothing but h'.
 template <class Function, bool KEEPS>
 class RNNCell {
  public:

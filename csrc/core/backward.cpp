@@ -6,7 +6,7 @@
 
 namespace fusedrnn {
 
-// What the call has to do, for policy.h.
+// The work of this call, for policy.h.
 template <class T>
 Workload BackwardCall<T>::workload() const {
   const Weights<T>& weights = *tape_.weights;
@@ -59,7 +59,7 @@ BackwardCall<T>::BackwardCall(Unallocated, const Tape<T>& tape, const BackwardAr
 template <class T>
 Measured BackwardCall<T>::measure(const Tape<T>& tape, bool need_dx) {
   BackwardArrays<T> arrays;
-  static char somewhere;  // dx that nobody writes
+  static char somewhere;  // stands for a dx; nothing is written
   if (need_dx) arrays.dx.data = &somewhere;
   BackwardCall call(Unallocated(), tape, arrays);
   Arena arena;
@@ -87,7 +87,7 @@ BackwardCall<T>::BackwardCall(const Tape<T>& tape, const BackwardArrays<T>& arra
   }
   if (f.drecurrent) std::fill_n(f.drecurrent, f.rows.B * weights.padded(0), T(0));
   if (!arrays.dunits) f.dunits = nullptr;
-  if (N == 0) std::memset(f.dW_x, 0, arena.size() - sums_at_);  // nothing will be summed
+  if (N == 0) std::memset(f.dW_x, 0, arena.size() - sums_at_);  // nothing will be summed, so the gradients are zero
 }
 
 template <class T>
@@ -116,7 +116,7 @@ void BackwardCall<T>::lay_out(Arena& arena) {
   }
   const std::size_t second = kernel.phases == 2 || projected ? wide : 0;
   arena.claim(f.inputs, product(wide_x + wide_h + second, rows));
-  // Sums over all steps, from here on.
+  // From here on: sums over all steps.
   sums_at_ = arena.size();
   arena.claim(f.dW_x, product(gates, f.few_rows && !tape_.tokens ? 0 : I));
   arena.claim(f.dW_h, product(gates, f.few_rows ? 0 : R));
@@ -136,7 +136,7 @@ void BackwardCall<T>::run(Member& m) const {
   tape_.weights->kernel().backward[tape_.form](f_, m);
 }
 
-// Only the last run of a row hands its final state out.
+// Only the last run of a row returns its final state, so only that run receives the state's gradient.
 template <class T>
 void BackwardCall<T>::gather_final_states(int s) const {
   const Schedule& schedule = *tape_.schedule;
@@ -147,7 +147,7 @@ void BackwardCall<T>::gather_final_states(int s) const {
                 f_.dstates[s] + schedule.last_run(row, tape_.reverse) * wide);
 }
 
-// All runs of a row start from its initial state: the gradient is their sum, in the order of time.
+// All runs of a row start from its initial state: the gradient of that state is their sum, in the order of time.
 template <class T>
 void BackwardCall<T>::finish() const {
   const Weights<T>& weights = *tape_.weights;
@@ -180,7 +180,7 @@ void BackwardCall<T>::detach_dx() {
   const Index item = sizeof(T), I = tape_.weights->I, B = tape_.schedule->B();
   dx_ = Buffer(product(product(size(tape_.schedule->T()), size(B)), size(I * item)));
   f_.dx = {dx_.as<char>(), B * I * item, I * item, item};
-  f_.dx_T = f_.rows.gaps = 0;  // skipped steps are not added
+  f_.dx_T = f_.rows.gaps = 0;  // skipped steps are not added, so their zeros are not needed
   f_.accumulate = false;
 }
 
@@ -209,7 +209,7 @@ void run_backward(std::vector<BackwardCall<T>>& calls, Interrupt interrupt) {
     for (const BackwardCall<T>& call : calls) run_alone([&](Member& m) { call.run(m); }, interrupt);
   } else {
     const std::vector<Stage> plan = decide(loads, Order::kIndependent, machine);
-    // What calls at the same time add to one dx, is added afterwards in the order of the calls.
+    // What concurrent calls add to the same dx is added afterwards, in the order of the calls.
     std::vector<const BackwardCall<T>*> detached;
     if (plan.size() < calls.size())
       for (BackwardCall<T>& call : calls)

@@ -1,4 +1,4 @@
-// One layer in one direction over a sequence, backward.
+// The backward call of one layer in one direction over a sequence: its arrays, and the call itself.
 #pragma once
 
 #include <vector>
@@ -15,7 +15,7 @@ template <class T>
 struct BackwardArrays {
   Strided dy, dx;
   bool accumulate = false;
-  const T* dstate_n[kMaxStates] = {};  // null: zeros
+  const T* dstate_n[kMaxStates] = {};  // null: zero gradients
   Index dstate_n_stride[kMaxStates] = {};
   T* dstate[kMaxStates] = {};
   Index dstate_stride[kMaxStates] = {};
@@ -30,12 +30,13 @@ class BackwardCall {
  public:
   BackwardCall(const Tape<T>& tape, const BackwardArrays<T>& arrays);
   const Workload& load() const { return load_; }
-  // tape: with weights, schedule and form, and with tokens if there are any; no memory is needed.
+  // `tape` needs its weights, schedule and form, and its tokens if there are any, but no memory.
   static Measured measure(const Tape<T>& tape, bool need_dx);
   void run(Member& m) const;
-  void finish() const;  // the gradients of initial states and unit parameters to their place
+  void finish() const;  // copies the gradients of initial states and unit parameters to the caller's arrays
 
-  // Sends dx elsewhere for now, and adds it to its place later: two directions must not write one array at once.
+  // Sends dx to a separate array for now, to be added to the caller's array later: two directions must not write one
+  // array at the same time.
   bool accumulates() const { return f_.dx.data && f_.accumulate; }
   void detach_dx();
   void add_dx() const;
@@ -52,10 +53,10 @@ class BackwardCall {
   Backward<T> f_{};
   Workload load_;
   Buffer memory_, dx_;
-  std::size_t sums_at_ = 0;  // where the sums over all steps begin in memory_
+  std::size_t sums_at_ = 0;  // where the sums over all steps start in memory_
 };
 
-// Runs calls that are ready and do not depend on each other, but for adding to one dx in their order. Throws
+// Runs calls that are ready and independent of each other, except that they may add to the same dx, in order. Throws
 // Interrupted.
 template <class T>
 void run_backward(std::vector<BackwardCall<T>>& calls, Interrupt interrupt);

@@ -21,9 +21,9 @@ namespace fusedrnn {
 namespace {
 
 constexpr std::size_t kHugePage = std::size_t{2} << 20;
-constexpr std::size_t kKeep = std::size_t{512} << 20;  // unused bytes the pool keeps at most
+constexpr std::size_t kKeep = std::size_t{512} << 20;  // the most unused bytes that the pool keeps
 
-// Size classes an eighth of a power of two apart: at most 12.5 % is wasted, and shapes that vary a little share.
+// Size classes are an eighth of a power of two apart: at most 12.5 % is wasted, and similar shapes share a class.
 std::size_t size_class(std::size_t bytes) {
   if (bytes <= 4096) return 4096;
   std::size_t step = 512;
@@ -60,8 +60,8 @@ class Pool {
     return data;
   }
 
-  // What has lain here for longest makes room: else the sizes of a layer that is no longer used would fill the pool,
-  // and every call of the next one would clear fresh pages.
+  // The blocks that have been unused for longest are freed first: otherwise the sizes of a layer no longer in use would
+  // fill the pool, and every call of the next layer would clear fresh pages.
   void give(void* data, std::size_t bytes) noexcept {
     if (bytes <= kKeep) {
       try {
@@ -89,7 +89,7 @@ class Pool {
     blocks_.clear();
     free_.clear();
 #if defined(__GLIBC__)
-    malloc_trim(0);  // else blocks below malloc's threshold for mmap stay in its heap
+    malloc_trim(0);  // otherwise blocks below malloc's mmap threshold stay in its heap
 #endif
     return std::exchange(kept_, 0);
   }
@@ -103,18 +103,19 @@ class Pool {
   };
   void free_oldest() {
     const Block oldest = blocks_.front();
-    free_[oldest.bytes].pop_front();  // of its size, too, it is the oldest
+    free_[oldest.bytes].pop_front();  // also the oldest of its size
     blocks_.pop_front();
     kept_ -= oldest.bytes;
     std::free(oldest.data);
   }
 
-  std::list<Block> blocks_;                                             // unused ones, the latest last
-  std::map<std::size_t, std::deque<std::list<Block>::iterator>> free_;  // the same by size
+  std::list<Block> blocks_;                                             // unused blocks, the latest last
+  std::map<std::size_t, std::deque<std::list<Block>::iterator>> free_;  // the same blocks by size
   std::size_t kept_ = 0;
 };
 
-// Never destroyed: arrays may outlive every static destructor. A fork must not catch the lock held by another thread.
+// Never destroyed: arrays may outlive every static destructor. A fork must not happen while another thread holds the
+// lock.
 Pool& pool() {
   static Pool* const instance = [] {
     auto* p = new Pool;

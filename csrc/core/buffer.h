@@ -1,6 +1,6 @@
-// Aligned memory that is recycled. On a virtual machine the first touch of a fresh 4 KiB page costs about 2 us, half a
-// millisecond per MiB: as much as a whole layer's arithmetic. So buffers, tapes and output arrays come from a pool.
-// Used by core and the bindings, never by kernels.
+// A pool of aligned memory. On a virtual machine the first touch of a fresh 4 KiB page costs about 2 us, which is half
+// a millisecond per MiB, as much as the arithmetic of a whole layer. So buffers, tapes and output arrays reuse memory
+// from a pool. Used by core and the bindings, never by kernels.
 #pragma once
 
 #include <cassert>
@@ -13,7 +13,7 @@ namespace fusedrnn {
 
 inline std::size_t size(Index n) { return static_cast<std::size_t>(n); }
 
-// Throws std::bad_alloc when it overflows: too large is a MemoryError, never a small buffer.
+// Throw std::bad_alloc on overflow: a size that is too large is a MemoryError, never a small buffer.
 std::size_t product(std::size_t a, std::size_t b);
 std::size_t sum(std::size_t a, std::size_t b);
 
@@ -38,11 +38,11 @@ class Buffer {
 
  private:
   void* data_ = nullptr;
-  std::size_t bytes_ = 0;  // of the size class
+  std::size_t bytes_ = 0;  // of the size class, which may exceed the bytes asked for
 };
 
-// Several arrays in one buffer. claim() notes an array and the pointer that is to point at it; allocate() makes the
-// buffer and sets all of these pointers, which must still be where they were.
+// Several arrays in one buffer. claim() records the size of an array and the pointer to it; allocate() makes the buffer
+// and sets all of these pointers, which must not have moved in the meantime.
 class Arena {
  public:
   template <class T>
@@ -60,7 +60,7 @@ class Arena {
   std::size_t size() const { return size_; }
 
  private:
-  static constexpr int kMost = 24;  // arrays of one call; one more is refused by the assertion
+  static constexpr int kMost = 24;  // arrays in one call; an assertion refuses more
   struct Claim {
     void* target;
     std::size_t offset;
@@ -71,7 +71,7 @@ class Arena {
   std::size_t size_ = 0;
 };
 
-// Gives unused pooled memory back to the system; returns how many bytes.
+// Returns unused pooled memory to the system; the result is the number of bytes.
 std::size_t trim_pool();
 
 }  // namespace fusedrnn

@@ -13,7 +13,7 @@ static std::size_t read_l2_bytes() {
 #if defined(_SC_LEVEL2_CACHE_SIZE)
   bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
 #endif
-  // On aarch64 the C library may not know; the kernel does ("1024K").
+  // On aarch64 the C library may not know; the kernel does (the file contains, for example, "1024K").
   if (std::FILE* file = bytes > 0 ? nullptr : std::fopen("/sys/devices/system/cpu/cpu0/cache/index2/size", "r")) {
     char text[32] = {}, *unit = text;
     if (std::fgets(text, sizeof text, file)) bytes = std::strtol(text, &unit, 10);
@@ -29,7 +29,8 @@ std::size_t l2_bytes() {
   return bytes;
 }
 
-// The compiler's run-time support asks CPUID for the instructions and XGETBV for the registers the system saves.
+// The compiler's run-time support asks CPUID about the instructions and XGETBV about the registers that the system
+// saves.
 #if defined(__x86_64__)
 bool cpu_has_avx2() {
   __builtin_cpu_init();

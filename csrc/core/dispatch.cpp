@@ -7,7 +7,7 @@
 
 namespace fusedrnn {
 
-// isas.inc is written by CMakeLists.txt: FUSEDRNN_LEVEL(name) for each level built, the fastest first.
+// isas.inc is written by CMakeLists.txt: FUSEDRNN_LEVEL(name) for each level built, fastest first.
 #define FUSEDRNN_LEVEL(isa)                        \
   namespace isa {                                  \
   extern const KernelTable<float> kernels_float;   \
@@ -21,7 +21,7 @@ namespace {
 bool runs_here(const std::string& name) {
   if (name == "avx512") return cpu_has_avx512();
   if (name == "avx2") return cpu_has_avx2();
-  return true;  // sse2 and neon are their architectures' base
+  return true;  // sse2 and neon are the base of their architectures
 }
 
 std::string lower_case(std::string text) {
@@ -61,7 +61,7 @@ struct Dispatch {
   }
 };
 
-// Never destroyed: threads may be in a call while the process ends.
+// Never destroyed: threads may still be in a call while the process ends.
 Dispatch& dispatch() {
   static Dispatch& instance = *new Dispatch;
   return instance;

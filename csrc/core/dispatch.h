@@ -1,4 +1,4 @@
-// Which ISA? The list of implementations this build holds and this CPU can run, and the one in use.
+// Selects the ISA: the implementations in this build that this CPU can run, and the one in use.
 #pragma once
 
 #include <string>
@@ -8,11 +8,11 @@
 
 namespace fusedrnn {
 
-const std::vector<const Kernels*>& available_kernels();  // the fastest first
+const std::vector<const Kernels*>& available_kernels();  // fastest first
 const Kernels& current_kernels();
-bool use_kernels(const std::string& name);  // false: not available here
+bool use_kernels(const std::string& name);  // false: not available on this machine
 
-// An empty string, or why FUSEDRNN_ISA could not be honoured.
+// Empty, or the reason why FUSEDRNN_ISA could not be honoured.
 const std::string& dispatch_complaint();
 
 template <class T>

@@ -1,5 +1,5 @@
-// The one way from a dtype known at run time to a type: with_dtype(dtype, [&](auto zero) { using T = decltype(zero);
-// ... }).
+// The only conversion from a run-time dtype to a type:
+//   with_dtype(dtype, [&](auto zero) { using T = decltype(zero); ... })
 #pragma once
 
 namespace fusedrnn {

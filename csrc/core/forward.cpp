@@ -6,7 +6,7 @@
 
 namespace fusedrnn {
 
-// What the call has to do, for policy.h.
+// The work of this call, for policy.h.
 template <class T>
 Workload ForwardCall<T>::workload() const {
   const Weights<T>& weights = *weights_;
@@ -45,7 +45,7 @@ ForwardCall<T>::ForwardCall(std::shared_ptr<const Weights<T>> weights, std::shar
     const Index end = chunk_end(f.rows, t, f.input_rows);
     f.chunk_rows = std::max(f.chunk_rows, f.rows.offset(end) - f.rows.offset(t));
     t = end;
-    if (!f.rows.offset_at) break;  // all chunks are alike
+    if (!f.rows.offset_at) break;  // all chunks are of equal size
   }
   f.gate_rows = f.keep ? schedule_->row_count() : f.chunk_rows;
   form_ = weights_->form(arrays.masked());
@@ -76,7 +76,8 @@ ForwardCall<T>::ForwardCall(std::shared_ptr<const Weights<T>> weights, std::shar
   if (training) fill_tape(lasting.size());
 }
 
-// Claims room for all arrays of the call: lasting ones are the tape's in training, scratch ones end with the call.
+// Claims space for all arrays of the call: in training the lasting arrays belong to the tape; the scratch arrays live
+// for the call.
 template <class T>
 void ForwardCall<T>::lay_out(Arena& lasting, Arena& scratch) {
   Forward<T>& f = f_;
@@ -90,7 +91,7 @@ void ForwardCall<T>::lay_out(Arena& lasting, Arena& scratch) {
   for (int s = 0; s < kernel.states; ++s) lasting.claim(f.states[s], product(state_rows, size(weights.padded(s))));
   if (kernel.phases == 2) lasting.claim(f.operand, product(operand_rows, wide));
   if (projected) lasting.claim(f.hidden, product(operand_rows, wide));
-  // Masks: the caller's in the order of rows, or one neutral row for all.
+  // Masks: the caller's, in the order of rows, or a single neutral row for all rows.
   if (masked) lasting.claim(factors_, product(arrays_.recurrent_mask ? B : 1, wide_h));
   if (arrays_.recurrent_mask) lasting.claim(f.recurrent, product(state_rows, wide_h));
   if (arrays_.kept[1].data || (normed && weights.structure.zoneout[1] != 0))
@@ -113,7 +114,7 @@ void ForwardCall<T>::lay_out(Arena& lasting, Arena& scratch) {
   if (gathering_threads_ > 0) scratch.claim(f.gather, product(size(gathering_threads_ * kGatherRows), size(weights.I)));
 }
 
-// What the arrays hold before the first step.
+// Sets what the arrays contain before the first step.
 template <class T>
 void ForwardCall<T>::fill() {
   Forward<T>& f = f_;
@@ -169,7 +170,7 @@ void ForwardCall<T>::fill_tape(std::size_t nbytes) {
   tape.tokens = f.tokens, tape.x = x_;
 }
 
-// The caller may change x before backward: the tape has its own, in the order of rows.
+// The caller may change x before backward, so the tape keeps a copy, in the order of rows.
 template <class T>
 void ForwardCall<T>::copy_input(Member& m, Interrupt interrupt) const {
   const Rows& rows = f_.rows;
@@ -188,7 +189,7 @@ void ForwardCall<T>::copy_input(Member& m, Interrupt interrupt) const {
   }
 }
 
-// The masks of zoneout, in the order of rows and padded to whole vectors.
+// Copies the zoneout masks, in the order of rows and padded to whole vectors.
 template <class T>
 void ForwardCall<T>::copy_kept(Member& m) const {
   for (int s = 0; s < weights_->kernel().states; ++s) {
@@ -201,7 +202,7 @@ void ForwardCall<T>::copy_kept(Member& m) const {
         std::uint8_t* to = stays_[s] + (f_.rows.offset(t) + b) * wide;
         const char* row =
             from.data + f_.rows.caller_time(t, b, f_.reverse) * from.time + f_.rows.caller_row(b) * from.batch;
-        for (Index k = 0; k < units; ++k) to[k] = row[k] != 0;  // read once, and a share of 0 or 1 whatever the byte
+        for (Index k = 0; k < units; ++k) to[k] = row[k] != 0;  // each byte is read once and becomes a share of 0 or 1
         std::memset(to + units, 0, size(wide - units));
       }
   }

@@ -1,5 +1,5 @@
-// One layer in one direction over a sequence, forward: what a caller passes in, what is kept for backward, and the
-// call.
+// The forward call of one layer in one direction over a sequence: the caller's arrays, the tape kept for backward, and
+// the call itself.
 #pragma once
 
 #include <algorithm>
@@ -15,7 +15,7 @@
 
 namespace fusedrnn {
 
-// What a caller passes in and out.
+// The caller's inputs and outputs.
 template <class T>
 struct ForwardArrays {
   Strided x;
@@ -26,8 +26,8 @@ struct ForwardArrays {
   Index state_stride[kMaxStates] = {};
   T* state_n[kMaxStates] = {};
   Index state_n_stride[kMaxStates] = {};
-  // Training: factors of h in the recurrent product (B, R), or null; where a unit keeps its state, (T, B, units), or
-  // null.
+  // Training only: factors of h in the recurrent product, (B, R), or null; where a unit keeps its state, (T, B, units),
+  // or null.
   const T* recurrent_mask = nullptr;
   Index recurrent_mask_stride = 0;
   Strided kept[kMaxStates];
@@ -42,7 +42,7 @@ class TapeBase {
   std::size_t nbytes = 0;
 };
 
-// What forward keeps for backward; nothing in it belongs to the caller.
+// What forward keeps for backward. Nothing in a tape belongs to the caller.
 template <class T>
 class Tape final : public TapeBase {
  public:
@@ -59,36 +59,37 @@ class Tape final : public TapeBase {
   const std::int64_t* tokens = nullptr;
 };
 
-// A state before and after each step, (T, B, units) in the caller's order; nothing is written where no step ran. `ran`
-// (T, B) becomes true where one did.
+// Reads a state before and after each step, (T, B, units) in the caller's order; steps that did not run are not
+// written. `ran` (T, B) becomes true for steps that ran.
 template <class T>
 void read_states(const Tape<T>& tape, int state, T* before, T* after, bool* ran);
 
-// What a call would need, without making anything.
+// The memory and work of a call, computed without making it.
 struct Measured {
   Workload load;
   Form form = kPlain;
   Index chunk_rows = 0;
-  std::size_t lasting_bytes = 0, scratch_bytes = 0;  // lasting: in training the tape's
+  std::size_t lasting_bytes = 0, scratch_bytes = 0;  // lasting: the tape's, in training
 };
 
-// One layer in one direction, made ready: everything allocated, to be run by a team. Two directions of a layer are two
+// One layer in one direction, with everything allocated, ready for a team to run. The two directions of a layer are two
 // calls that may run side by side.
 template <class T>
 class ForwardCall {
  public:
-  // threads: of the call that this is part of. No team that runs it may have more members.
+  // threads: the limit of the call that this is part of. No team with more members may run it.
   ForwardCall(std::shared_ptr<const Weights<T>> weights, std::shared_ptr<const Schedule> schedule,
               const ForwardArrays<T>& arrays, bool reverse, bool training, ThreadLimit& threads);
   const Workload& load() const { return load_; }
   static Measured measure(std::shared_ptr<const Weights<T>> weights, std::shared_ptr<const Schedule> schedule,
                           const ForwardArrays<T>& arrays, bool training);
-  // The same call as one for each share of the rows; for calls whose load is divisible.
+  // Splits this call into one call per share of the rows; for calls whose load is divisible.
   std::vector<ForwardCall> by_rows(Index parts) const;
-  // Computes the input part of no more than so many steps at once, for a layer below or above that runs beside it.
+  // Limits the input product to `steps` steps at once, for a layer that runs concurrently with the layer below or
+  // above.
   void keep_close(Index steps) { f_.input_rows = std::min(f_.input_rows, steps * f_.rows.B); }
   void run(Member& m, Interrupt interrupt) const;
-  void finish() const;  // with resets: the final states to their place
+  void finish() const;  // with resets: copies the final states to the caller's arrays
   std::unique_ptr<TapeBase> take_tape() { return std::move(tape_); }
 
  private:
@@ -108,11 +109,11 @@ class ForwardCall {
   Form form_;
   Workload load_;
   std::unique_ptr<Tape<T>> tape_;         // null: inference
-  Buffer memory_, scratch_;               // memory_: what is the tape's in training
-  T *factors_ = nullptr, *x_ = nullptr;   // of the recurrent mask; the tape's copy of x
+  Buffer memory_, scratch_;               // memory_: in training the tape owns it instead
+  T *factors_ = nullptr, *x_ = nullptr;   // factors_: the recurrent mask; x_: the tape's copy of x
   std::uint8_t* stays_[kMaxStates] = {};  // where a unit keeps its state
   std::int64_t* tokens_ = nullptr;
-  Index gathering_threads_ = 0;  // for how many f_.gather has room, where x is gathered
+  Index gathering_threads_ = 0;  // the number of threads that f_.gather has space for, when x is gathered
 };
 
 // Runs calls that are ready. Throws Interrupted.

@@ -14,7 +14,7 @@ TeamShape team_for(const Workload& load, const Machine& machine, Index most) {
   const double seconds = seconds_alone(load, machine);
   if (most <= 1 || load.steps == 0 || seconds < machine.region) return {};
   TeamShape shape;
-  // A thread more pays while each thread's work between two barriers takes longer than a barrier.
+  // Adding a thread pays while each thread's work between two barriers takes longer than a barrier.
   const double between = seconds / static_cast<double>(load.barriers);
   shape.size = std::min<Index>(most, static_cast<Index>(between / machine.barrier));
   if (shape.size <= 1) return {};
@@ -24,7 +24,7 @@ TeamShape team_for(const Workload& load, const Machine& machine, Index most) {
   return shape;
 }
 
-// Of a call whose team may have `most` threads.
+// The time of a call whose team may have `most` threads.
 static double seconds_shared(const Workload& load, const Machine& machine, Index most) {
   const Index threads = team_for(load, machine, most).size;
   return seconds_alone(load, machine) / static_cast<double>(threads) +
@@ -62,8 +62,9 @@ Index threads_for_step(const Workload& load, const Machine& machine, bool awake)
 
 namespace {
 
-// Independent calls side by side need no barriers between them, but every core then reads all weights of its call: that
-// pays while the weights suit a core, and while no call is so long that the threads of the others wait for it.
+// Independent calls that run side by side need no barriers between them, but every core then reads all weights of its
+// call. This pays while the weights suit one core, and while no call is so long that the threads of the others have to
+// wait for it.
 class SideBySide {
  public:
   SideBySide(const std::vector<Workload>& loads, const Machine& machine) : loads_(loads), machine_(machine) {
@@ -77,8 +78,8 @@ class SideBySide {
     std::stable_sort(calls_.begin(), calls_.end(), [&](std::size_t a, std::size_t b) {
       return seconds_alone(loads[a], machine) > seconds_alone(loads[b], machine);
     });
-    // As many calls as there are threads, or several times as many, are taken by a thread each, the longest first;
-    // the calls that are left over share the threads among them.
+    // If there are as many calls as threads, or a multiple, each thread takes whole calls, the longest first; the calls
+    // that remain share the threads.
     const std::size_t threads = static_cast<std::size_t>(machine.threads), left = calls_.size() % threads;
     share_ = left ? static_cast<Index>(threads / left) : 1;
     queued_ = calls_.size() - left;
@@ -111,18 +112,18 @@ class SideBySide {
 
  private:
   double queue_seconds() const {
-    std::vector<double> busy(static_cast<std::size_t>(machine_.threads));  // until when
+    std::vector<double> busy(static_cast<std::size_t>(machine_.threads));  // when each thread becomes free
     for (std::size_t i = 0; i < queued_; ++i)
       *std::min_element(busy.begin(), busy.end()) += seconds_alone(loads_[calls_[i]], machine_);
     return *std::max_element(busy.begin(), busy.end());
   }
-  double teams_seconds() const {  // the first is the longest
+  double teams_seconds() const {  // the first remaining call is the longest
     return queued_ < calls_.size() ? seconds_shared(loads_[calls_[queued_]], machine_, share_) : 0;
   }
 
   const std::vector<Workload>& loads_;
   const Machine& machine_;
-  std::vector<std::size_t> calls_;  // the longest first
+  std::vector<std::size_t> calls_;  // longest first
   std::size_t queued_ = 0;
   Index share_ = 1;
 };
@@ -141,8 +142,8 @@ Index steps_behind(const Workload& load, const Machine& machine) {
                            machine.most_steps_behind);
 }
 
-// How many of the stacked calls, from `first` on, had better run as a wavefront than each in turn over all threads: as
-// many as there are threads for, or one. Each core of a wavefront reads all weights of its layer.
+// How many of the stacked calls, from `first` on, should run as a wavefront rather than one after the other on all
+// threads: as many as there are threads for, or one. Each core of a wavefront reads all weights of its layer.
 Index wavefront(const std::vector<Workload>& loads, std::size_t first, const Machine& machine) {
   const Index count = static_cast<Index>(loads.size() - first);
   double seconds = 0, apart = 0, slowest = 0;

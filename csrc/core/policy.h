@@ -1,7 +1,8 @@
-// How the calls of one layer, or of several, are shared among threads. Pure: what a call has to do and what the machine
-// is like come in, a plan comes out. Nothing here asks the system, starts a thread or touches an array, so that
-// tests/test_policy.py can ask about machines that nobody here has, and `fusedrnn.explain` can show the answer.
-// Results of a call never depend on the plan.
+// Decides how the calls of one or several layers share the threads. Pure functions: the work of each call and the
+// properties of the machine go in, a plan comes out. Not here: anything that asks the system, starts a thread or
+// touches an array (core/run.cpp and core/team.cpp do). So tests/test_policy.py can ask about machines that are not at
+// hand, and `fusedrnn.explain` can show the answer. Results of a call never depend on the plan. Next, read core/run.h,
+// which carries plans out.
 #pragma once
 
 #include <cstddef>
@@ -12,89 +13,95 @@
 
 namespace fusedrnn {
 
-// What one call has to do: a layer, in one direction, over a sequence.
+// The work of one call: a layer, in one direction, over a sequence.
 struct Workload {
   double flops = 0;
-  double weight_bytes = 0;  // that are read at every step
+  double weight_bytes = 0;  // bytes of weights that every step reads
   Index steps = 0, rows = 0;
-  Index panels = 1;        // of units: what the threads of a team take; more threads than panels take other rows
-  Index barriers = 0;      // that a team passes in the whole call
-  int lanes = 1;           // of a vector
-  bool divisible = false;  // rows may be cut into calls of their own: inference without resets
+  // Panels of units, which the threads of a team share; if there are more threads than panels, they divide the rows as
+  // well.
+  Index panels = 1;
+  Index barriers = 0;      // barriers that a team passes in the whole call
+  int lanes = 1;           // lanes of a vector
+  bool divisible = false;  // rows may be cut into separate calls: inference without resets
 };
 
-// The rates and thresholds by which calls are shared. The defaults are measured: where is said for each. They are a
-// little slower than most machines, on purpose: a thread too few costs less than threads that wait for each other.
+// The rates and thresholds that decide how calls share threads. The defaults are measured; comments say where. They are
+// deliberately a little slower than most machines: using one thread too few costs less than having threads wait for
+// each other.
 struct Machine {
-  Index threads = 1;                                            // that the call may use
-  double l2_bytes = static_cast<double>(std::size_t{1} << 20);  // of a core: l2_bytes() of cpu.h asks the system
+  Index threads = 1;                                            // threads that the call may use
+  double l2_bytes = static_cast<double>(std::size_t{1} << 20);  // of one core; l2_bytes() in cpu.h asks the system
 
   // Rates of one core.
-  double flops_per_lane = 7e9;  // of the slowest machine met, 118 GFLOP/s at 16 lanes (docs/experiments.md)
-  double read_bytes = 80e9;     // from L2 or a quick L3, a second: 97 to 130e9 on the machines of docs/experiments.md
-  double l3_bytes = 25e9;       // from a slow L3: the first machine of docs/experiments.md
+  double flops_per_lane = 7e9;  // of the slowest machine measured, 118 GFLOP/s at 16 lanes (docs/experiments.md)
+  double read_bytes = 80e9;     // per second from L2 or a fast L3: 97e9 to 130e9 on the machines of docs/experiments.md
+  double l3_bytes = 25e9;       // per second from a slow L3: the first machine of docs/experiments.md
 
-  // Seconds. A barrier of two threads takes 0.14 us on near cores (docs/scaling.md); starting a region 1.1 us when its
-  // threads spin and 11 us when they sleep (decision 0003).
+  // Times in seconds. A barrier of two threads takes 0.14 us on cores near each other (docs/scaling.md); starting a
+  // region takes 1.1 us when its threads are spinning and 11 us when they sleep (decision 0003).
   double barrier = 0.2e-6;
-  double region = 15e-6;          // a call that takes less stays on one thread
-  double warm_region = 5e-6;      // a streaming step that follows the last one within kMoment (stepper.cpp)
-  double forked_region = 300e-6;  // after a fork, where each region starts its threads
+  double region = 15e-6;          // a shorter call stays on one thread
+  double warm_region = 5e-6;      // a streaming step within kMoment (stepper.cpp) of the last one
+  double forked_region = 300e-6;  // after a fork, when each region starts new threads
 
-  double l2_share = 0.75;           // of L2 that weights may fill beside a step's other data
-  double l3_margin = 1.5;           // weights come from L3 in time while this times the reading is below the products:
-                                    // side by side they took two thirds of the products' time (docs/experiments.md)
-  Index rows_of_a_group = 8;        // fewer rows each would starve the tiles, whose heights are 6 to 12
-  Index rows_of_a_share = 2;        // of a call cut by rows, while the weights fit half of the usable L2
-  Index rows_of_a_large_share = 8;  // beyond: each share reads all weights (docs/experiments.md, shares of rows)
+  double l2_share = 0.75;  // the share of L2 that weights may fill beside a step's other data
+  // Weights arrive from L3 in time while their reading time, multiplied by this margin, is below the time of the
+  // products: when both ran side by side, reading took two thirds of the products' time (docs/experiments.md).
+  double l3_margin = 1.5;
+  Index rows_of_a_group = 8;  // fewer rows would starve the tiles, which are 6 to 12 rows high
+  Index rows_of_a_share = 2;  // rows in each share of a call cut by rows, while the weights fit half of the usable L2
+  // For larger weights: each share reads all of them (docs/experiments.md, shares of rows)
+  Index rows_of_a_large_share = 8;
 
-  // A layer of a wavefront runs a part of all steps behind the layer below: enough for one product of their inputs, few
-  // beside all. 4 to 16 were tried (docs/scaling.md); a twelfth keeps three layers' start below a quarter of the call.
+  // Each layer of a wavefront runs some steps behind the layer below: enough steps for one product of their inputs, but
+  // few compared with the whole sequence. 4 to 16 were tried (docs/scaling.md); with a twelfth of the steps, starting
+  // three layers takes less than a quarter of the call.
   Index steps_behind_part = 12, fewest_steps_behind = 4, most_steps_behind = 16;
 
-  // Packing moves about a word a cycle: below 128 KiB a second thread's start costs more than it brings.
+  // Packing moves about one word per cycle: below 128 KiB, starting a second thread costs more time than it saves.
   double pack_alone_bytes = static_cast<double>(std::size_t{1} << 17);
   double pack_bytes_of_a_thread = static_cast<double>(std::size_t{1} << 16);
 };
 
-// Seconds that one thread takes.
+// The time of a call on one thread, in seconds.
 double seconds_alone(const Workload& load, const Machine& machine);
 
-// Several threads on one call: its units first, then its rows. At most `most` of them.
+// The team for one call: threads divide its units first, then its rows. At most `most` threads.
 TeamShape team_for(const Workload& load, const Machine& machine, Index most);
 
-// Whether a core may read all of a call's weights: because they fit its cache, or come from L3 in time.
+// Whether one core may read all weights of a call: they fit its cache, or arrive from L3 in time.
 bool suits_one_core(const Workload& load, const Machine& machine);
 
-// Into how many shares of its rows a call is best cut, one thread each, without barriers; 1: none.
+// The best number of shares to cut a call's rows into, one thread per share and no barriers; 1: do not cut.
 Index shares_of_rows(const Workload& load, const Machine& machine);
 
-// Threads that pack `bytes` of weights.
+// The number of threads that pack `bytes` of weights.
 Index threads_for_packing(double bytes, const Machine& machine);
 
-// Threads that take a streaming step. `awake`: the threads of the step before still spin.
+// The number of threads for one streaming step. `awake`: the threads of the previous step are still spinning.
 Index threads_for_step(const Workload& load, const Machine& machine, bool awake);
 bool step_is_shareable(double weight_bytes, const Machine& machine);
 
 // How the calls of a plan relate to each other.
 enum class Order {
-  kIndependent,  // two directions, the nets of an ensemble
-  kStacked,      // inference through layers: each call's x is the y of the one before it, over the same steps
+  kIndependent,  // two directions, or the networks of an ensemble
+  kStacked,  // inference through stacked layers: the x of each call is the y of the call before, over the same steps
 };
 
-// A part of a plan: calls that run at the same time. Stages follow each other.
+// One stage of a plan: calls that run at the same time. Stages run one after the other.
 struct Stage {
   enum Way {
-    kTeam,       // one call, its units and rows split over a team
-    kRows,       // one call, cut into shares of rows, one thread each
-    kQueue,      // independent calls, each taken by one of `threads` threads, the longest first
-    kTeams,      // independent calls side by side, each by a team
-    kWavefront,  // stacked calls side by side, each by a team, `behind` steps apart
+    kTeam,       // one call, its units and rows divided among a team
+    kRows,       // one call, cut into shares of its rows, one thread per share
+    kQueue,      // independent calls; each of `threads` threads takes the longest call left
+    kTeams,      // independent calls side by side, a team for each
+    kWavefront,  // stacked calls side by side, a team for each, `behind` steps apart
   };
   Way way;
   std::vector<std::size_t> calls;
-  std::vector<TeamShape> teams;  // of each call; kRows and kQueue: none
-  Index threads = 1;             // in all
+  std::vector<TeamShape> teams;  // one for each call; empty for kRows and kQueue
+  Index threads = 1;             // total
   Index behind = 0;              // kWavefront
   double seconds = 0;            // predicted
 };

@@ -48,7 +48,7 @@ void run(const std::vector<Stage>& plan, const Calls& calls, Interrupt interrupt
         break;
       }
       case Stage::kWavefront:
-        // The last layer first: its thread, which sees signals, is the last to end.
+        // The last layer first: its thread, which checks for signals, is the last to finish.
         for (std::size_t i = stage.calls.size(); i-- > 0;) {
           calls.keep_close(stage.calls[i], stage.behind);
           teams.push_back({stage.teams[i], calls.works[stage.calls[i]], i > 0});

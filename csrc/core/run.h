@@ -1,4 +1,4 @@
-// Carrying a plan out: calls that are ready, on the threads that policy.h chose for them.
+// Carries plans out: runs calls that are ready, on the threads that policy.h chose for them.
 #pragma once
 
 #include <functional>
@@ -16,17 +16,17 @@ struct Interrupt {
 
 struct Interrupted {};  // thrown when a signal ended a call
 
-// This machine, as it is at the moment, for a call of this thread; `threads` is left at 1.
+// This machine at this moment, for a call of this thread; `threads` stays at 1.
 Machine this_machine();
 
-// The same for calls that alone take `seconds`: with the call's threads, if several could pay. To count the processors
-// is a system call, as dear as a short call itself.
+// The same for calls that take `seconds` on one thread: with the call's threads, if using several could pay. Counting
+// the processors is a system call, which takes as long as a short call itself.
 Machine machine_for(double seconds, ThreadLimit& threads);
 
 using Work = std::function<void(Member&)>;
 
-// Runs calls that are ready: works[i] is call i. `by_rows(i, n)` makes n works of the shares of call i's rows, and
-// `keep_close(i, steps)` has call i compute the input part of no more steps at once. Throws Interrupted.
+// Runs calls that are ready: works[i] is call i. `by_rows(i, n)` makes n works from the shares of call i's rows, and
+// `keep_close(i, steps)` limits the input product of call i to `steps` steps at once. Throws Interrupted.
 struct Calls {
   std::vector<Work> works;
   std::function<std::vector<Work>(std::size_t, Index)> by_rows;
@@ -34,7 +34,7 @@ struct Calls {
 };
 void run(const std::vector<Stage>& plan, const Calls& calls, Interrupt interrupt);
 
-// One call on the calling thread. Throws Interrupted.
+// Runs one call on the calling thread. Throws Interrupted.
 template <class Call>
 void run_alone(const Call& call, Interrupt interrupt) {
   Team team;

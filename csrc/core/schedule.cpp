@@ -15,7 +15,7 @@ Schedule::Schedule(Index T, Index B, const std::int64_t* lengths, const std::uin
   if (T < 0 || B < 0) throw std::invalid_argument("negative size");
   product(product(size(T), size(B)), sizeof(double));
   rows_.B = B;
-  std::vector<Index> ends;  // a copy, because another thread may change the caller's array after the check
+  std::vector<Index> ends;  // copied, because another thread may change the caller's array after the check
   if (lengths) ends.assign(lengths, lengths + B);
   for (const Index end : ends)
     if (end < 0 || end > T) throw std::invalid_argument("length outside [0, T]");
@@ -35,14 +35,14 @@ Schedule::Schedule(Index T, Index B, const std::int64_t* lengths, const std::uin
 Schedule::Schedule(const Schedule& whole, Index part, Index parts) : T_(whole.T_), B_(whole.B_) {
   const Rows& all = whole.rows_;
   rows_.T = all.T;
-  if (!all.length) {  // rows next to each other
+  if (!all.length) {  // consecutive rows
     const Range share = part_of(all.B, part, parts);
     for (Index b = share.begin; b < share.end; ++b) order_.push_back(all.caller_row(b));
     rows_.B = share.end - share.begin;
     rows_.order = order_.data();
     return;
   }
-  std::vector<Index> lengths, rows;  // long and short ones for every part
+  std::vector<Index> lengths, rows;  // every part gets long and short rows
   for (Index b = part; b < all.B; b += parts) {
     lengths.push_back(all.length_of(b)), rows.push_back(all.caller_row(b));
     if (all.time) time_from_.push_back(all.time_from[b]);
@@ -84,8 +84,8 @@ void Schedule::sort_by_length(std::vector<Index> lengths, const std::vector<Inde
 }
 
 void Schedule::cut_into_runs(const std::vector<Index>& ends, const std::uint8_t* mask, const std::uint8_t* reset) {
-  std::vector<Index> length, row;  // of runs, row by row in the order of time
-  bool prefixes = true;            // every row is one run without holes: lengths say it all
+  std::vector<Index> length, row;  // of the runs, row by row in the order of time
+  bool prefixes = true;            // every row is one run without gaps: the lengths describe it completely
   for (Index b = 0; b < B_; ++b, mask += mask ? T_ : 0, reset += reset ? T_ : 0) {
     const Index end = ends[size(b)];
     runs_from_.push_back(static_cast<Index>(row.size()));
@@ -109,7 +109,7 @@ void Schedule::cut_into_runs(const std::vector<Index>& ends, const std::uint8_t*
     time_.clear(), time_from_.clear(), gaps_.clear(), runs_from_.clear();
   } else {
     if (static_cast<Index>(row.size()) > B_) runs_.resize(row.size());
-    time_.push_back(0);  // a table that is there has an address
+    time_.push_back(0);  // so that the table is not empty and has an address
   }
   sort_by_length(std::move(length), row);
   if (prefixes) return;
@@ -165,8 +165,8 @@ template void hold<double>(const Schedule&, const Strided&, Index, bool);
 template void sum_held<float>(const Schedule&, const Strided&, float*, Index, bool);
 template void sum_held<double>(const Schedule&, const Strided&, double*, Index, bool);
 
-// A token as it was when it was read, once: the caller's array may change at any time, and an id that was checked in
-// one reading and used in another would be a wild address, in forward and in backward. A negative t: of a single step.
+// Reads a token once: the caller's array may change at any time, and an id that was checked in one read and used in
+// another could be a wild address, in forward and in backward. A negative t means a single step.
 static std::int64_t take_token(const std::int64_t* from, Index input_size, Index t, Index b) {
   const std::int64_t id = __atomic_load_n(from, __ATOMIC_RELAXED);
   if (id >= 0 && id < input_size) return id;
@@ -174,7 +174,7 @@ static std::int64_t take_token(const std::int64_t* from, Index input_size, Index
                           std::to_string(id) + "; expected 0 <= token < input_size = " + std::to_string(input_size));
 }
 
-// Those of the steps that run, in the order of rows.
+// The tokens of the steps that run, in the order of rows.
 void take_tokens(const std::int64_t* from, std::int64_t* to, const Schedule& schedule, Index input_size, bool reverse) {
   const Rows& rows = schedule.rows();
   for (Index t = 0; t < rows.T; ++t)

@@ -1,4 +1,4 @@
-// Which rows of a batch run at which step: lengths, masks and resets of a caller, as the kernels' Rows.
+// Which rows of a batch run at which step: converts a caller's lengths, masks and resets to the kernels' Rows.
 #pragma once
 
 #include <cstdint>
@@ -8,25 +8,25 @@
 
 namespace fusedrnn {
 
-// Rows by step. With lengths (each in [0, T]) the rows are sorted by falling length, stably. A mask leaves each row the
-// steps where it is true. A reset cuts a row into runs: each becomes a row inside, starts from the caller's row's
-// initial state, and only the last to run (in reverse the first in time) hands its final state out. So a skipped step
-// costs nothing, and a run has the bits it would have alone.
+// The rows active at each step. With lengths (each in [0, T]) the rows are sorted by decreasing length, stably. A mask
+// leaves a row only the steps where the mask is true. A reset cuts a row into runs. Each run becomes a row of the
+// kernels and starts from the initial state of the caller's row; only the last run (in reverse, the first in time)
+// returns its final state. So a skipped step costs nothing, and a run gives the same bits as if it were computed alone.
 class Schedule {
  public:
-  // mask, reset: (B, T) bytes in C order, not 0 for true; or null. Past a row's length neither is read; reset[b, 0]
-  // means nothing. Each element is read once.
+  // mask, reset: (B, T) bytes in C order, nonzero for true; or null. Past a row's length neither is read; reset[b, 0]
+  // has no effect. Each element is read once.
   Schedule(Index T, Index B, const std::int64_t* lengths, const std::uint8_t* mask = nullptr,
            const std::uint8_t* reset = nullptr);
-  // One of `parts` equal shares of another's rows, which has no cuts and lives as long. The caller's arrays are the
-  // same.
+  // One of `parts` equal shares of the rows of `whole`, which must have no cuts and live as long as this object. The
+  // caller's arrays are the same.
   Schedule(const Schedule& whole, Index part, Index parts);
   Index T() const { return T_; }  // of the caller's arrays
   Index B() const { return B_; }
   Index row_count() const { return rows_.offset(rows_.T); }
   const Rows& rows() const { return rows_; }
 
-  // Runs of the caller's row, as rows inside, in the order of time; without cuts every row is one run.
+  // The runs of the caller's row, as rows of the kernels, in the order of time; without cuts every row is one run.
   bool cut() const { return !runs_.empty(); }
   Range runs_of(Index row) const {
     return {runs_from_[static_cast<std::size_t>(row)], runs_from_[static_cast<std::size_t>(row) + 1]};
@@ -34,7 +34,7 @@ class Schedule {
   Index run(Index i) const { return runs_[static_cast<std::size_t>(i)]; }
   Index last_run(Index row, bool reverse) const { return run(reverse ? runs_of(row).begin : runs_of(row).end - 1); }
 
-  // (T, B): where the output that stands at a step is from, when outputs are held: the last step that ran, or -1.
+  // (T, B): when outputs are held, the step that the output at each step comes from: the last step that ran, or -1.
   std::vector<Index> held_from(bool reverse) const;
 
  private:
@@ -47,21 +47,23 @@ class Schedule {
   std::vector<Gap> gaps_;
 };
 
-// Outputs at skipped steps become those of the step before (in running order), zero before the first.
+// Sets the outputs of skipped steps to the output of the previous step (in running order), or to zero before the first
+// step.
 template <class T>
 void hold(const Schedule& schedule, const Strided& y, Index H, bool reverse);
-// The gradient of held outputs belongs to the step they are from: `sums` (T, B, H) gets it, where a step ran.
+// The gradient of a held output belongs to the step that computed it: adds it up in `sums` (T, B, H), at the steps that
+// ran.
 template <class T>
 void sum_held(const Schedule& schedule, const Strided& dy, T* sums, Index H, bool reverse);
 
-// The tokens of the steps that run, in the order of rows, from a caller's (T, B) in C order. Each is read once and
-// checked then. Throws std::out_of_range for one outside [0, input_size).
+// Copies the tokens of the steps that run, in the order of rows, from a caller's (T, B) in C order. Each token is read
+// once, and that value is checked. Throws std::out_of_range for a token outside [0, input_size).
 void take_tokens(const std::int64_t* from, std::int64_t* to, const Schedule& schedule, Index input_size, bool reverse);
 // The same for a single step: (B,).
 void take_tokens(const std::int64_t* from, std::int64_t* to, Index B, Index input_size);
 
-// Rows of the caller's order to sorted rows, or back. A null `from` is zeros. Rows that go to sorted ones are padded to
-// `to_stride` with zeros: padded lanes start from zero and stay there.
+// Copies rows from the caller's order to sorted order, or back. A null `from` means zeros. Rows copied to sorted order
+// are padded to `to_stride` with zeros, because padded lanes start from zero and stay there.
 template <class T>
 void copy_rows(T* to, Index to_stride, const T* from, Index from_stride, Index rows, Index width, const Rows& order,
                bool sorted_to);

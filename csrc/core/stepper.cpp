@@ -9,8 +9,9 @@
 
 namespace fusedrnn {
 
-// ns after a step in which the next one finds its threads awake: OpenMP's threads spin for milliseconds after a region,
-// and a stream that steps that often is worth their spinning (docs/decisions/0003-threads.md).
+// Nanoseconds after a step during which the threads of that step are still awake: OpenMP's threads spin for
+// milliseconds after a region, and a stream with such frequent steps is worth their spinning
+// (docs/decisions/0003-threads.md).
 static constexpr long long kMoment = 50'000;
 
 template <class T>
@@ -23,7 +24,7 @@ StepRunner<T>::StepRunner(std::vector<std::shared_ptr<const Weights<T>>> layers,
     Layer layer{weights, {}, {}};
     Forward<T>& f = layer.forward;
     T* ones = nullptr;
-    std::uint8_t* nowhere = nullptr;  // no unit keeps its state by a mask
+    std::uint8_t* nowhere = nullptr;  // all zeros: no mask makes a unit keep its state
     Arena arena;
     arena.claim(f.gates, product(size(kernel.gates + kernel.split) * wide, rows));
     for (int s = 0; s < kernel.states; ++s) arena.claim(f.states[s], product(2 * rows, size(weights->padded(s))));
@@ -45,7 +46,7 @@ StepRunner<T>::StepRunner(std::vector<std::shared_ptr<const Weights<T>>> layers,
     f.rows.T = B > 0 ? 1 : 0, f.rows.B = B;
     f.x_direct = true;
     f.gate_rows = f.chunk_rows = f.input_rows = B;
-    f.hidden = f.operand;  // a projected layer's hidden units: it has no second phase
+    f.hidden = f.operand;  // a projected layer has no second phase, so its hidden units use this array
     f.recurrent = f.states[0];
     if (normed) f.norm.saved = f.gates;
     else f.candidate = f.states[1];
@@ -63,9 +64,9 @@ StepRunner<T>::StepRunner(std::vector<std::shared_ptr<const Weights<T>>> layers,
   shareable_ = !alone && step_is_shareable(weight_bytes_, this_machine());
 }
 
-// While one core's cache holds the weights, a second thread costs more than it brings. Beyond it, each thread keeps its
-// share of the weights in its own cache; a share has to be worth waking a thread for. Steps that follow each other at
-// once find the threads of the step before awake: they need less to be worth it.
+// While one core's cache holds the weights, a second thread costs more than it saves. With larger weights each thread
+// keeps its share of them in its own cache, and a share has to be worth waking a thread. When steps follow each other
+// immediately, the threads of the previous step are still awake, so smaller shares are enough.
 template <class T>
 Index StepRunner<T>::threads() const {
   if (!shareable_) return 1;
@@ -121,7 +122,7 @@ void StepRunner<T>::write_state(int which, const T* from) {
   for (std::size_t l = 0; l < layers_.size(); ++l)
     for (Index b = 0, n = weights(l).units(which), wide = padded(l, which); b < B_; ++b, from += n) {
       T* to = std::copy_n(from, n, state(l, which) + b * wide);
-      std::fill_n(to, wide - n, T(0));  // a NaN of a step before must not stay in a padded lane
+      std::fill_n(to, wide - n, T(0));  // a NaN from an earlier step must not stay in a padded lane
     }
 }
 template class StepRunner<float>;

@@ -1,4 +1,4 @@
-// Streams: stacked one-directional layers that advance by one step a call.
+// Streams: stacked one-directional layers that advance by one step per call.
 #pragma once
 
 #include <algorithm>
@@ -12,8 +12,8 @@
 
 namespace fusedrnn {
 
-// Stacked one-way layers, one step at a time: on the calling thread, which then allocates nothing, or, when the weights
-// exceed a core's cache, on several. Owns the states.
+// Stacked one-directional layers, one step at a time. A step runs on the calling thread and then allocates nothing;
+// when the weights exceed a core's cache, it may run on several threads. Owns the states.
 class StepRunnerBase {
  public:
   explicit StepRunnerBase(Dtype dtype_) : dtype(dtype_) {}
@@ -24,16 +24,16 @@ class StepRunnerBase {
 template <class T>
 class StepRunner final : public StepRunnerBase {
  public:
-  // alone: on the calling thread whatever the size, as callers need who must not wait or allocate.
+  // alone: always on the calling thread, for callers that must not wait or allocate.
   StepRunner(std::vector<std::shared_ptr<const Weights<T>>> layers, Index B, bool alone = false);
   // x: rows of (B, I), or tokens (B,); y: (B, H), rows contiguous. Throws std::out_of_range for a token outside [0, I),
-  // before anything has changed.
+  // before any state has changed.
   void step(const T* x, const std::int64_t* tokens, T* y);
-  // All layers' h (which = 0) or c (1) as of now, (layers, B, H).
+  // The current h (which = 0) or c (1) of all layers, (layers, B, H).
   void read_state(int which, T* to) const;
   void write_state(int which, const T* from);
   template <class Chosen>
-  void reset(Chosen chosen) {  // zeros for every row b with chosen(b), asked once a row
+  void reset(Chosen chosen) {  // zeros the state of every row b with chosen(b), called once per row
     for (Index b = 0; b < B_; ++b) {
       if (!chosen(b)) continue;
       for (std::size_t l = 0; l < layers_.size(); ++l)
@@ -58,11 +58,11 @@ class StepRunner final : public StepRunnerBase {
   Index threads() const;
 
   Index B_;
-  std::vector<std::int64_t> tokens_;  // of the step under way, checked
+  std::vector<std::int64_t> tokens_;  // checked tokens of the current step
   std::vector<Layer> layers_;
   double flops_ = 0, weight_bytes_ = 0;
-  bool shareable_ = false;   // the weights are worth several threads
-  long long last_step_ = 0;  // when it ended, if so
+  bool shareable_ = false;   // the weights are large enough for several threads
+  long long last_step_ = 0;  // when it ended; only set if shareable_
 };
 
 }  // namespace fusedrnn

@@ -6,15 +6,15 @@
 
 namespace fusedrnn {
 
-// Rows p and q apart along the two axes begin |p * inner - q * outer| bytes apart. For each q only the two p around
-// q * outer / inner can be too near.
+// Rows that are p and q apart along the two axes begin |p * inner - q * outer| bytes apart. For each q, only the two p
+// around q * outer / inner can be too close.
 static bool two_axes_apart(Axis inner, Axis outer, Index row) {
-  constexpr Index kMost = 1 << 20;  // of no real array; more would take long
+  constexpr Index kMost = 1 << 20;  // more than any real array has; a larger count would take long
   for (Index q = 1; q < outer.count; ++q) {
     Index distance;
     if (q > kMost || __builtin_mul_overflow(q, outer.stride, &distance)) return false;
     const Index p = distance / inner.stride, rest = distance % inner.stride;
-    if (p >= inner.count) return true;  // beyond the inner axis, and more so for every larger q
+    if (p >= inner.count) return true;  // beyond the inner axis, as it is for every larger q
     if (rest < row) return false;
     if (p + 1 < inner.count && inner.stride - rest < row) return false;
   }
@@ -28,7 +28,7 @@ bool rows_apart(const Axis* given, int count, Index row) {
     if (given[k].count > 1) axes.push_back({given[k].count, std::abs(given[k].stride)});
   }
   std::sort(axes.begin(), axes.end(), [](const Axis& a, const Axis& b) { return a.stride < b.stride; });
-  Index reach = row;  // bytes from the first to past the last row of the axes so far
+  Index reach = row;  // bytes from the start of the first row to the end of the last, over the axes so far
   bool nested = true;
   for (const Axis& axis : axes) {
     nested = nested && axis.stride >= reach;

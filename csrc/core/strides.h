@@ -1,4 +1,4 @@
-// Whether an array that is written has a place of its own for each row.
+// Checks that the rows of an output array do not overlap.
 #pragma once
 
 #include "../kernels/contract.h"
@@ -9,8 +9,8 @@ struct Axis {
   Index count, stride;  // stride in bytes, of either sign
 };
 
-// Whether no two of an array's rows share a byte; each row is `row` bytes. Exact for two axes, however their strides
-// are; of more, one axis has to lie inside the next, as in every array that slicing and transposing make.
+// Whether no two rows of an array share a byte; each row is `row` bytes. Exact for two axes, whatever their strides.
+// With more axes, each must lie inside the next, as in every array made by slicing and transposing.
 bool rows_apart(const Axis* axes, int count, Index row);
 
 }  // namespace fusedrnn

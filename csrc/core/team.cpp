@@ -31,12 +31,12 @@ long long now_ns() {
 
 namespace {
 
-std::atomic<int> process_threads{0};  // 0: whatever OpenMP says
+std::atomic<int> process_threads{0};  // 0: as OpenMP says
 thread_local int local_threads = 0;
 
-// GNU OpenMP keeps its sleeping workers in the thread that started them. After a fork that thread goes on without the
-// workers, and its next region would wait for them for ever. A thread born after the fork starts with none, so there a
-// region works: the surviving thread hands its regions to a fresh one. docs/decisions/0003-threads.md
+// GNU OpenMP keeps its sleeping workers with the thread that started them. After a fork that thread continues without
+// the workers, and its next region would wait for them for ever. A thread started after the fork has no workers yet, so
+// a region works there: the surviving thread runs its regions on a fresh thread. See docs/decisions/0003-threads.md.
 thread_local bool forked = false;
 struct RegisterForkHandler {
   RegisterForkHandler() {
@@ -44,13 +44,14 @@ struct RegisterForkHandler {
   }
 } register_fork_handler;
 
-// Contention: when other programs hold the cores, threads that pass a barrier after every step wait for the scheduler
-// instead of for each other, and two are many times slower than one. The part of the time that a thread waits tells:
-// alone, the call would have taken `threads` times a thread's own work. When that would have been quicker, calls run on
-// one thread for a pause, which doubles each time in a row. Judged over at least a millisecond of calls. After a
-// silence the threads sleep, and a busy host takes its time to wake their cores: that delay does not count, or each
-// pause would end in the next one. Before threads are used again after a pause, they pass a few trial barriers, and the
-// call runs alone if these take long: a call may have hundreds. Results are the same either way.
+// Contention: when other programs occupy the cores, threads that pass a barrier after every step wait for the scheduler
+// instead of for each other, and two threads are many times slower than one. The time that a thread waits shows this:
+// on one thread, the call would have taken `threads` times one thread's own work. If that would have been faster, calls
+// run on one thread for a pause; consecutive pauses double in length. The judgement covers at least a millisecond of
+// calls. After an idle period the threads sleep, and a busy host takes long to wake their cores: this delay does not
+// count, or each pause would lead to the next. Before threads are used again after a pause, they pass a few trial
+// barriers, and the call runs on one thread if these take long: a call may have hundreds of barriers. Results are the
+// same either way.
 class Contention {
  public:
   bool now() const { return now_ns() < until_.load(std::memory_order_relaxed); }
@@ -74,12 +75,13 @@ class Contention {
   std::atomic<long long> until_{0}, pause_{kFirstPause}, seen_{0}, alone_{0};
 } contention;
 
-// The time of a barrier depends on how far apart the threads' cores are, and a hypervisor moves cores while a process
-// runs: 0.14 us for two threads, then 0.33 us for some minutes (docs/experiments.md). So now and then a region begins
-// with trial barriers. Their time counts for kValid; then it is forgotten, so that the next call measures again.
+// The time of a barrier depends on the distance between the threads' cores, and a hypervisor moves cores while a
+// process runs: two threads took 0.14 us, then 0.33 us for some minutes (docs/experiments.md). So from time to time a
+// region begins with trial barriers. Their time is valid for kValid and then forgotten, so that the next call measures
+// again.
 class BarrierTime {
  public:
-  static constexpr Index kFirst = 2, kCount = 8;   // in the first ones some threads are still on their way
+  static constexpr Index kFirst = 2, kCount = 8;   // during the first, some threads are still arriving
   static constexpr long long kPatience = 100'000;  // ns, for all of them
   bool known() const { return now_ns() < until_.load(std::memory_order_relaxed); }
   double slowness() const { return known() ? slowness_.load(std::memory_order_relaxed) : 1; }
@@ -95,8 +97,8 @@ class BarrierTime {
   std::atomic<long long> until_{0};
 } barrier_time;
 
-constexpr long long kAwake = 1'000'000;  // ns that OpenMP's threads surely spin after a region
-std::atomic<long long> last_region{0};   // when it ended
+constexpr long long kAwake = 1'000'000;  // ns that OpenMP's threads certainly spin after a region
+std::atomic<long long> last_region{0};   // when the last region ended
 
 int cores() {
 #if defined(_OPENMP)
@@ -106,7 +108,7 @@ int cores() {
 #endif
 }
 
-// A woken thread often finds itself on the core of the one that woke it, and stays there for milliseconds.
+// A thread that is woken often finds itself on the core of the thread that woke it, and stays there for milliseconds.
 void step_aside([[maybe_unused]] int cpu) {
 #if defined(__linux__)
   cpu_set_t allowed;
@@ -118,13 +120,14 @@ void step_aside([[maybe_unused]] int cpu) {
 #endif
 }
 
-// GNU OpenMP ends the process when the system refuses it a thread (too little address space for a stack, a limit of
-// processes). So before a region that makes threads, as many plain threads with the same stacks are started, kept until
-// the last one is there, and joined. When that fails the call runs on the calling thread, and calls of the next second
-// are planned for the threads there are. What this cannot see: docs/decisions/0003-threads.md
+// GNU OpenMP ends the process when the system refuses it a thread (too little address space for a stack, or a limit on
+// processes). So before a region that starts threads, as many plain threads with the same stack size are started, kept
+// until the last one has started, and joined. If this fails, the call runs on the calling thread, and calls during the
+// next second are planned for the threads that could be started. What this check cannot detect:
+// docs/decisions/0003-threads.md
 class Starting {
  public:
-  // Whether a region of this thread may have so many threads besides this one.
+  // Whether a region of this thread may have `workers` threads besides this one.
   static bool can_have(Index workers) {
     if (workers <= kept_) return true;
     const Index more = workers - kept_, started = start(more);
@@ -133,7 +136,8 @@ class Starting {
     until_ = now_ns() + kValid;
     return false;
   }
-  // OpenMP keeps the workers of this thread's last region for the next one; a smaller region ends the others.
+  // OpenMP keeps the workers of this thread's last region for the next region; a smaller region ends the surplus
+  // workers.
   static void kept(Index workers) { kept_ = workers; }
   static Index limited(Index threads) {
     const long long until = until_.load(std::memory_order_relaxed);
@@ -146,13 +150,13 @@ class Starting {
  private:
   static constexpr long long kValid = 1'000'000'000;  // ns
 
-  // The number of threads, of `count`, that can be there at the same time.
+  // How many of `count` threads can exist at the same time.
   static Index start(Index count) noexcept {
     const std::unique_ptr<pthread_t[]> threads(new (std::nothrow) pthread_t[static_cast<std::size_t>(count)]);
     pthread_attr_t attributes;
     if (!threads || pthread_attr_init(&attributes) != 0) return 0;
     Index started = 0;
-    // A stack size that the C library refuses is one that OpenMP does not set either.
+    // If the C library refuses a stack size, OpenMP does not set it either.
     if (stack_bytes > 0) pthread_attr_setstacksize(&attributes, stack_bytes);
     std::mutex all_started;
     const auto wait = [](void* mutex) -> void* {
@@ -168,8 +172,8 @@ class Starting {
     return started;
   }
 
-  // The size of a worker's stack as OpenMP's runtimes take it from the environment when they are loaded, which is
-  // before this; 0: the system's.
+  // The stack size of a worker. OpenMP's runtimes read it from the environment when they are loaded, which is before
+  // this; 0: the system's default.
   static std::size_t read_stack_bytes() {
     for (const char* name : {"OMP_STACKSIZE", "GOMP_STACKSIZE", "KMP_STACKSIZE"}) {
       const char* text = std::getenv(name);
@@ -204,24 +208,26 @@ class Starting {
 };
 thread_local Index Starting::kept_ = 0;
 
-// Before a thread yields: rank 0 at the end of a call, and trial barriers, where the others are expected within
-// microseconds. Longer than kSpins of kernels/parallel.h, because no work of this thread is behind the wait.
+// Spins before a thread yields, in two places where the other threads are expected within microseconds: rank 0 at the
+// end of a call, and trial barriers. More than kSpins in kernels/parallel.h, because no work of this thread waits for
+// it.
 constexpr int kSpinsAtEnd = 1000;
 
 struct Call {
   std::vector<Team> teams;
   std::vector<TeamWork> works;
-  Index size = 0;  // threads in all
+  Index size = 0;  // total number of threads
   int stop = 0;
-  int cpu = -1;           // on which rank 0 runs
-  Flag* trial = nullptr;  // one per thread, when the time of a barrier is not known
+  int cpu = -1;           // the CPU of rank 0
+  Flag* trial = nullptr;  // one per thread, if the time of a barrier is unknown
   enum Verdict { kNone, kTogether, kAlone };
   std::atomic<Verdict> verdict{kNone};
-  std::atomic<long long> waited{0};  // ns: the longest of any thread. It is the others that lost their cores
-  std::atomic<long long> came{0};    // when the last thread began
+  // Nanoseconds: the longest wait of any thread; the threads that did not wait are those that lost their cores
+  std::atomic<long long> waited{0};
+  std::atomic<long long> came{0};  // when the last thread started
   std::atomic<Index> finished{0};
 
-  // One thread does everything, one work after the other; what a work reads comes from one behind it.
+  // Runs all works on one thread, the last work first, because a work reads what a later work in the list writes.
   void run_alone() {
     const InterruptCheck check = teams[0].interrupted;
     for (std::size_t i = works.size(); i-- > 0;) {
@@ -248,13 +254,13 @@ struct Call {
       finished.fetch_add(1, std::memory_order_release);
       return;
     }
-    // OpenMP's own wait at the end of a region spins for milliseconds: on the core, perhaps, that the others wait for.
+    // OpenMP's own wait at the end of a region spins for milliseconds, perhaps on a core that another thread needs.
     const long long since = now_ns();
     for (int spins = 0; finished.load(std::memory_order_acquire) < size - 1; ++spins)
       if (spins >= kSpinsAtEnd) sched_yield();
     at_least(waited, member.waited + now_ns() - since);
   }
-  // A few barriers before the work; false: the call had better run alone, because a thread lost its core.
+  // Passes a few barriers before the work; false: the call should run on one thread, because a thread lost its core.
   bool passes_trial(Index rank) {
     long long since = 0;
     Index count = 1;
@@ -289,7 +295,7 @@ void run_region(Call& call) {
   if (!Starting::can_have(call.size - 1)) return call.run_alone();
 #pragma omp parallel num_threads(asked)
   {
-    // A nested or limited region may get fewer threads than asked for.
+    // A nested or limited region may get fewer threads than it asked for.
     const int there = omp_get_num_threads();
     if (omp_get_thread_num() == 0 && omp_get_level() == 1) Starting::kept(there - 1);
     if (there == asked) call.run_as(omp_get_thread_num());
@@ -313,7 +319,7 @@ void run_on_fresh_thread(Call& call) {
       done = true;
       finished.notify_one();
     });
-  } catch (const std::system_error&) {  // no thread is to be had
+  } catch (const std::system_error&) {  // no thread can be started
     call.teams[0].interrupted = check;
     return call.run_alone();
   }
@@ -336,7 +342,8 @@ int num_threads() {
   if (local_threads > 0) return local_threads;
   if (const int n = process_threads.load(); n > 0) return n;
 #if defined(_OPENMP)
-  const int wanted = omp_get_max_threads(), cores = omp_get_num_procs();  // the environment's, and the affinity mask's
+  // From the environment, and from the affinity mask.
+  const int wanted = omp_get_max_threads(), cores = omp_get_num_procs();
   return wanted < cores ? wanted : cores;
 #else
   return 1;
@@ -372,7 +379,7 @@ bool run_teams(std::vector<TeamWork> works, InterruptCheck check, void* check_ar
     team.interrupted_argument = check_argument;
     call.size += team.size;
   }
-  // More threads than cores are asked for on purpose: that is no contention.
+  // Asking for more threads than cores is deliberate, so it does not count as contention.
   const bool judged = call.size > 1 && call.size <= cores();
   call.teams[0].interrupted = check;
   if (call.size <= 1 || (judged && contention.now())) {
@@ -398,7 +405,8 @@ bool run_teams(std::vector<TeamWork> works, InterruptCheck check, void* check_ar
   else run_region(call);
   const long long end = now_ns(), silence = start - last_region.exchange(end);
   const long long woke = silence > kAwake ? std::max(0LL, call.came - start) : 0;
-  // Works that do not follow each other may be of different length: there, waiting for the last says nothing.
+  // Works that do not follow each other may have different lengths: then waiting for the last one is no sign of
+  // contention.
   if (judged && call.verdict != Call::kAlone && (call.teams.size() == 1 || call.works[0].follows_next))
     contention.report(call.size, end - start - woke, std::max(0LL, call.waited - woke));
   return call.stop == 0;

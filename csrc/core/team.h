@@ -1,4 +1,6 @@
-// Starting the threads of one call: the only place with OpenMP. See kernels/parallel.h for how they keep in step.
+// Starts the threads of one call: with core/team.cpp, the only place that uses OpenMP. Not here: how many threads a
+// call gets (policy.h), and how they wait for each other (kernels/parallel.h). Next, read core/run.h, which hands calls
+// to run_teams().
 #pragma once
 
 #include <functional>
@@ -8,16 +10,16 @@
 
 namespace fusedrnn {
 
-int num_threads();                  // that calls of this thread are to use, as of now
+int num_threads();                  // threads that calls of this thread use, at this moment
 void set_num_threads(int n);        // for the process
-void set_local_num_threads(int n);  // for this thread; 0: as the process
-int local_num_threads();            // 0: as the process
-const char* parallel_runtime();     // "GNU OpenMP ...", or "none"
+void set_local_num_threads(int n);  // for this thread; 0: as in the process
+int local_num_threads();            // 0: as in the process
+const char* parallel_runtime();     // "GNU OpenMP", "LLVM OpenMP", or "none: ..."
 
-// The number of threads that one call may use: num_threads(), or fewer when the system lately refused to start so many.
-// The affinity mask, and with it the number, may change at any time, from outside too, so a call asks once and carries
-// the answer: buffers and teams are sized by the same number. It asks when the number is first needed, because counting
-// the processors is a system call, as dear as a short call itself.
+// The most threads that one call may use: num_threads(), or fewer if the system recently refused to start that many.
+// The affinity mask, and with it the number, may change at any time, even from outside the process. So a call asks once
+// and passes the answer on: its buffers and its teams use the same number. It asks only when it needs the number,
+// because counting the processors is a system call, which takes as long as a short call itself.
 class ThreadLimit {
  public:
   ThreadLimit() = default;
@@ -28,27 +30,29 @@ class ThreadLimit {
   Index most_ = 0;  // 0: not asked yet
 };
 
-bool after_fork();   // this thread has survived a fork: its calls start threads of their own, 50 us each
-long long now_ns();  // of a clock that never goes back
-// How many times longer than on near cores a barrier took lately; 1 when that is not known.
+bool after_fork();   // this thread survived a fork: its calls start new threads, at 50 us each
+long long now_ns();  // monotonic
+// By what factor a recent barrier was slower than a barrier on near cores; 1 if unknown.
 double barrier_slowness();
 
-// Asked now and then while a call runs; true: a signal wants it to end. Called on the thread that called run_team.
+// Called from time to time while a call runs, on the thread that called run_teams(); true: a signal should end the
+// call.
 using InterruptCheck = bool (*)(void*);
 
 struct TeamShape {
   Index size = 1, row_groups = 1;
 };
 
-// Work for one team of threads. It may read what the next one in the list writes, while that comes.
+// The work of one team of threads. With follows_next, it reads what the next work in the list writes, while that work
+// runs.
 struct TeamWork {
   TeamShape shape;
   std::function<void(Member&)> work;
   bool follows_next = false;
 };
 
-// Runs all of `works` side by side, each on its own threads; the calling thread is rank 0 of the first. Returns false
-// when a signal ended them.
+// Runs all `works` side by side, each on its own threads; the calling thread is rank 0 of the first. Returns false if a
+// signal ended them.
 bool run_teams(std::vector<TeamWork> works, InterruptCheck check = nullptr, void* check_argument = nullptr);
 
 }  // namespace fusedrnn

@@ -1,4 +1,4 @@
-// The packed weights of one layer in one direction, and the names of cells and activations.
+// The packed weights of one layer in one direction, and the names of cells, activations and forms.
 #pragma once
 
 #include <cstddef>
@@ -18,11 +18,11 @@ const char* name_of(CellId cell);
 const char* name_of(ActivationId function);
 const char* name_of(Form form);
 
-// What is not the cell's own: kernels/forms.h.
+// The options of a layer that are not the cell's own: see kernels/forms.h.
 struct Structure {
-  Index R = 0;                      // units of a projected h; 0: not projected
-  double zoneout[kMaxStates] = {};  // of h and c; in training masks stand for them
-  bool normed = false;              // layer normalisation, with RawWeights' norm
+  Index R = 0;                      // units of a projected h; 0: no projection
+  double zoneout[kMaxStates] = {};  // rates for h and c; masks replace them in training
+  bool normed = false;              // layer normalisation, with the parameters in RawWeights::norm
 };
 
 class WeightsBase {
@@ -48,7 +48,7 @@ class Weights final : public WeightsBase {
   Index padded(int state) const;
   bool has_form(Form form) const { return kernel().forward[form] != nullptr; }
   Form form(bool masked) const;
-  // Bytes of stored weights: what every step of a sequence reads, and what a step by itself reads.
+  // Bytes of stored weights: those that every step of a sequence reads, and those that a single streaming step reads.
   std::size_t recurrent_bytes() const;
   std::size_t step_bytes() const;
 

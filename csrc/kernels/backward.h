@@ -1,11 +1,11 @@
-// One layer in one direction over a whole sequence, backward through time.
+// The backward pass of one layer in one direction over a whole sequence, backward through time:
 //
 //   for a chunk of steps, last to first:
-//     for each step:  dgates = cell(dh + dy); dh = what the cell hands back + dgates W_h
+//     for each step:  dgates = cell(dh + dy); dh = the part the cell passes back + dgates W_h
 //     dW += [x, h]^T dgates, db += dgates, dx = dgates W_x        large products over the chunk's rows
 //
-// The gradient of the pre-activations lives for one chunk only; the tape is never written. The sums over rows run in
-// the order of the chunks, and inside a chunk in the order of rows, whatever the number of threads.
+// The gradients of the pre-activations live for one chunk only; the tape is never written. Sums over rows run chunk by
+// chunk and, within a chunk, in the order of rows, whatever the number of threads.
 #pragma once
 
 #include "chunk_products.h"
@@ -74,7 +74,7 @@ class BackwardPass {
   static constexpr int kValues = Cell::gates + Cell::split;
   using First = CellPhase<T, Cell, 0>;
   using Last = CellPhase<T, Cell, Cell::phases - 1>;
-  // Of the widest panel of gates whose weight gradients are summed.
+  // The width of the widest gate panel whose weight gradients are summed.
   static constexpr int kVectors =
       Form::projects ? kMaxVectors : First::gates * static_cast<int>(widest_panel(First::gates));
 
@@ -85,14 +85,15 @@ class BackwardPass {
   const First first;
   const Last last;
   const CellPhase<T, Projection, 0> projection;
-  const Phase<T> phases[2];            // the same, as the products take them
-  const Panels h_panels, unit_panels;  // of the columns of the weights packed for backward
-  const Index padded, padded_h;        // units of the cell, and of h
+  const Phase<T> phases[2];            // the same phases in the form that products take
+  const Panels h_panels, unit_panels;  // panels of columns in the weights packed for backward
+  const Index padded, padded_h;        // widths of the cell's states and of h
   const Cell cell;
   ChunkProducts<T> chunk;
-  GateRows<T> dgates, dgates_x, dgates_h;  // of the pre-activations, of the input and of the recurrent product
+  // Gradients of the pre-activations: for the sums of biases, for the input product, and for the recurrent product.
+  GateRows<T> dgates, dgates_x, dgates_h;
   GateRows<T> dprojected;
-  const Range mine, my_panels, my_unit_panels;  // batch rows and panels of this thread
+  const Range mine, my_panels, my_unit_panels;  // this thread's batch rows and panels
 
   template <int P>
   const auto& phase() const {
@@ -132,7 +133,7 @@ class BackwardPass {
     return true;
   }
 
-  // Where the gates of one block of units lie: `column` from gate to gate, `row` from batch row to batch row.
+  // Where the gates of one block of units are: `column` from gate to gate, `row` from batch row to batch row.
   struct Place {
     const T* saved;
     T* dgates;
@@ -151,7 +152,7 @@ class BackwardPass {
     if constexpr (Cell::phases == 2) save[Cell::first] = load(of_last.saved);
   }
 
-  // dh and dc of one block of units at step t, dy included.
+  // dh and dc of one block of units at step t, including dy.
   void load_gradients(Index b, Index unit, const T* dy, Vec<T>* ds_new) const {
     for (int i = Form::projects ? 1 : 0; i < Cell::states; ++i) ds_new[i] = load(f.dstates[i] + b * padded + unit);
     if constexpr (Form::projects) ds_new[0] = load(f.dhidden + b * padded + unit);
@@ -160,13 +161,13 @@ class BackwardPass {
   const T* dy_row(Index t, Index b) const { return f.dy.data ? caller_row<T>(rows, f.dy, t, b, f.reverse) : nullptr; }
   Vec<T> with_dy(const T* dy, Index unit, Vec<T> dh) const { return dy ? dh + load_partial(dy + unit, R - unit) : dh; }
 
-  // ---- masked and projected forms: what the cell hands back and what comes through the product stay apart, since the
-  // mask of the recurrent product is in between
+  // ---- masked and projected forms: the part of dh that the cell passes back and the part that comes through the
+  // product are kept separately, because only the second is multiplied by the mask of the recurrent product
 
   Vec<T> masked_recurrent(Index b, Index unit) const {
     return load(f.drecurrent + b * padded_h + unit) * load(f.masks.recurrent + b * f.masks.recurrent_row + unit);
   }
-  // Zoneout takes its share of a gradient, which goes to the old state.
+  // The share of a gradient that zoneout passes to the old state.
   Vec<T> zone_share(int i, Index row, Index unit) const {
     return load_bytes<T>(f.masks.kept[i] + row * f.masks.kept_row[i] + unit) + f.masks.rate[i];
   }
@@ -179,7 +180,7 @@ class BackwardPass {
       }
   }
 
-  // Gradient of the projection, before zoneout.
+  // The gradient of the projected h, before zoneout.
   void differentiate_h(Index t, Range r, Index block) const {
     const Index unit = block * W;
     for (Index b = r.begin; b < r.end; ++b) {
@@ -193,12 +194,12 @@ class BackwardPass {
     }
   }
 
-  // ---- normed form: kernels/normed.h
+  // ---- normed form: see kernels/normed.h
 
   using Groups = NormGroups<Cell>;
-  // Where a block of units lies in all that belongs to a row, and in packed gains.
+  // Where a block of units is in all arrays with one entry per row, and in packed gains.
   struct NormPlace : Place {
-    const T *input, *product;  // of both products, as forward left them
+    const T *input, *product;  // both products, as forward left them
     T *dinput, *dproduct, *dseen;
     Index product_row, unit, gains;
     inline void next_row() {
@@ -221,8 +222,9 @@ class BackwardPass {
 
   // ---- the cell
 
-  // `count` blocks of units from `block` on, all blocks of a row in turn: then dy and the states are read by
-  // neighbouring cache lines. Block by block, each row would be a line of its own, and the loop would wait for memory.
+  // `count` blocks of units starting at `block`; all blocks of a row in turn, so that neighbouring reads of dy and of
+  // the states share cache lines. Block by block, each row would be on a cache line of its own, and the loop would wait
+  // for memory.
   [[gnu::noinline]] void differentiate_cell(Index t, Range r, Index block, Index count) const {
     Place of_first[kMaxBackVectors], of_last[kMaxBackVectors];
     for (Index j = 0; j < count; ++j) {
@@ -260,7 +262,7 @@ class BackwardPass {
     if constexpr (Cell::phases == 2) {
       cell.backward(save, s, ds_new, da, ds);
       store(of_last.dgates, da[0]);
-      // dh itself is needed once more when the operand's gradient is known: the first phase's slot keeps it.
+      // dh is needed again when the gradient of the operand is known: the first phase's gate row keeps it until then.
       store(of_first.dgates, ds_new[0]);
     } else {
       Vec<T> p[Cell::unit_parameters + 1];
@@ -318,7 +320,7 @@ class BackwardPass {
     if constexpr (Cell::phases == 2) chunk.pack(f.operand, H, padded, row_of_step, packed_h(1));
   }
 
-  // What the rows of steps [begin, end) contribute; `add`: to those of later steps.
+  // Adds the contribution of the rows of steps [begin, end). `add`: to the sums of later steps.
   void add_chunk(Index begin, Index end, bool add) {
     weight_gradients<0>(add);
     if constexpr (Cell::phases == 2) weight_gradients<1>(add);
@@ -351,7 +353,8 @@ class BackwardPass {
     chunk.unpack_bias(ph, kOfH, f.db, f.db_hh);
   }
 
-  // Peepholes and their like, in the order of the biases: chunk by chunk, in a chunk row by row.
+  // Gradients of the parameters per unit (peepholes), summed in the same order as biases: chunk by chunk, and row by
+  // row within a chunk.
   void unit_gradients(Index begin, Index end, bool add) const {
     constexpr int U = Cell::unit_parameters;
     const Range blocks = part_of(first.panels.blocks, m.rank, m.team->size);

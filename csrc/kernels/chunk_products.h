@@ -1,41 +1,42 @@
 // The products of backward that take all rows of a chunk of steps at once: sums over the rows (the gradients of weights
-// and biases), and the input's gradient. As in products.h, a cell is known by the numbers of its gates alone, and one
-// compiled copy serves all cells, forms, and layers without a recurrent product.
+// and biases), and the gradient of the input. As in products.h, all they know about a cell is the number of its gates,
+// so one compiled copy serves all cells and forms, and layers without a recurrent product.
 //
-//   pack             rows of an operand, as the sums read them
+//   pack             rows of an operand, in the order in which the sums read them
 //   bias_sums        db (+)= sum over rows of da
 //   token_sums       dW[token] (+)= da, row by row
-//   weight_sums      dW (+)= a^T da, in panels (unpack() takes them to torch's layout) or, of few rows, where they go
+//   weight_sums      dW (+)= a^T da, in panels (unpack() converts them to torch's layout); with few rows, directly in
+//                    torch's layout
 //   input_gradients  dx (+)= da W_x^T
 //
-// Sums run over rows in their order, whatever the number of threads: no sum is split between them.
+// Sums run over the rows in order, whatever the number of threads: no sum is split between threads.
 #pragma once
 
 #include "products.h"
 
 namespace fusedrnn::FUSEDRNN_ISA {
 
-inline constexpr Index kInputBlockBytes = 512 << 10;     // of packed inputs, to stay in L2 beside a panel of gradients
-inline constexpr Index kGradientBlockBytes = 768 << 10;  // of gate gradients, the same beside a panel of weights
+inline constexpr Index kInputBlockBytes = 512 << 10;  // of packed inputs: they stay in L2 beside a panel of gradients
+inline constexpr Index kGradientBlockBytes = 768 << 10;  // of gate gradients: they stay in L2 beside a weight panel
 
-// Where the input's gradient goes, and what it is a product with.
+// Where the gradient of the input is written, and the weights it is a product with.
 template <class T>
 struct InputGradients {
   Strided dx;  // the caller's (T, B, I), feature contiguous
   bool reverse, accumulate;
   Index I;
-  const T* W;  // (gate columns of all phases, I in whole vectors) as pack_back lays it out
+  const T* W;  // (gate columns of all phases, I in whole vectors) as packed by pack_back
 };
 
 template <class T>
 class ChunkProducts {
  public:
-  // `room` rows at most are in a chunk, all of them if `few_rows`. `vectors`: of the widest panel of gates there is; so
-  // many rows as a tile of that width has are the inputs of a tile of sums.
+  // A chunk has at most `room` rows, and with `few_rows` it has all rows. `vectors` is the width of the widest gate
+  // panel; a tile of sums has as many inputs as a tile of that width has rows.
   inline ChunkProducts(const Rows& rows, Index room, bool few_rows, int vectors, Member& member)
       : rows_(rows), m_(member), room_(room), few_rows_(few_rows), input_tile_(tile_rows(vectors)) {}
 
-  // The chunk from now on: the rows of steps [begin, end).
+  // Sets the current chunk: the rows of steps [begin, end).
   void start(Index begin, Index end) {
     begin_ = begin, end_ = end;
     from_ = rows_.offset(begin), count_ = rows_.offset(end) - from_;
@@ -49,9 +50,9 @@ class ChunkProducts {
 
   // ---- sums over the rows
 
-  // Packs the chunk's rows once for all panels of gates: [tile of inputs][row][input of the tile], or, few rows, [panel
-  // of inputs][row][input of the panel], in whole vectors. Taken where they lie, each row would be a cache line and a
-  // page of its own: the products then wait for memory. Each thread packs its share of the rows. first_row(rows, t) is
+  // Packs the chunk's rows once for all gate panels: [tile of inputs][row][input of the tile] or, with few rows, [panel
+  // of inputs][row][input of the panel], in whole vectors. Read in place, each row would be on a cache line and a page
+  // of its own, and the products would wait for memory. Each thread packs its share of the rows. first_row(rows, t) is
   // the row of `a` that is row 0 of step t.
   // a (rows, K), `stride` apart; packed (K in whole vectors, room)
   [[gnu::noinline]] void pack(const T* a, Index K, Index stride, Index (*first_row)(const Rows&, Index),
@@ -76,7 +77,7 @@ class ChunkProducts {
     }
   }
 
-  // db[column] (+)= sum over rows of da[row][column], of one panel.
+  // db[column] (+)= sum over rows of da[row][column], for one panel.
   // da (gate rows), db (columns of a gate row,)
   [[gnu::noinline]] void bias_sums(const Phase<T>& phase, Index p, const GateRows<T>& da, T* db, bool add) const {
     const Index width = phase.row_width(p);
@@ -87,7 +88,8 @@ class ChunkProducts {
     for (; v < width; v += W) sum_columns<1>(db + v, from + v, width, add);
   }
 
-  // Tokens: the gradient of one-hot input adds a gate row to the token's column, in row order; of one panel.
+  // Token input: the gradient of a one-hot x adds a gate row to the token's column, in the order of rows; for one
+  // panel.
   // da (gate rows), tokens (rows,), dW (I, gates * units) in panels
   [[gnu::noinline]] void token_sums(const Phase<T>& phase, Index p, const GateRows<T>& da, const int64_t* tokens,
                                     Index I, T* dW, bool add) const {
@@ -101,8 +103,8 @@ class ChunkProducts {
     }
   }
 
-  // dW[k][column] (+)= sum over rows of a[row][k] da[row][column]. Of few rows there is one chunk, and the sums go
-  // straight to torch's layout.
+  // dW[k][column] (+)= sum over rows of a[row][k] da[row][column]. Few rows are a single chunk, and their sums are
+  // written directly in torch's layout.
   // packed (K in whole vectors, rows), da (gate rows), dW (K, gates * units) in panels, or dW_torch (gates * H, K)
   void weight_sums(const Phase<T>& phase, Product of, const GateRows<T>& da, const T* packed, Index K, T* dW,
                    T* dW_torch, bool add) const {
@@ -110,12 +112,12 @@ class ChunkProducts {
     else outer_products(phase, of, da, packed, K, dW, add);
   }
 
-  // Each thread takes its share of (panel, input) pairs. A block of packed inputs stays in L2 while the panels of gate
-  // gradients pass by.
+  // Each thread takes its share of the (panel, input) pairs. A block of packed inputs stays in L2 while all panels of
+  // gate gradients are multiplied by it.
   [[gnu::noinline]] void outer_products(const Phase<T>& phase, Product of, const GateRows<T>& da, const T* packed,
                                         Index K, T* dW, bool add) const {
     const TileRows tiles({0, K}, input_tile_);
-    // With fewer panels than threads, threads share a panel's inputs instead.
+    // With fewer panels than threads, the threads of a panel divide its inputs.
     const Index panel_parts = phase.panels.count < m_.team->size ? phase.panels.count : m_.team->size;
     const Index tile_parts = m_.team->size / panel_parts;
     if (m_.rank >= panel_parts * tile_parts) return;
@@ -143,7 +145,7 @@ class ChunkProducts {
 
   // ---- input gradients
 
-  // dx[row] (+)= da[row] W over all phases; each thread takes its share of the rows.
+  // dx[row] (+)= da[row] W over all phases; each thread computes its share of the rows.
   // da (gate rows), W and dx: InputGradients
   [[gnu::noinline]] void input_gradients(const Phase<T>* phases, int count, const GateRows<T>& da,
                                          const InputGradients<T>& to) const {
@@ -192,7 +194,7 @@ class ChunkProducts {
     }
   }
 
-  // ---- to torch's layout, after the last chunk; each thread takes its panels
+  // ---- to torch's layout, after the last chunk; each thread converts its panels
 
   // dW (K, gates * units) in panels -> dW_torch (gates * H, K)
   void unpack(const Phase<T>& phase, Product of, const T* dW, Index K, T* dW_torch) const {
@@ -212,8 +214,8 @@ class ChunkProducts {
  private:
   static constexpr Index W = kLanes<T>;
 
-  // `count` tiles of `height` numbers each; `row` is the row in each of them. Nearly all tiles have one of two heights:
-  // a copy of known length is a move or two.
+  // Copies `count` tiles of `height` numbers each; `row` is the row within each tile. Nearly all tiles have one of two
+  // heights, and a copy of compile-time length is one or two moves.
   void copy_tiles(const T*& in, T*& out, Index count, Index height, Index row) const {
     constexpr Index of_four = tile_rows(4), of_three = tile_rows(3);
     if (height == of_four) return copy_tiles<of_four>(in, out, count, row);
@@ -229,7 +231,7 @@ class ChunkProducts {
       __builtin_memcpy(out + row * HEIGHT, in, HEIGHT * sizeof(T));
   }
 
-  static constexpr int kColumns = 3;  // vectors of a panel of inputs, few rows
+  static constexpr int kColumns = 3;  // vectors in a panel of inputs, with few rows
   void copy_columns(const T* in, T* out, const Panels& columns, Index K, Index row) const {
     for (Index q = 0; q < columns.count; ++q) {
       const Index from = columns.start(q) * W, width = columns.width(q) * W, real = K - from < width ? K - from : width;
@@ -239,9 +241,9 @@ class ChunkProducts {
     }
   }
 
-  // The weight gradients of few rows. In panels, putting them into torch's layout afterwards would take as long as
-  // summing them. So here the inputs are the vector dimension, and a tile's sums are torch's rows: the same chains of
-  // multiply-adds, in the same order.
+  // The weight gradients of few rows. In panels, converting the sums to torch's layout would take as long as summing
+  // them. So here the inputs are the vector dimension and the rows of a tile are torch's rows; the chains of
+  // multiply-adds are the same, in the same order.
   [[gnu::noinline]] void sum_in_place(const Phase<T>& phase, Product of, const GateRows<T>& da, const T* packed,
                                       Index K, T* dW) const {
     const Index H = phase.units;
@@ -279,7 +281,7 @@ class ChunkProducts {
     }
   }
 
-  // Sums side by side hide an addition's latency, and read whole rows.
+  // Several sums side by side hide the latency of an addition, and read whole rows.
   static constexpr int kSums = 4;
   template <int COUNT>
   void sum_columns(T* db, const T* da, Index stride, bool add) const {
@@ -307,7 +309,7 @@ class ChunkProducts {
   T* dx_row(const InputGradients<T>& to, Index t, Index b) const {
     return caller_row<T>(rows_, to.dx, t, b, to.reverse);
   }
-  // Whether `count` rows from row b of step t on lie one stride apart in dx, so that a tile can write them itself.
+  // Whether `count` rows from row b of step t on are one stride apart in dx, so that a tile can write them directly.
   bool one_stride(const InputGradients<T>& to, Index t, Index b, Index count) const {
     if (to.accumulate || rows_.order || rows_.time) return false;
     return b + count <= rows_.active(t) || (!to.reverse && to.dx.time == rows_.B * to.dx.batch);
@@ -323,7 +325,8 @@ class ChunkProducts {
   const Index room_;
   const bool few_rows_;
   const Index input_tile_;
-  Index begin_ = 0, end_ = 0, from_ = 0, count_ = 0;  // the chunk's steps, its first row, and how many
+  // The steps of the chunk, its first row, and its number of rows.
+  Index begin_ = 0, end_ = 0, from_ = 0, count_ = 0;
 };
 
 }  // namespace fusedrnn::FUSEDRNN_ISA

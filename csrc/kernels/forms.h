@@ -1,10 +1,10 @@
-// How a step is built around its cell. A cell (cells/cell.h) is maths of single units; a form says what else happens to
-// whole rows of a step. Forms are traits, so that a plain layer is compiled as if there were no others:
+// What a step does besides applying its cell. A cell (cells/cell.h) is the maths of single units; a form describes what
+// else happens to whole rows of a step. Forms are traits, so a plain layer is compiled as if no other form existed:
 //
-//   Plain      the recurrent product is of h
-//   Masked     the recurrent product is of mask * h, and units may keep their old states (zoneout): both in one form,
-//              because what is not wanted is a mask of ones or a rate of zero, and costs next to nothing
-//   Projected  Masked, and h is a product itself, h = W_hr hidden, with fewer units than the cell; Sak et al. 2014
+//   Plain      the recurrent product takes h
+//   Masked     the recurrent product takes mask * h, and units may keep their old states (zoneout). One form serves
+//              both: an unused mask is all ones and an unused rate is zero, at almost no cost
+//   Projected  Masked, and h is itself a product, h = W_hr hidden, with fewer units than the cell; Sak et al. 2014
 //   Normed     Masked, and the rows of both products, and of an LSTM's c, are normalised: kernels/normed.h
 #pragma once
 
@@ -36,13 +36,13 @@ struct NormSums;
 template <class Cell>
 struct NormGroups;
 
-// W_hr as the one gate of a phase whose units are those of h and whose inputs are the cell's hidden units.
+// W_hr as the only gate of a phase whose units are the units of h and whose inputs are the cell's hidden units.
 struct Projection {
   static constexpr int gates = 1, first = 1, split = 0;
   static constexpr int order[] = {0};
 };
 
-// Bytes, 0 or 1, as numbers.
+// Converts bytes, 0 or 1, to numbers.
 template <class T>
 inline Vec<T> load_bytes(const uint8_t* p) {
   typedef uint8_t Bytes __attribute__((vector_size(kLanes<T>)));

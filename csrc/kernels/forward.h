@@ -1,13 +1,16 @@
-// One layer in one direction over a whole sequence, forward. Knows no gate: what a cell is stands in cells/cell.h.
+// The forward pass of one layer in one direction over a whole sequence:
 //
-//   for a chunk of steps: gates = b + x W_x          many steps in one product, each thread its own panels, no waiting
-//     for each step:      gates + h W_h -> cell      tile by tile, the cell applied while the tile is in L1
+//   for a chunk of steps: gates = b + x W_x          many steps in one product; each thread computes its own panels,
+//                                                    and no thread waits
+//     for each step:      gates + h W_h -> cell      tile by tile; the cell is applied while the tile is in L1
 //
-// What else may happen to a step (masks, zoneout, projection): kernels/forms.h.
+// Not here: gate equations (cells/), the products themselves (products.h), and allocation (core/forward.cpp). Masks,
+// zoneout and projection are in kernels/forms.h, layer normalisation in kernels/normed.h. Next, read
+// kernels/backward.h.
 //
 // Buffers: gate rows live for a chunk (inference) or as long as the tape (they become the saved gates, in place).
-// States: two slots that alternate, or all of them (training); the first B rows are the initial state. The second
-// phase's operand: one slot, or all.
+// States: two alternating slots (inference) or the states of all steps (training); the first B rows are the initial
+// state. The operand of the second phase: one slot, or all steps.
 #pragma once
 
 #include "forms.h"
@@ -37,7 +40,7 @@ class ForwardPass {
         mine(part_of(rows.B, row_rank(member), member.team->row_groups)) {}
 
   void run() {
-    if constexpr (Form::masks)  // every thread has copied some of the masks
+    if constexpr (Form::masks)  // every thread has copied part of the masks
       if (!barrier(m)) return;
     if (f.y.data) zero_past_the_end<T>(rows, f.y, f.y_T, state_units(0), m);
     finish(old_row(0), rows.active(0), rows.B);
@@ -46,10 +49,11 @@ class ForwardPass {
       if (!wait_for_input(m, end)) return;
       chunk_from = rows.offset(t);
       if (!f.keep) gates.from = chunk_from;
-      // Rows of unequal length lie elsewhere in every chunk: another group's may lie where this group's did.
+      // With rows of unequal length, gate rows are at different positions in every chunk: one group may write where
+      // another group still reads.
       if (t > 0 && rows.offset_at && m.team->row_groups > 1 && !barrier(m)) return;
-      // A chunk of one step takes a panel's input and recurrent part together: its gates stay in L1, and going back and
-      // forth over the panels then saves input weights from the cache's edge, too.
+      // A chunk of one step computes a panel's input and recurrent part together: the gates stay in L1, and walking the
+      // panels back and forth then also reuses the input weights that are still in the cache.
       const Range r = my_rows(t);
       const bool together = end == t + 1 && r.end - r.begin <= kGatherRows;
       if (together) point_at_step(t, r);
@@ -87,13 +91,13 @@ class ForwardPass {
   const First first;
   const Last last;
   const CellPhase<T, Projection, 0> projection;
-  const Phase<T> phases[2];      // the same, as the products take them
-  const Index padded, padded_h;  // units of the cell, and of h
+  const Phase<T> phases[2];      // the same phases in the form that products take
+  const Index padded, padded_h;  // widths of the cell's states and of h
   const Cell cell;
   InputProduct<T> input;
   GateRows<T> gates;
   const Range mine;      // batch rows of this thread's group
-  Index chunk_from = 0;  // the first row of the steps whose input part is there
+  Index chunk_from = 0;  // first row of the current chunk: the input part of its steps is computed
 
   template <int P>
   const auto& phase() const {
@@ -106,17 +110,17 @@ class ForwardPass {
   }
   Range my_rows(Index t) const { return active_rows(rows, mine, t); }
 
-  // First rows of step t in the state buffers, before and after it, and in the operand's.
+  // The first rows of step t in the state buffers, before and after the step, and in the operand buffer.
   Index old_row(Index t) const { return !f.history ? slot(t) * rows.B : t == 0 ? 0 : rows.B + rows.offset(t - 1); }
   Index new_row(Index t) const { return !f.history ? slot(t + 1) * rows.B : rows.B + rows.offset(t); }
   Index slot(Index t) const { return (t + f.slot) & 1; }
   Index operand_row(Index t) const { return f.history ? rows.offset(t) : 0; }
 
-  // h has the cell's units, unless it is projected.
+  // h has as many units as the cell, unless it is projected.
   Index state_units(int state) const { return Form::projects && state == 0 ? R : H; }
   Index state_width(int state) const { return Form::projects && state == 0 ? padded_h : padded; }
 
-  // Rows [begin, end) have seen their last step: their states, from `at`, are final.
+  // Rows [begin, end) have run their last step: copies their states, which start at row `at`, to states_n.
   void finish(Index at, Index begin, Index end) {
     if (begin < mine.begin) begin = mine.begin;
     if (end > mine.end) end = mine.end;
@@ -140,13 +144,13 @@ class ForwardPass {
 
   void point_at_step(Index t, Range r) { input.point_at(t, r.begin, r.end - r.begin); }
 
-  // Odd steps walk the panels backwards: what the last step left in the cache is used first.
+  // Odd steps walk the panels backwards, so that the panels the last step left in the cache are used first.
   template <int P>
   void step(Index t, bool with_input) {
     const auto& ph = phase<P>();
     const Range panels = my_panels(ph), r = my_rows(t);
     if (r.begin == r.end) return;
-    const Index stride = r.end - r.begin == 1 ? 2 : 1;  // one row: two panels at once
+    const Index stride = r.end - r.begin == 1 ? 2 : 1;  // a single row takes two panels at once
     const Index groups = divide_up(panels.end - panels.begin, stride);
     for (Index i = 0; i < groups; ++i) {
       Index p = panels.begin + stride * (slot(t) ? groups - 1 - i : i);
@@ -170,7 +174,8 @@ class ForwardPass {
       for (int q = 0; q < panels; ++q) note_input(p + q, row, n);
   }
 
-  // One panel, or for a single row two of equal width: the recurrent product, and the cell as soon as a tile is there.
+  // One panel, or two of equal width for a single row: the recurrent product, and the cell as soon as each tile is
+  // computed.
   template <int P>
   void step_panel(Index t, Range r, Index p, int panels) {
     using ThisPhase = CellPhase<T, Cell, P>;
@@ -184,7 +189,7 @@ class ForwardPass {
     product.of(operand + r.begin * operand_width, operand_width);
     product.start_from(gates.row(ph, p, rows.offset(t) + r.begin) + ThisPhase::split * width, row_width,
                        row_width * f.gate_rows);
-    if constexpr (ThisPhase::split)  // the recurrent part of the split gate starts from its own bias
+    if constexpr (ThisPhase::split)  // the recurrent part of the split gate starts from a bias of its own
       product.start_last_vector_from(f.weights->b_h + ph.panels.start(p) * W, width);
     product.write_each_to(scratch);
     const Range own = my_panels(ph);
@@ -198,7 +203,7 @@ class ForwardPass {
     did(m, 2.0 * static_cast<double>((r.end - r.begin) * R * w_width) * panels);
   }
 
-  // Out of line, so that every path (whole sequence, step by step, any tile) runs the very same instructions.
+  // Out of line, so that every path (whole sequence, single steps, any tile) runs the same instructions.
   template <int P>
   [[gnu::noinline]] void apply_cell(Index t, Range r, Index p, const T* scratch) {
     using ThisPhase = CellPhase<T, Cell, P>;
@@ -213,7 +218,7 @@ class ForwardPass {
         Vec<T> a[ThisPhase::columns], s[Cell::states], s_new[Cell::states], save[Cell::gates + Cell::split];
         for (int c = 0; c < ThisPhase::split; ++c) a[c] = load(saved + (c * blocks + j) * W);
         for (int g = 0; g < ThisPhase::gates; ++g) a[ThisPhase::split + g] = load(scratch + (g * blocks + j) * W);
-        if constexpr (Form::projects) s[0] = Vec<T>{};  // has other units; no projected cell looks at it
+        if constexpr (Form::projects) s[0] = Vec<T>{};  // h has other units, and no projected cell reads it
         for (int i = Form::projects ? 1 : 0; i < Cell::states; ++i)
           s[i] = load(f.states[i] + (old_row(t) + b) * padded + unit);
 
@@ -241,7 +246,7 @@ class ForwardPass {
           if constexpr (Form::masks)
             for (int i = Form::projects ? 1 : 0; i < Cell::states; ++i)
               s_new[i] = zone_out(i, t, b, unit, s[i], s_new[i]);
-          // Before h itself, which it may be: only h has its padded lanes put back.
+          // Stored before h, because the operand may be the same array as h, and only h has its padded lanes cleared.
           if constexpr (Form::masks && !Form::projects) keep_operand(t, b, unit, s_new[0]);
           for (int i = Form::projects ? 1 : 0; i < Cell::states; ++i) {
             T* to = f.states[i] + (new_row(t) + b) * padded + unit;
@@ -270,7 +275,7 @@ class ForwardPass {
           h * load(f.masks.recurrent + b * f.masks.recurrent_row + unit));
   }
 
-  // h = W_hr hidden, each thread its panels of h.
+  // h = W_hr hidden; each thread computes its panels of h.
   void project_hidden(Index t) {
     const Range panels = my_panels(projection), r = my_rows(t);
     if (r.begin == r.end) return;
@@ -304,7 +309,7 @@ class ForwardPass {
     }
   }
 
-  // ---- normed form: kernels/normed.h
+  // ---- normed form: see kernels/normed.h
 
   using Groups = NormGroups<Cell>;
   void note_shares(Index p, Index j, const T* product, Index row, int apart, Index count, T* shares,
@@ -319,7 +324,7 @@ class ForwardPass {
   T* product_row(Index p, Index t, Index b) const;
   T* saved_row(Index p, Index t, Index b) const;
 
-  // The first phase's gates of one block and row.
+  // Loads the first phase's gates of one block and row.
   void load_first(Index block, Index row, Vec<T>* save) const {
     const Index p = first.panels.holding(block);
     const T* from = gates.row(first, p, row) + (block - first.panels.start(p)) * W;

@@ -1,5 +1,8 @@
-// Register tiles. Every sum runs over k in rising order into one accumulator, whatever the tile: so an element's bits
-// depend on its operands alone, never on batch size, tile shape or threads.
+// Register tiles: the innermost loops of all matrix products. Every sum runs over k in increasing order into one
+// accumulator, whatever the tile, so the bits of an element depend on its operands alone, never on batch size, tile
+// shape or number of threads.
+// Not here: gates, steps and threads (products.h and chunk_products.h cut their work into these tiles), or instruction
+// sets (math/simd.h). Next, read products.h.
 #pragma once
 
 #include "contract.h"
@@ -8,42 +11,44 @@
 
 namespace fusedrnn::FUSEDRNN_ISA {
 
-// Most rows of a tile that is `vectors` wide: as many accumulators as registers allow beside the operands.
-// 32 registers: 6x4 and 8x3 were measured at 95-99 % of the FMA rate, wider-than-tall ones at 85-92 %.
+// The most rows of a tile that is `vectors` wide: as many accumulators as fit the registers beside the operands. With
+// 32 registers, tiles of 6x4 and 8x3 ran at 95-99 % of the FMA rate, tiles wider than tall at 85-92 %.
 constexpr int tile_rows(int vectors) {
   if (kRegisters == 32) return vectors == 4 ? 6 : vectors == 3 ? 8 : 12;
   return vectors == 4 ? 3 : vectors == 3 ? 4 : vectors == 2 ? 6 : 8;
 }
 inline constexpr int kMaxTileRows = 12;
-inline constexpr int kMaxTileVectors = 24;  // of one tile, all rows
+inline constexpr int kMaxTileVectors = 24;  // in one tile, over all rows
 
 // out[row][v] = init[v][row] + sum over segments s and k of a[row][s * a_step + k] * w[...][v]
 template <class T>
 struct Tile {
-  const T* a[kMaxTileRows];   // operand rows
-  Index k, segments, a_step;  // per segment: k elements; a row's next segment lies a_step further
+  const T* a[kMaxTileRows];   // (segments, k): operand rows
+  Index k, segments, a_step;  // k elements a segment (one panel's gate columns, say); the next one is a_step further
   const T* w;                 // (segments * k, vectors): one sequential stream
-  Index w_panel;              // distance of the second panel, when two are taken at once
+  Index w_panel;              // distance to the second panel, when a tile takes two at once
   struct {
     const T* at;
     Index row, panel;   // strides; row 0: the same for all rows (a bias)
-  } init[kMaxVectors];  // what each vector's sums start from
+  } init[kMaxVectors];  // where the sums of each vector start
   T* out;
   Index out_row, out_panel;
-  const char* ahead = nullptr;  // tall tiles fetch this into L2 meanwhile, a cache line for each k
+  // Tall tiles prefetch `ahead_lines` cache lines from `ahead` into L2 while they compute, one line for each k.
+  const char* ahead = nullptr;
   Index ahead_lines = 0;
 };
 inline constexpr Index kCacheLine = 64;
-inline constexpr Index kFetchingTiles = 5;  // with fewer, nearly every k would fetch a line, and all wait anyway
+// With fewer tiles, nearly every k would fetch a line, and all tiles would wait for memory.
+inline constexpr Index kFetchingTiles = 5;
 
-// PANELS = 2 serves one row: eight chains of FMAs hide their latency, four do not.
+// Sets the initial values of all vectors: consecutive vectors from `at` on.
 template <class T>
 inline void init_all(Tile<T>& t, int vectors, const T* at, Index row, Index panel) {
   for (int v = 0; v < vectors; ++v) t.init[v] = {at + v * kLanes<T>, row, panel};
 }
 
-// sum[r][v] += x(r) w[v]. Of x and w the shorter one stays in registers: with 16 of them, 3x4
-// sums leave four. (All of w and one x beside them are spilled, at half the speed.)
+// sum[r][v] += x(r) w[v]. The shorter of x and w stays in registers: with 16 registers, 3x4 sums leave only four. (With
+// all of w and one x beside the sums, the compiler spills registers, at half the speed.)
 template <class T, int ROWS, int VECTORS, class X>
 [[gnu::always_inline]] inline void add_product(Vec<T> (&sum)[ROWS][VECTORS], X x, const T* w) {
   constexpr int W = kLanes<T>;
@@ -70,6 +75,7 @@ template <class T, int ROWS, int VECTORS, class X>
   }
 }
 
+// PANELS = 2 serves a single row: eight chains of FMAs hide their latency, four do not.
 template <class T, int ROWS, int VECTORS, int PANELS, bool AHEAD = false>
 void run_tile(const Tile<T>& t) {
   constexpr int W = kLanes<T>;
@@ -122,7 +128,7 @@ void run_tile(const Tile<T>& t) {
       for (int v = 0; v < VECTORS; ++v) store(out + p * out_panel + r * out_row + v * W, sum[p][r][v]);
 }
 
-// sum over n of outer products: out[m][v] (+)= a[n][m] * w[n][v], the weight gradient of one tile of inputs m.
+// out[m][v] (+)= sum over n of a[n][m] * w[n][v], a sum of outer products: the weight gradient of one tile of inputs m.
 template <class T>
 struct OuterTile {
   const T* a;
@@ -157,8 +163,8 @@ void run_outer_tile(const OuterTile<T>& t) {
     for (int v = 0; v < VECTORS; ++v) store(t.out + r * t.out_row + v * W, sum[r][v]);
 }
 
-// Run-time shapes to compiled ones. Beyond a core's cache there are many rows, or it would not pay to fetch ahead: then
-// nearly all tiles have one of two heights.
+// From run-time shapes to compiled ones. Prefetching is only worth while when the weights exceed a core's cache, and
+// used only with many rows: then nearly all tiles have one of two heights, so only these two are compiled with it.
 template <class T, int VECTORS, int ROWS = tile_rows(VECTORS)>
 inline void run_rows(const Tile<T>& t, int rows) {
   if constexpr (VECTORS >= 3 && ROWS + 1 >= tile_rows(VECTORS))
@@ -173,7 +179,7 @@ inline void run_outer_rows(const OuterTile<T>& t, int rows) {
   if constexpr (ROWS > 1) run_outer_rows<T, VECTORS, ROWS - 1>(t, rows);
 }
 
-// Out of line: these tables of tiles would stand in every form of every cell.
+// Out of line: otherwise every form of every cell would contain these tables of tiles.
 template <class T>
 [[gnu::noinline]] void run(const Tile<T>& t, int rows, int vectors, int panels) {
   if (panels == 2) {
@@ -214,7 +220,7 @@ template <class T>
   }
 }
 
-// Share `i` of `parts` of the next `bytes` of weights, for tile i to fetch.
+// Gives tile i its share (`i` of `parts`) of the next `bytes` of weights to prefetch.
 template <class T>
 inline void fetch_ahead(Tile<T>& tile, const T* next, Index bytes, Index i, Index parts) {
   const Range lines = part_of(bytes / kCacheLine, i, parts);
@@ -222,10 +228,10 @@ inline void fetch_ahead(Tile<T>& tile, const T* next, Index bytes, Index i, Inde
   tile.ahead_lines = lines.end - lines.begin;
 }
 
-// Cuts [begin, end) into tiles of nearly equal height (32 rows are 6 5 5 5 5 6, not 5 x 6 + 2).
+// Cuts [begin, end) into tiles of nearly equal height (32 rows become 6 6 5 5 5 5, not 5 x 6 + 2).
 struct TileRows {
   Index begin, count, tiles;
-  Index least, most, wide;  // heights, and how many tiles, the first ones, have the greater
+  Index least, most, wide;  // the two heights, and how many tiles (the first ones) have the greater
   inline TileRows(Range r, int vectors) : TileRows(r, Index{tile_rows(vectors)}) {}
   inline TileRows(Range r, Index height)
       : begin(r.begin),

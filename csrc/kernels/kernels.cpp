@@ -1,5 +1,5 @@
-// Compiled once per ISA and FUSEDRNN_ELEMENT, float or double (CMakeLists.txt); exports one table, kernels_<element>.
-// Everything here lives in namespace fusedrnn::<isa>.
+// The kernels of one ISA and one FUSEDRNN_ELEMENT, float or double: CMakeLists.txt compiles this file once for each
+// pair. It exports one table, kernels_<element>; everything here is in namespace fusedrnn::<isa>.
 #include "../cells/gru.h"
 #include "../cells/lstm.h"
 #include "../cells/rnn.h"
@@ -10,7 +10,7 @@
 
 namespace fusedrnn::FUSEDRNN_ISA {
 
-// For accuracy tests: the function as the kernels compute it, over an array.
+// For accuracy tests: applies the kernels' own function to an array.
 template <class T, Vec<T> (*F)(Vec<T>)>
 void over_array(const T* x, T* y, Index n) {
   const FloatingPointState state;
@@ -24,7 +24,7 @@ void add(const T* x, T* y, Index n) {
     store_partial(y + i, load_partial(y + i, n - i) + load_partial(x + i, n - i), n - i);
 }
 
-// A cell in the forms of kernels/forms.h that cells/cells.h says.
+// The entry points of a cell, in the forms of kernels/forms.h that cells/cells.h lists for it.
 template <class T, class Cell, class... Forms>
 constexpr CellKernels<T> kernels_of() {
   CellKernels<T> k = {Cell::gates,           Cell::states,  Cell::phases, Cell::split, Cell::saved,

@@ -1,13 +1,14 @@
-// Where things lie in packed weights and gate rows.
+// The layout of packed weights and of gate rows: which element is where. Not here: the code that packs weights (pack.h)
+// or multiplies by them (products.h), and the arrays themselves (contract.h). Next, read kernels/products.h.
 //
-// Hidden units are cut into blocks of one vector, blocks into panels of at most four vectors, so that all gates of a
-// panel's units come out of one register tile. A phase (see cells/cell.h) has panels of its own:
+// Hidden units are cut into blocks of one vector, and blocks into panels of at most four vectors, so that all gates of
+// a panel's units come out of one register tile. Each phase (see cells/cell.h) has its own panels:
 //
 //   gate rows     [phase][panel][row][gate][block][lane]      the rows of one panel are contiguous over time
 //   W_x, W_h      [phase][panel][k][gate][block][lane]        one panel is one sequential stream
 //
-// LSTM: one block with four gates. GRU, reset after: one block, three gates. RNN: four blocks. GRU, reset before: two
-// blocks with r and z, then four blocks with n.
+// Blocks in a panel: LSTM, one block of four gates; GRU, reset after, one block of three gates; RNN, four blocks; GRU,
+// reset before, two blocks of r and z, then (second phase) four blocks of n.
 #pragma once
 
 #include "contract.h"
@@ -21,9 +22,9 @@ inline Index blocks_of(Index n) {
   return divide_up(n, kLanes<T>);
 }
 
-// Blocks cut into panels of at most `most`, the wider ones first, widths differing by at most one. An odd count above
-// one is made even, so that two threads (or any even number) get equal shares: three panels of four become four of
-// three.
+// Cuts blocks into panels of at most `most` blocks, the wider panels first, widths differing by at most one. An odd
+// count above one is made even, so that two threads (or any even number) get equal shares: three panels of four become
+// four panels of three.
 struct Panels {
   Index blocks, count, small, extra;
 
@@ -39,24 +40,24 @@ struct Panels {
   }
 };
 
-inline constexpr int kMaxVectors = 4;  // of a panel
+inline constexpr int kMaxVectors = 4;  // in a panel
 inline constexpr int kMaxBackVectors = 4;
 
-// What sums without a bias start from.
+// Initial values of sums that have no bias.
 template <class T>
 inline const T* zeros() {
   alignas(64) static const T none[kMaxVectors * kLanes<T>] = {};
   return none;
 }
 
-// The shape of a phase: how many gates it has, and where they are among all gates of its cell. It is all that a matrix
-// product has to know of a cell. Cells have it as constants (ShapeOf), products.h and pack.h as numbers (Shape), so
-// that one compiled copy serves every cell.
+// The shape of a phase: how many gates it has, and where they are among all gates of its cell. A matrix product needs
+// to know nothing else about a cell. Cells have the shape as constants (ShapeOf); products.h and pack.h take it as
+// numbers (Shape), so that one compiled copy serves every cell.
 struct Shape {
   int gates, split;
   int columns;                       // vectors of a gate row per block: gates + split
-  int gates_before, columns_before;  // of the phase before this one
-  const int* order;                  // torch's row block of each gate
+  int gates_before, columns_before;  // in the phase before this one
+  const int* order;                  // row block in torch's weights of each gate
 };
 
 template <class Cell, int P>
@@ -70,14 +71,14 @@ struct ShapeOf {
   constexpr operator Shape() const { return {gates, split, columns, gates_before, columns_before, order}; }
 };
 
-// Blocks of a panel that has so many gates.
+// The most blocks in a panel of `gates` gates.
 constexpr Index widest_panel(int gates) { return kMaxVectors / gates > 0 ? kMaxVectors / gates : 1; }
 
-// The two products of a phase. x's gates are the first columns of a gate row, h's the last: those of a split phase
-// share all but one (cells/gru.h).
+// The two products of a phase. The gates of x are the first columns of a gate row, the gates of h the last: in a split
+// phase the two share all but one (cells/gru.h).
 enum Product { kOfX, kOfH };
 
-// One phase of H hidden units, with the sizes that follow. S is ShapeOf<Cell, P> or Shape.
+// One phase of H hidden units, and the sizes that follow from it. S is ShapeOf<Cell, P> or Shape.
 template <class T, class S = Shape>
 struct Phase : S {
   static constexpr Index W = kLanes<T>;
@@ -89,7 +90,7 @@ struct Phase : S {
   template <class Constants>
   inline Phase(const Phase<T, Constants>& p) : S(p), panels(p.panels), units(p.units), padded(p.padded) {}
 
-  // Numbers in a gate row of panel p, and in a row of its weights.
+  // Numbers in a gate row of panel p, and in a row of the panel's weights.
   inline Index row_width(Index p) const { return S::columns * panels.width(p) * W; }
   inline Index w_width(Index p) const { return S::gates * panels.width(p) * W; }
 
@@ -101,7 +102,7 @@ struct Phase : S {
     return (S::gates_before * padded + S::gates * panels.start(p) * W) * K;
   }
 
-  // Where a product's gates start in a gate row of panel p, and the row block of torch's weights of its gate g.
+  // Where a product's gates start in a gate row of panel p; and the row block of its gate g in torch's weights.
   inline Index first_column(Product of, Index p) const { return of == kOfX ? 0 : S::split * panels.width(p) * W; }
   inline Index torch_block(Product of, Index g) const {
     const Index at = of == kOfX ? g : g + S::split;
@@ -112,7 +113,7 @@ struct Phase : S {
 template <class T, class Cell, int P>
 using CellPhase = Phase<T, ShapeOf<Cell, P>>;
 
-// Gate rows, or their gradients, of the rows of a sequence from `from` on; there is room for `room` of them.
+// Gate rows of a sequence, or their gradients, from row `from` on; there is space for `room` rows.
 template <class T>
 struct GateRows {
   T* at;
@@ -124,7 +125,8 @@ struct GateRows {
   }
 };
 
-// Panels that threads can share: of units in forward, the most of any phase; of units of h in backward.
+// How many panels threads can share: panels of units in forward, the most of any phase; panels of units of h in
+// backward.
 template <class T, class Cell>
 Index panels_of(Index H) {
   const Index first = CellPhase<T, Cell, 0>(H).panels.count;

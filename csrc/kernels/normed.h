@@ -1,16 +1,17 @@
-// The normed form: layer normalisation of both products of a step and of an LSTM's c on its way to h.
-// Ba, Kiros & Hinton 2016, arXiv:1607.06450; the equations stand in python/fusedrnn/reference/layer_norm.py.
+// The normed form: layer normalisation of both products of a step, and of an LSTM's c on its way to h.
+// Ba, Kiros & Hinton 2016, arXiv:1607.06450; the equations are in python/fusedrnn/reference/layer_norm.py.
 //
-//   forward    products of x and of h apart -> mean and rate of each row -> cell -> (LSTM) the same of c, then h
-//   backward   (LSTM) dh -> dc; da; from it the gradients of both products, without what moves mean or variance; from
-//              there on as in the other forms
+//   forward    products of x and of h, separately -> mean and rate of each row -> cell -> (LSTM) the same for c, then h
+//   backward   (LSTM) dh -> dc; da; from da the gradients of both products, minus the components along mean and
+//              variance; the rest as in the other forms
 //
-// A row's units belong to several threads. So each block of units leaves its share of a sum (for a variance: its mean
-// and the squares about it, which lose no digits when put together); after the threads have met, each adds up the
-// shares of all rows, in the order of the blocks: no bit depends on who computed what.
+// The units of a row belong to several threads. So each block of units stores its share of a sum (for a variance: the
+// block's mean and the sum of squares about it, which can be combined without loss of digits); after a barrier every
+// thread adds up the shares of all rows, in the order of the blocks. So no bit depends on which thread computed which
+// share.
 //
-// What is normalised together: all gates; but a split gate apart from the others. Padded units have gains and biases of
-// zero; only the squares have to leave them out.
+// All gates are normalised together, except a split gate, which is normalised by itself. Padded units have zero gains
+// and biases; only the sums of squares have to exclude them.
 #pragma once
 
 #include "forms.h"
@@ -19,7 +20,7 @@
 
 namespace fusedrnn::FUSEDRNN_ISA {
 
-inline constexpr Index kMomentRows = 64;  // rows whose moments are on the stack at once; a multiple of any vector
+inline constexpr Index kMomentRows = 64;  // rows with moments on the stack at a time; a multiple of any vector length
 
 template <class T>
 struct Moments {
@@ -27,7 +28,8 @@ struct Moments {
   alignas(64) T rate[kMomentRows];  // one over the standard deviation
 };
 
-// Of a product: x's columns start with the split gate, h's end with it (cells/gru.h).
+// Groups of gates that are normalised together. The columns of x start with the split gate, the columns of h end with
+// it (cells/gru.h).
 template <class Cell>
 struct NormGroups {
   static constexpr int count = 1 + Cell::split;
@@ -42,7 +44,8 @@ inline Index real_units(Index block, Index H) {
   return left < kLanes<T> ? left : kLanes<T>;
 }
 
-// The shares of one block: its mean, and the squares about it. `values` has N vectors of each of `count` rows.
+// The shares of one block: its mean, and the sum of squares about that mean. `values` has N vectors in each of `count`
+// rows.
 template <class T, int N>
 [[gnu::noinline]] void share_moments(const T* values, Index row, Index step, Index count, Index units, T* means,
                                      T* squares) {
@@ -65,7 +68,7 @@ template <class T, int N>
   }
 }
 
-// Of `count` rows at most kMomentRows, from the shares of all blocks: [means, squares][block][row].
+// Mean and rate of `count` rows, at most kMomentRows, from the shares of all blocks: [means, squares][block][row].
 template <class T>
 [[gnu::noinline]] void put_together(const T* shares, Index blocks, Index stride, Index gates, Index H, T eps,
                                     Index count, Moments<T>& to) {
@@ -87,7 +90,7 @@ template <class T>
   }
 }
 
-// Sums over the blocks, divided by what there is: [block][row] -> [row].
+// Sums of shares over the blocks, divided by `all`: [block][row] -> [row].
 template <class T>
 [[gnu::noinline]] void add_shares(const T* shares, Index blocks, Index stride, Index all, Index count, T* to) {
   for (Index b = 0; b < count; b += kLanes<T>) {
@@ -97,7 +100,7 @@ template <class T>
   }
 }
 
-// The gradient of a normalised row loses what would move its mean, and what would move its variance.
+// The gradient of a normalised row, without the components that would change the row's mean or variance.
 template <class T>
 struct NormSums {
   alignas(64) T mean[4][kMomentRows];
@@ -115,7 +118,7 @@ struct NormSums {
 
 // ---- weights --------------------------------------------------------------------------------------
 
-// Gains and biases in the order of the packed columns; zeros for padded units.
+// Packs gains and biases in the order of the packed columns, with zeros for padded units.
 template <class T, class Cell>
 void pack_norm(const RawNorm<T>& raw, const Norm<T>& packed, Index H) {
   const Phase<T> phase = CellPhase<T, Cell, 0>(H);

@@ -1,4 +1,4 @@
-// The normed form (normed.h) of a step backward: members of BackwardPass (backward.h).
+// One backward step of the normed form (normed.h): members of BackwardPass (backward.h).
 #pragma once
 
 #include "backward.h"
@@ -55,7 +55,7 @@ auto BackwardPass<T, Cell, Form>::norm_place(Index block, Index row) const -> No
           first.weight_offset(panel, 1) + within};
 }
 
-// All of `count` blocks of a row in turn, as differentiate_cell does.
+// Visits all of `count` blocks of a row in turn, as differentiate_cell does.
 template <class T, class Cell, class Form>
 template <class Visit>
 inline void BackwardPass<T, Cell, Form>::for_each_unit(Index t, Range r, Index block, Index count, Visit visit) const {
@@ -70,7 +70,7 @@ inline void BackwardPass<T, Cell, Form>::for_each_unit(Index t, Range r, Index b
   }
 }
 
-// A normalised quantity, and its rate. `which` is in the order in which forward kept them: x's groups, h's groups, c.
+// A normalised quantity, and its rate. `which` follows the order in which forward kept them: x's groups, h's groups, c.
 template <class T, class Cell, class Form>
 inline Vec<T> BackwardPass<T, Cell, Form>::normal(int which, Index row, Vec<T> value) const {
   return (value - f.norm.moments[2 * which * N + row]) * rate(which, row);
@@ -80,13 +80,13 @@ inline T BackwardPass<T, Cell, Form>::rate(int which, Index row) const {
   return f.norm.moments[(2 * which + 1) * N + row];
 }
 
-// Here c comes first, then x's groups, then h's.
+// Here the order is c, then x's groups, then h's groups.
 template <class T, class Cell, class Form>
 inline T* BackwardPass<T, Cell, Form>::share_of(int which, Index block, Index b) const {
   return f.norm.shares + (2 * which * first.panels.blocks + block) * rows.B + b;
 }
 
-// (LSTM) from dh to the gradient of o, and of what h sees of c.
+// LSTM only: from dh to the gradients of o and of the normalised c.
 template <class T, class Cell, class Form>
 [[gnu::noinline]] void BackwardPass<T, Cell, Form>::differentiate_hidden(Index t, Range r, Index block,
                                                                          Index count) const {
@@ -111,12 +111,12 @@ template <class T, class Cell, class Form>
   }
 }
 
-// The cell, and the shares of what both normalisations need of its pre-activations' gradients.
+// Applies the cell backward, and stores the shares that both normalisations need of the pre-activations' gradients.
 template <class T, class Cell, class Form>
 [[gnu::noinline]] void BackwardPass<T, Cell, Form>::differentiate_normed(Index t, Range r, Index block, Index count,
                                                                          const NormSums<T>& sums) const {
   const auto& norm = f.weights->norm;
-  constexpr int last = Cell::states - 1;  // the state whose gradient is wanted here; an LSTM's dh has been seen to
+  constexpr int last = Cell::states - 1;  // the state whose gradient is needed here; an LSTM's dh is already handled
   for_each_unit(t, r, block, count, [&](Index b, const NormPlace& at, const T* dy) {
     const Index row = rows.offset(t) + b;
     Vec<T> save[kValues], s[Cell::states], ds_new[Cell::states], da[kValues], ds[Cell::states], none[1] = {};
@@ -152,7 +152,7 @@ template <class T, class Cell, class Form>
   });
 }
 
-// The gradients of both products.
+// The gradients of both products, before normalisation.
 template <class T, class Cell, class Form>
 [[gnu::noinline]] void BackwardPass<T, Cell, Form>::differentiate_products(Index t, Range r, Index block, Index count,
                                                                            const NormSums<T>& sums) const {
@@ -172,7 +172,7 @@ template <class T, class Cell, class Form>
   });
 }
 
-// What gains, and the bias of c, get from the rows of a chunk, in their order.
+// Gradients of the gains, and of the bias of c, from the rows of a chunk, in order.
 template <class T, class Cell, class Form>
 void BackwardPass<T, Cell, Form>::norm_gradients(bool add) const {
   const Range panels = chunk.my_panels(first);

@@ -1,4 +1,4 @@
-// The normed form (normed.h) of a step forward: members of ForwardPass (forward.h).
+// One forward step of the normed form (normed.h): members of ForwardPass (forward.h).
 #pragma once
 
 #include "forward.h"
@@ -6,8 +6,8 @@
 
 namespace fusedrnn::FUSEDRNN_ISA {
 
-// The shares of block j of a panel of a product, [group][means, squares][block][row]; `apart` is the split gate's
-// column.
+// Stores the shares of block j of a product's panel, [group][means, squares][block][row]; `apart` is the column of the
+// split gate.
 template <class T, class Cell, class Form>
 void ForwardPass<T, Cell, Form>::note_shares(Index p, Index j, const T* product, Index row, int apart, Index count,
                                              T* shares, Index stride) const {
@@ -34,7 +34,7 @@ T* ForwardPass<T, Cell, Form>::product_row(Index p, Index t, Index b) const {
   return f.norm.products_h + first.weight_offset(p, rows_of_all) + (operand_row(t) + b) * first.w_width(p);
 }
 
-// The recurrent product of a step and one panel (or two), without the input part and without a bias.
+// The recurrent product of a step for one panel (or two), without the input part and without biases.
 template <class T, class Cell, class Form>
 void ForwardPass<T, Cell, Form>::product_panel(Index t, Range r, Index p, int panels) {
   const Index w_width = first.w_width(p);
@@ -52,7 +52,7 @@ void ForwardPass<T, Cell, Form>::product_panel(Index t, Range r, Index p, int pa
   did(m, 2.0 * static_cast<double>((r.end - r.begin) * R * w_width) * panels);
 }
 
-// What comes after the products of a step, whose shares are there.
+// The rest of a step, once the shares of its products are computed.
 template <class T, class Cell, class Form>
 bool ForwardPass<T, Cell, Form>::normed_step(Index t) {
   const auto& norm = f.weights->norm;
@@ -120,7 +120,7 @@ template <class T, class Cell, class Form>
       }
       for (int i = 0; i < Cell::states; ++i) s[i] = load(f.states[i] + (old_row(t) + b) * padded + unit);
       cell.forward(a, s, none, s_new, save);
-      if (f.keep || Cell::states == 2)  // an o is needed once more
+      if (f.keep || Cell::states == 2)  // hidden() needs o
         for (int c = 0; c < First::columns; ++c) store(saved + c * step + j * W, save[c]);
       if constexpr (Cell::states == 2) {
         store(f.candidate + (new_row(t) + b) * padded + unit, s_new[1]);

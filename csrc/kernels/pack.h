@@ -1,5 +1,5 @@
-// torch's row-major weights -> panels, and gradients in panels -> torch's layout. Units and inputs beyond the real ones
-// are zeros in the packed form, so padded lanes compute zeros and never reach a real one.
+// From torch's row-major weights to panels, and from gradients in panels to torch's layout. Padded units and inputs are
+// zeros in the packed form, so padded lanes compute zeros and never affect a real unit.
 #pragma once
 
 #include "forms.h"
@@ -8,7 +8,7 @@
 
 namespace fusedrnn::FUSEDRNN_ISA {
 
-inline constexpr double kPackCost = 100;  // of moving a word, in floating-point operations, for did()
+inline constexpr double kPackCost = 100;  // of moving one word, in floating-point operations, for did()
 
 template <class T>
 inline void zero(T* p, Index n) {
@@ -30,9 +30,10 @@ inline void for_each_column(const Phase<T>& phase, Index p, Product of, Visit vi
   }
 }
 
-// Calls square(row of torch's weights, k, column in the panel) for every square of a vector's width of panel p, which
-// has K rows, and rest(row, k, column) for every single weight beside them. Columns inside, k outside: then the cache
-// line of a torch row that one square leaves half read is still near when its other half is due.
+// Visits panel p, which has K rows: calls square(row of torch's weights, k, column in the panel) for every square as
+// wide as a vector, and rest(row, k, column) for every single weight outside the squares. The loop over k is outside
+// and the loop over columns inside: when one square has read half a cache line of a torch row, the line is still in the
+// cache when the other half is read.
 template <class T, class Square, class Rest>
 inline void for_each_square(const Phase<T>& phase, Index p, Product of, Index K, Square square, Rest rest) {
   constexpr Index W = kLanes<T>;
@@ -75,9 +76,9 @@ template <class T>
       [&](Index row, Index k, Index column) { w[row * K + k] = panel[k * width + column]; });
 }
 
-// The same weights for dx and dh: [panel of K columns][gate columns in the order of gate rows][K columns]. For the gate
-// panels `from`, into the column panels `to`. A torch row is read as it lies and dealt out to the panels: panel by
-// panel, each piece would be a page of its own.
+// The same weights for dx and dh: [panel of K columns][gate columns in the order of gate rows][K columns]. Packs the
+// gate panels `from` into the column panels `to`. A torch row is read sequentially and distributed over the panels:
+// panel by panel, each piece read would be on a page of its own.
 // w (rows of torch's weights, K) -> packed (gates * padded units, K in whole vectors), zeros for padded units
 template <class T>
 [[gnu::noinline]] void pack_back(const Phase<T>& phase, Range from, Product of, const T* w, Index K, T* packed,
@@ -106,15 +107,15 @@ template <class T>
   }
 }
 
-// The weights and biases of a phase: W_ih (gates * H, I), W_hh (gates * H, R), b_ih and b_hh (gates * H,) to W_x, W_h,
-// b_x, b_h and, for training, W_x_back and W_h_back.
+// Packs the weights and biases of a phase: W_ih (gates * H, I), W_hh (gates * H, R), b_ih and b_hh (gates * H,) into
+// W_x, W_h, b_x, b_h and, for training, W_x_back and W_h_back.
 template <class T>
 [[gnu::noinline]] void pack_phase(const Phase<T>& phase, const RawWeights<T>& raw, const Packed<T>& packed, Member& m) {
   constexpr Index W = kLanes<T>;
   const Index I = packed.I, H = packed.H, R = packed.R;
   const Range mine = part_of(phase.panels.count, m.rank, m.team->size);
-  // For backward each thread packs the columns that it will multiply with. Alone, a thread packs a panel's rows both
-  // ways while they are near.
+  // For backward each thread packs the columns that it will multiply by. A single thread packs a panel's rows for both
+  // directions while they are in the cache.
   const bool alone = m.team->size == 1;
   const auto back = [&](Range panels, Product of, const T* w, Index K, T* to) {
     if (!to) return;
@@ -132,7 +133,7 @@ template <class T>
     T* b_x = packed.b_x + phase.weight_offset(p, 1);
     zero(b_x, phase.w_width(p));
     for_each_column(phase, p, kOfX, [&](Index row, Index column) {
-      // The split gate's recurrent bias stays inside its own product.
+      // The recurrent bias of the split gate stays within the recurrent product.
       const bool apart = phase.split && column < phase.panels.width(p) * W;
       b_x[column] = (raw.b_ih ? raw.b_ih[row] : T(0)) + (raw.b_hh && !apart ? raw.b_hh[row] : T(0));
     });
@@ -152,7 +153,7 @@ template <class T>
   back_h({0, phase.panels.count});
 }
 
-// W_hr (R, H) to W_r and, for training, W_r_back.
+// Packs W_hr (R, H) into W_r and, for training, W_r_back.
 template <class T>
 void pack_projection(const RawWeights<T>& raw, const Packed<T>& packed, Member& m) {
   const Phase<T> phase = CellPhase<T, Projection, 0>(packed.R);

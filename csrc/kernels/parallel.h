@@ -1,5 +1,5 @@
-// How the threads of one call keep in step. The threads themselves are started in core/team.cpp; results never depend
-// on how many there are, because no sum is ever split between them.
+// Barriers: how the threads of one call wait for each other. core/team.cpp starts the threads; results never depend on
+// their number, because no sum is ever split between threads.
 #pragma once
 
 #include <sched.h>
@@ -12,7 +12,7 @@ namespace fusedrnn::FUSEDRNN_ISA {
 
 inline bool stopped(const Member& m) { return __atomic_load_n(m.team->stop, __ATOMIC_RELAXED) != 0; }
 
-inline constexpr int kSpins = 200;  // a pause takes 10 to 50 ns: some microseconds in all
+inline constexpr int kSpins = 200;  // a pause takes 10 to 50 ns, so 200 take a few microseconds
 
 inline Index nanoseconds() {
   timespec now;
@@ -20,8 +20,8 @@ inline Index nanoseconds() {
   return static_cast<Index>(now.tv_sec) * 1000000000 + now.tv_nsec;
 }
 
-// Until `flag` reaches `value`; false when the call is being abandoned. After a while of spinning it yields, so that
-// more threads than cores still make progress.
+// Waits until `flag` reaches `value`; false when the call is being abandoned. After spinning for a while it yields, so
+// that more threads than cores still make progress.
 inline bool wait_for(Member& m, const Flag& flag, Index value) {
   for (int spins = 0; __atomic_load_n(&flag.at, __ATOMIC_ACQUIRE) < value; ++spins) {
     if (stopped(m)) return false;
@@ -36,14 +36,14 @@ inline bool wait_for(Member& m, const Flag& flag, Index value) {
   return true;
 }
 
-// Out of line: every pass would hold several copies of it, and its caller is about to wait anyway.
+// Out of line: otherwise every pass would contain several copies, and the caller is about to wait anyway.
 [[gnu::noinline]] inline bool wait_for_all(Member& m, const Flag* flags, Index value, Index first, Index count) {
   for (Index other = first; other < first + count; ++other)
     if (!wait_for(m, flags[other], value)) return false;
   return true;
 }
 
-// Every thread publishes its own counter and waits for the others': no cache line is written by two threads.
+// Every thread publishes its own counter and waits for the counters of the others: no cache line has two writers.
 inline bool pass(Member& m, Flag* flags, Index value, Index first, Index count) {
   if (count > 1) {
     __atomic_store_n(&flags[m.rank].at, value, __ATOMIC_RELEASE);
@@ -56,14 +56,15 @@ inline Index units_in_group(const Member& m) { return m.team->size / m.team->row
 inline Index unit_rank(const Member& m) { return m.rank % units_in_group(m); }
 inline Index row_rank(const Member& m) { return m.rank / units_in_group(m); }
 
-// After a step: the row group waits for its own. Both return false when the call is being abandoned; return at once.
+// After a step: waits for the threads of the same row group. sync() and barrier() return false when the call is being
+// abandoned; the caller then returns at once.
 inline bool sync(Member& m) { return pass(m, m.team->flags, ++m.steps, m.rank - unit_rank(m), units_in_group(m)); }
 
-// Between the parts of a chunk: everybody waits for everybody.
+// Between the parts of a chunk: waits for all threads of the team.
 inline bool barrier(Member& m) { return pass(m, m.team->barriers, ++m.barriers, 0, m.team->size); }
 
-// A layer upon another may run beside it, some steps behind: it waits for the steps that it reads, and says how far its
-// own are.
+// The layer above another may run beside it, some steps behind: it waits for the steps that it reads, and publishes its
+// own progress.
 inline bool wait_for_input(Member& m, Index steps) {
   const Team* below = m.team->below;
   return !below || wait_for_all(m, below->progress, steps, 0, below->size);
@@ -72,8 +73,8 @@ inline void note_progress(const Member& m, Index steps) {
   if (m.team->progress) __atomic_store_n(&m.team->progress[m.rank].at, steps, __ATOMIC_RELEASE);
 }
 
-// Rank 0 runs on the thread that called us: only there can a signal be seen, and looking takes the GIL, so it looks
-// once per some milliseconds' worth of work.
+// Counts work and now and then checks for signals. Only rank 0 checks, because it runs on the thread that made the
+// call, and Python handles signals nowhere else; a check takes the GIL, so there is one per few milliseconds of work.
 inline void did(Member& m, double flops) {
   if (m.rank != 0 || !m.team->interrupted) return;
   m.work += flops;

@@ -1,13 +1,13 @@
-// The matrix products of a layer that take place step by step, or before a chunk of steps. They know how many gates a
-// phase has (Shape of layout.h) and nothing else of a cell, so one compiled copy serves all cells and forms, and layers
-// without a recurrent product use it, too:
+// The matrix products of one step, or of the input before a chunk of steps:
 //
 //   InputProduct   gates = b + x W_x     for the rows of a chunk of steps, or of one step
 //   PanelProduct   out = init + a W      for the rows of one step and one panel of weights
-//   product_back   da W^T, added up      for the rows of one step: the gradient of the operand
+//   product_back   (+)= da W^T           for the rows of one step: the gradient of the operand
 //
-// Sums over the rows of a chunk, and dx, are in chunk_products.h. A layer without steps of its own:
-// tests/native/products.cpp.
+// A product knows how many gates a phase has (Shape in layout.h) and nothing else about a cell, so one compiled copy
+// serves all cells and forms, and also layers without a recurrent product (tests/native/products.cpp is one).
+//
+// Not here: sums over the rows of a chunk, and dx (chunk_products.h); the register tiles (gemm.h; read it next).
 #pragma once
 
 #include "gemm.h"
@@ -16,7 +16,7 @@
 
 namespace fusedrnn::FUSEDRNN_ISA {
 
-inline constexpr Index kBackwardK = 256;  // gate columns of dh taken at once: a 64 KiB piece of a panel stays in L2
+inline constexpr Index kBackwardK = 256;  // gate columns of dh per pass: a 64 KiB piece of a panel stays in L2
 
 // Those of the batch rows `mine` that are active at step t.
 inline Range active_rows(const Rows& rows, Range mine, Index t) {
@@ -24,8 +24,8 @@ inline Range active_rows(const Rows& rows, Range mine, Index t) {
   return {mine.begin < active ? mine.begin : active, mine.end < active ? mine.end : active};
 }
 
-// Row 0 of step t in arrays over all rows; and in those of states, the state before it: theirs start with the B initial
-// ones.
+// Row 0 of step t in arrays with one row per step and batch row; and, in state buffers, row 0 of the state before step
+// t: those begin with the B initial states.
 inline Index row_of_step(const Rows& rows, Index t) { return rows.offset(t); }
 inline Index row_before_step(const Rows& rows, Index t) { return t == 0 ? 0 : rows.B + rows.offset(t - 1); }
 
@@ -36,7 +36,7 @@ inline T* caller_row(const Rows& rows, const Strided& array, Index t, Index b, b
                               rows.caller_row(b) * array.batch);
 }
 
-// Zeros where no row has a step. array: the caller's (steps, B, width).
+// Zeros the caller's array (steps, B, width) wherever a row does not run a step.
 template <class T>
 [[gnu::noinline]] void zero_past_the_end(const Rows& rows, const Strided& array, Index steps, Index width,
                                          const Member& m) {
@@ -54,11 +54,12 @@ template <class T>
 
 // ---- input product --------------------------------------------------------------------------------------------------
 
-// What a layer reads: x, the caller's (T, B, I), or tokens (N,) in the order of rows; packed weights and biases.
+// The input of a layer: either x, the caller's (T, B, I), or tokens, (N,) in the order of rows; and the packed weights
+// and biases.
 template <class T>
 struct Input {
   Strided x;
-  bool direct;  // rows of x are aligned and contiguous: read in place, else copied to `gather`
+  bool direct;  // rows of x are aligned and contiguous, and read in place; else copied to `gather`
   T* gather;    // (threads, kGatherRows, I)
   const int64_t* tokens;
   bool reverse;
@@ -77,9 +78,9 @@ class InputProduct {
  public:
   inline InputProduct(const Input<T>& input, const Rows& rows, Member& member) : in_(input), rows_(rows), m_(member) {}
 
-  // gates[row] = b + x[row] W for the rows of steps [t, end): this thread's panels of `count` phases, and of each step
-  // the batch rows `mine` of its group. after(panel, row, n) is called for n rows of a panel as soon as they are there.
-  // x (rows, I), W (I, gates * units), gates (rows, gate rows)
+  // gates[row] = b + x[row] W for the rows of steps [t, end). Each thread computes its panels of `count` phases and, at
+  // each step, the batch rows `mine` of its group. after(panel, row, n) is called as soon as n rows of a panel are
+  // computed. Shapes: x (rows, I), W (I, gates * units), gates (rows, gate rows)
   template <class After = Nothing>
   [[gnu::noinline]] void chunk(const Phase<T>* phases, int count, const GateRows<T>& gates, Index t, Index end,
                                Range mine, After after = {}) {
@@ -90,7 +91,7 @@ class InputProduct {
     }
   }
 
-  // The rows that panel() reads: n of them from row b of step t on. Sets t and b to the row after them.
+  // Sets the rows that panel() reads: n rows from row b of step t on. Moves t and b to the row after them.
   void point_at(Index& t, Index& b, Index n) {
     for (Index i = 0; i < n; ++i) {
       if (!in_.tokens) x_[i] = input_row(caller_row<char>(rows_, in_.x, t, b, in_.reverse), i);
@@ -98,8 +99,8 @@ class InputProduct {
     }
   }
 
-  // The same for one panel of the n rows pointed at, which are `row` and those after it; or for a single row two panels
-  // of equal width.
+  // The input product for one panel and the n rows set by point_at, which are `row` and the rows after it; or, for a
+  // single row, for two panels of equal width.
   [[gnu::noinline]] void panel(const Phase<T>& phase, Index p, int panels, Index row, Index n,
                                const GateRows<T>& gates) {
     const Index I = in_.I, width = phase.w_width(p), row_width = phase.row_width(p);
@@ -130,7 +131,7 @@ class InputProduct {
   }
 
  private:
-  // `count` rows from row b of step t on, running over into the next steps.
+  // The product of `count` rows from row b of step t on, continuing into the next steps.
   template <class After>
   void run(const Phase<T>* phases, int phase_count, const GateRows<T>& gates, Index t, Index b, Index count,
            After after) {
@@ -159,13 +160,13 @@ class InputProduct {
   const Input<T> in_;
   const Rows& rows_;
   Member& m_;
-  const T* x_[kGatherRows];  // the rows pointed at
+  const T* x_[kGatherRows];  // the rows set by point_at
 };
 
 // ---- products of a step ---------------------------------------------------------------------------------------------
 
-// out[b] = init[b] + a[b] W for the batch rows b of a step and one panel of packed weights, or for a single row two
-// panels of equal width. next() computes one tile of rows, so that whoever needs them finds them in L1.
+// out[b] = init[b] + a[b] W for the batch rows b of a step and one panel of packed weights, or two panels of equal
+// width for a single row. next() computes one tile of rows at a time, so that the cell finds the tile in L1.
 // a (rows, K), W (K, width), init and out (rows, width)
 template <class T>
 class PanelProduct {
@@ -177,20 +178,21 @@ class PanelProduct {
     tile_.k = K, tile_.segments = 1, tile_.a_step = 0, tile_.w = W, tile_.w_panel = K * width;
   }
 
-  // Each of these for the first of the rows, with the distance of the next one, and of a second panel.
+  // Each setter takes the address for the first row, the distance to the next row and, where there is one, the distance
+  // to the second panel.
   inline void of(const T* a, Index row) { a_ = a, a_row_ = row; }
   inline void start_from(const T* init, Index row, Index panel) { init_all(tile_, vectors_, init, row, panel); }
   inline void start_last_vector_from(const T* init, Index panel) { tile_.init[vectors_ - 1] = {init, 0, panel}; }
   inline void write_to(T* out, Index row, Index panel) {
     tile_.out = out, tile_.out_row = row, tile_.out_panel = panel, out_step_ = row;
   }
-  // Every tile to the same place, row by row and panel by panel.
+  // Writes every tile to the same place, row by row and panel by panel.
   inline void write_each_to(T* scratch) {
     const Index width = vectors_ * kLanes<T>;
     write_to(scratch, width, width);
     out_step_ = 0;
   }
-  // The tiles together fetch the next panel's weights into L2 meanwhile.
+  // While the tiles are computed, they prefetch the next panel's weights into L2; each tile fetches a share.
   inline void fetch(const T* next) {
     if (tiles_.tiles >= kFetchingTiles) ahead_ = next;
   }
@@ -219,7 +221,7 @@ class PanelProduct {
   const T* ahead_ = nullptr;
 };
 
-// Panels of gate columns come in at most two widths; each kind is one run of equally long segments of a gate row.
+// Gate panels have at most two widths; the panels of each width form one run of equally long segments of a gate row.
 // Calls visit(first panel, length, segments) for runs of at most `most_k` columns.
 template <class T, class Visit>
 inline void for_each_segment_run(const Phase<T>& phase, Index most_k, Visit visit) {
@@ -234,8 +236,8 @@ inline void for_each_segment_run(const Phase<T>& phase, Index most_k, Visit visi
 }
 
 // to[b] (+)= da[first + b] W for the batch rows b of a step: the gradient of the operand of a recurrent product (or of
-// W_hr's). `columns` are the panels of W's columns, of which each thread takes `own`.
-// da (gate rows), W (gate columns, K in whole vectors) as pack_back lays it out, to (B, K in whole vectors)
+// W_hr's). `columns` are the panels of W's columns; each thread computes its panels `own`.
+// da (gate rows), W (gate columns, K in whole vectors) as packed by pack_back, to (B, K in whole vectors)
 template <class T>
 [[gnu::noinline]] void product_back(const Phase<T>& phase, const GateRows<T>& da, Index first, Range r, const T* W,
                                     const Panels& columns, Range own, T* to, bool from_zero, Member& m) {

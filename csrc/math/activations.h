@@ -1,14 +1,13 @@
-// Activation functions as objects. A cell asks them for values going forward and hands them gradients going back:
+// Activation functions as objects. A cell applies them in forward, and passes gradients through them in backward:
 //
 //   f(a)             the value
-//   f.keep(a, y)     what of argument and value backward needs
+//   f.keep(a, y)     what backward needs of argument and value
 //   f.recall(kept)   the value again
 //   f.back(dy, kept, y)   dy * f'(a)
 //
 // Sigmoid, Tanh and Relu are compiled in and keep their value. Chosen is any function, picked at run time: it keeps its
-// argument, since a clip or a negative alpha cannot be read off the value. Its switch is taken the same way by every
-// vector of a call; the two usual functions are asked first, so that an option elsewhere in a cell costs next to
-// nothing.
+// argument, because a clip or a negative alpha cannot be recovered from the value. All vectors of a call take the same
+// branch of its switch; the two usual functions are tested first, so that an option elsewhere in a cell is almost free.
 #pragma once
 
 #include "functions.h"
@@ -57,11 +56,11 @@ struct Tanh {
 struct Relu {
   template <class V>
   V operator()(V a) const {
-    return max(V{}, a);  // zero first: a NaN survives
+    return max(V{}, a);  // zero first, so that a NaN survives
   }
   template <class V>
   V back(V dy, V, V y) const {
-    return y <= Element<V>(0) ? V{} : dy;  // this way round a NaN lets its gradient pass
+    return y <= Element<V>(0) ? V{} : dy;  // in this order, a NaN passes its gradient on
   }
 };
 
@@ -70,7 +69,7 @@ inline V magnitude(V x) {
   return (V)((Bits<V>)x & ~(Bits<V>)splat(Element<V>(-0.0)));
 }
 
-// Within [-bound, bound]; a NaN stays one.
+// Limits x to [-bound, bound]; a NaN stays NaN.
 template <class V>
 inline V limit(V x, Element<V> bound) {
   return min(splat(bound), max(splat(-bound), x));

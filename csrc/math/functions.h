@@ -1,9 +1,10 @@
-// Which activation functions there are; activations.h computes them. Seen by core, too, so without instruction sets.
+// The list of activation functions; activations.h computes them. Core and the kernels both include this file, so it
+// contains nothing that depends on an instruction set.
 #pragma once
 
 namespace fusedrnn {
 
-// The one list: X(name, name in Python).
+// The list of activation functions: X(name, name in Python).
 #define FUSEDRNN_ACTIVATIONS(X)             \
   X(Sigmoid, "sigmoid")                     \
   X(Tanh, "tanh")                           \

@@ -1,6 +1,6 @@
 // exp, sigmoid and tanh for a vector V of float or double. Branch-free; NaN in gives NaN out; infinities saturate.
-// Measured over all 2^32 floats (benchmarks/activation_accuracy.py): see docs/accuracy.md for the figures per ISA.
-// The polynomials are minimax fits (Remez exchange, 60 digits) of the functions named beside them.
+// Errors were measured over all 2^32 floats (benchmarks/activation_accuracy.py); docs/accuracy.md has the figures per
+// ISA. The polynomials are minimax fits (Remez exchange, 60 digits) of the functions named beside them.
 #pragma once
 
 #include "simd.h"
@@ -12,7 +12,7 @@ struct MathConstants;
 
 template <>
 struct MathConstants<float> {
-  static constexpr float lowest = -87.33f, highest = 88.37f;  // exp() stays a normal number
+  static constexpr float lowest = -87.33f, highest = 88.37f;  // between these, exp() is a normal number
   static constexpr float largest = 0x1.fffffep127f;
   static constexpr int log1p_terms = 8;             // 9^-8 / 17 = 2^-29
   static constexpr float to_integer = 12582912.0f;  // 1.5 * 2^23: adding it leaves round(x) in the low bits
@@ -60,8 +60,8 @@ template <class V, class T, int N>
   return p;
 }
 
-// e^x = 2^n e^r with n = round(x / ln 2): returns e^r - 1 and sets 2^n. What is needed of the two differs: the
-// functions below add their 1 to 2^n, which hardly rounds, and multiply once.
+// e^x = 2^n e^r with n = round(x / ln 2): returns e^r - 1 and sets 2^n. The two are returned separately because the
+// functions below need different combinations: they add their 1 to 2^n, which hardly rounds, and multiply once.
 template <class V>
 [[gnu::always_inline]] inline V exp_parts(V x, V& power) {
   using T = Element<V>;
@@ -70,7 +70,7 @@ template <class V>
   const V n = shifted - C::to_integer;
   const V r = (x - n * C::ln2_high) - n * C::ln2_low;
   power = (V)(((Bits<V>)shifted << C::mantissa) + (Bits<V>)splat(T(1)));
-  return r * r * polynomial(r, C::exp_q) + r;  // NaN for NaN, whatever the bits of `power` are then
+  return r * r * polynomial(r, C::exp_q) + r;  // NaN for NaN, whatever the bits of `power`
 }
 
 inline float square_root(float x) { return __builtin_sqrtf(x); }
@@ -81,7 +81,7 @@ inline V square_root(V x) {
   return x;
 }
 
-// Clamped to the range in which the result is a normal number.
+// Clamped to the range where the result is a normal number.
 template <class V>
 [[gnu::always_inline]] inline V exp(V x) {
   using C = MathConstants<Element<V>>;
@@ -99,7 +99,7 @@ template <class V>
   return T(1) / (power * q + (power + T(1)));
 }
 
-// Near zero an odd polynomial, elsewhere 1 - 2 / (e^2|x| + 1), which alone would lose every digit near zero.
+// Near zero an odd polynomial, elsewhere 1 - 2 / (e^2|x| + 1), which by itself would lose every digit near zero.
 template <class V>
 [[gnu::always_inline]] inline V tanh(V x) {
   using T = Element<V>;
@@ -118,7 +118,7 @@ template <class V>
 template <class V>
 inline V log1p(V x) {
   using T = Element<V>;
-  const V twice = (x + x) / (x + T(2)), q2 = twice * twice * T(0.25);  // 2 q: a q of the smallest x would be denormal
+  const V twice = (x + x) / (x + T(2)), q2 = twice * twice * T(0.25);  // 2 q: the q of the smallest x would be denormal
   V sum = splat(T(1) / T(2 * MathConstants<T>::log1p_terms - 1));
 #pragma GCC unroll 16
   for (int k = MathConstants<T>::log1p_terms - 2; k >= 0; --k) sum = sum * q2 + T(1) / T(2 * k + 1);

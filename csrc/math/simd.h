@@ -1,6 +1,7 @@
-// The vector type of the ISA this file is compiled for: GNU vector extensions, so V reads like float and `a * b + c`
-// becomes an FMA where there is one. The only file that is compiled for each ISA and has conditionals for some of them. Includes no STL: an inline
-// standard function compiled here with AVX flags could be the copy the linker keeps for everybody.
+// The vector type of the ISA this file is compiled for. It uses GNU vector extensions, so V reads like float, and `a *
+// b + c` becomes an FMA where the ISA has one. This is the only file compiled once per ISA that has per-ISA
+// conditionals. Includes no STL: an inline standard function compiled here with AVX flags could be the copy the linker
+// keeps for everybody.
 #pragma once
 
 #include <stddef.h>
@@ -37,8 +38,8 @@ using Vec = typename VectorOf<T>::type;
 template <class T>
 inline constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));
 
-// The same at any address. It aliases T, as memcpy would not: after a store of numbers, sizes and pointers need not be
-// read from memory again.
+// The same vector type at any address. Unlike memcpy, an access through it aliases only T: after a store of numbers,
+// the compiler need not reload sizes and pointers from memory.
 template <class T>
 struct UnalignedVectorOf {
   typedef T type __attribute__((vector_size(kVectorBytes), aligned(alignof(T))));
@@ -56,10 +57,10 @@ inline void store(T* p, Vec<T> v) {
 
 template <class T>
 inline Vec<T> splat(T x) {
-  return x - Vec<T>{};  // broadcasts; x - 0 keeps the sign of a zero, which x + 0 would not
+  return x - Vec<T>{};  // broadcasts; x - 0 keeps the sign of a zero, x + 0 would not
 }
 
-// A row's last block may hold fewer units than the vector has lanes: nothing beyond `count` is touched.
+// The last block of a row may hold fewer units than the vector has lanes: nothing beyond `count` is accessed.
 template <class T>
 inline Vec<T> load_partial(const T* p, ptrdiff_t count) {
   if (count >= kLanes<T>) return load(p);
@@ -76,7 +77,7 @@ inline void store_partial(T* p, Vec<T> v, ptrdiff_t count) {
   for (ptrdiff_t l = 0; l < count; ++l) p[l] = lanes[l];
 }
 
-// The sum of all lanes, by halves.
+// The sum of all lanes, by repeated halving.
 template <class T, int N>
 struct LanesOf {
   typedef T type __attribute__((vector_size(N * sizeof(T))));
@@ -93,10 +94,11 @@ inline T sum_lanes(const typename LanesOf<T, N>::type& v) {
   }
 }
 
-// min and max return their second operand when either is NaN, so with the bound first a NaN in x survives clamping.
-// GCC 12 makes compare and blend of `a < b ? a : b`; hence the intrinsics.
+// min and max return their second operand when either is NaN, so a NaN in x survives clamping when the bound comes
+// first. GCC 12 compiles `a < b ? a : b` to a compare and a blend; hence the intrinsics.
 #if defined(__AVX512F__)
-// The maskz forms with a full mask are the plain instructions; GCC 12 warns of an undefined value inside the others.
+// The maskz forms with a full mask are the plain instructions; inside the other forms, GCC 12 warns of an undefined
+// value.
 inline Vec<float> min(Vec<float> a, Vec<float> b) {
   return (Vec<float>)_mm512_maskz_min_ps(0xFFFF, (__m512)a, (__m512)b);
 }
@@ -134,7 +136,7 @@ inline V max(V a, V b) {
 template <class V>
 using Bits = decltype(V{} < V{});
 
-// Exchanges the lanes of `a` that have bit STEP of their number set with the lanes of `b` that have not.
+// Exchanges the lanes of `a` whose number has bit STEP set with the lanes of `b` whose number does not.
 template <int STEP, class T>
 inline void exchange(Vec<T>& a, Vec<T>& b) {
   constexpr int W = kLanes<T>;
@@ -145,7 +147,7 @@ inline void exchange(Vec<T>& a, Vec<T>& b) {
     b[l] = l & STEP ? y[l] : x[l | STEP];
   }
 #else
-  Bits<Vec<T>> of_a, of_b;  // lanes of x, then those of y
+  Bits<Vec<T>> of_a, of_b;  // lanes of x, then lanes of y
   for (int l = 0; l < W; ++l) {
     of_a[l] = l & STEP ? W + (l & ~STEP) : l;
     of_b[l] = l & STEP ? W + l : l | STEP;
@@ -155,7 +157,7 @@ inline void exchange(Vec<T>& a, Vec<T>& b) {
 #endif
 }
 
-// A square of kLanes<T> rows, transposed in place: bit by bit, row and lane change roles.
+// Transposes a square of kLanes<T> rows in place: bit by bit, row and lane numbers are exchanged.
 template <class T, int STEP = 1>
 inline void transpose(Vec<T>* rows) {
   constexpr int W = kLanes<T>;
@@ -177,12 +179,12 @@ inline void transpose(const T* from, ptrdiff_t from_row, T* to, ptrdiff_t to_row
   for (int i = 0; i < W; ++i) store(to + i * to_row, rows[i]);
 }
 
-// Rounding to nearest, no traps, and denormals flushed while a kernel runs; the caller's state comes back afterwards.
-// Without the flush a decaying state or a vanishing gradient makes a layer 20 times slower.
+// Rounding to nearest, no traps, and denormals flushed while a kernel runs; afterwards the caller's state is restored.
+// Without the flush, a decaying state or a vanishing gradient makes a layer 20 times slower.
 class FloatingPointState {
  public:
 #if defined(FUSEDRNN_X86)
-  FloatingPointState() : saved_(_mm_getcsr()) { _mm_setcsr(0x9FC0); }  // all masked, nearest, FTZ and DAZ
+  FloatingPointState() : saved_(_mm_getcsr()) { _mm_setcsr(0x9FC0); }  // all exceptions masked, nearest, FTZ and DAZ
   ~FloatingPointState() { _mm_setcsr(saved_); }
 
  private:
@@ -206,7 +208,7 @@ class FloatingPointState {
   void operator=(const FloatingPointState&);
 };
 
-// Tells the core that a loop waits for another core.
+// Tells the core that this loop waits for another core.
 inline void pause_core() {
 #if defined(FUSEDRNN_X86)
   __builtin_ia32_pause();

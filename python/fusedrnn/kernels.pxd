@@ -1,5 +1,5 @@
-# fusedrnn's kernels for Cython: `cimport fusedrnn.kernels as rnn`. What each thing means is said in include/fusedrnn.h,
-# whose declarations these are; docs/c-api.md and examples/c_api/ show how to use it. There is no module behind this file.
+# The C API of fusedrnn for Cython: `cimport fusedrnn.kernels as rnn`. These are the declarations of include/fusedrnn.h,
+# which documents them; docs/c-api.md and examples/c_api/ show how to use them. There is no module behind this file.
 from libc.stdint cimport int64_t
 
 cdef extern from "fusedrnn.h" nogil:
@@ -20,7 +20,7 @@ cdef extern from "fusedrnn.h" nogil:
     ctypedef struct fusedrnn_tape
     ctypedef struct fusedrnn_stream
 
-    # Set them to zero, then their size: memset(&f, 0, sizeof(f)); f.size = sizeof(f)
+    # Set each struct to zero, then set its size: memset(&f, 0, sizeof(f)); f.size = sizeof(f)
     ctypedef struct fusedrnn_layer:
         size_t size
         const char *cell
@@ -125,5 +125,5 @@ cdef extern from "fusedrnn.h" nogil:
     int fusedrnn_check(const fusedrnn_api *api, int code) except -1
 
 cdef extern from "fusedrnn.h":
-    # Once, when the module is imported: cdef const fusedrnn_api *api = fusedrnn_import()
+    # Call once, when the module is imported: cdef const fusedrnn_api *api = fusedrnn_import()
     const fusedrnn_api *fusedrnn_import() except NULL

@@ -1,19 +1,19 @@
-/* fusedrnn's kernels for C, C++ and Cython: pack weights, run sequences forward and backward, step through streams.
+/* The C API of fusedrnn, for C, C++ and Cython: pack weights, run sequences forward and backward, step through streams.
  *
  *     #include <Python.h>
- *     #include <fusedrnn.h>                                  // its folder: fusedrnn.get_include()
+ *     #include <fusedrnn.h>                                  // in the folder fusedrnn.get_include()
  *     const fusedrnn_api *rnn = fusedrnn_import();           // once, with the GIL; NULL with a Python exception set
  *
- * After that nothing here touches Python: every function may be called with or without the GIL, from any thread, and
- * reports failure by its return code. docs/c-api.md tells the whole story; examples/c_api/ has programs.
+ * After the import nothing here touches Python: every function may be called with or without the GIL, from any thread,
+ * and reports failure by its return code. docs/c-api.md is the full description; examples/c_api/ has programs.
  *
- * Arrays are the caller's. They hold the layer's dtype, aligned to one element, with contiguous last axis; shapes are
- * written (T, B, I): T time, B batch, I input_size, H hidden_size, G gates (LSTM 4: i f g o; GRU 3: r z n; RNN 1). Of a
- * projected layer, h and whatever is shaped as h (y, dy, states, masks) has P = proj_size units where H is written.
- * What is computed, and its bits, are those of the Python layers.
+ * All arrays belong to the caller. They hold the layer's dtype, are aligned to one element, and have a contiguous last
+ * axis. Shapes are written (T, B, I): T time, B batch, I input_size, H hidden_size, G gates (LSTM 4: i f g o; GRU 3:
+ * r z n; RNN 1). In a projected layer, h and every array shaped like h (y, h_0, h_n, their gradients, recurrent_mask,
+ * zoneout_h) has P = proj_size units where H is written. Results are bit for bit those of the Python layers.
  *
- * How it grows without breaking what is compiled already: structs begin with their size as the caller knew it, and get
- * new members at the end only, where zero means "as before". So what you do not set has to be zero:
+ * How the API grows without breaking compiled programs: structs begin with their size as the caller knew it, and new
+ * members are added only at the end, where zero means "as before". So members that you do not set must be zero:
  *
  *     fusedrnn_forward f = {.size = sizeof f, .T = T, .B = B, .x = x, .y = y};     // C99, C++20
  *     fusedrnn_forward f{}; f.size = sizeof f; ...                                 // C++11
@@ -28,50 +28,51 @@
 extern "C" {
 #endif
 
-/* Of the function table and all structs. Raised only when old programs could no longer work. */
+/* Version of the function table and all structs. Raised only when old programs could no longer work. */
 #define FUSEDRNN_ABI 1
 
 #define FUSEDRNN_CAPSULE "fusedrnn._core._C_API"    /* name of the capsule with the table */
-#define FUSEDRNN_WEIGHTS_CAPSULE "fusedrnn_weights" /* and of those that frozen.c_weights() returns */
+#define FUSEDRNN_WEIGHTS_CAPSULE "fusedrnn_weights" /* name of those that frozen.c_weights() returns */
 
-/* What functions return. After any but FUSEDRNN_OK, message() says more. */
+/* Return codes. After any code but FUSEDRNN_OK, message() describes the error. */
 enum {
   FUSEDRNN_OK = 0,
   FUSEDRNN_INVALID = 1,     /* an argument is wrong; nothing was written */
   FUSEDRNN_MEMORY = 2,      /* too large, or no memory left; nothing was written */
   FUSEDRNN_INTERRUPTED = 3, /* interrupted() returned nonzero; outputs are half-written */
   FUSEDRNN_BUSY = 4,        /* the stream is in use by another thread */
-  FUSEDRNN_INTERNAL = 5     /* should not happen: please report */
+  FUSEDRNN_INTERNAL = 5     /* a bug: please report it */
 };
 
 /* dtypes: the size of an element */
 enum { FUSEDRNN_FLOAT32 = 4, FUSEDRNN_FLOAT64 = 8 };
 
-/* Each is freed by its own function, from any thread; freeing NULL does nothing. A tape and a stream hold on to the
- * weights they need: these may be freed first. */
-typedef struct fusedrnn_weights fusedrnn_weights; /* packed, of one layer in one direction; never changes */
-typedef struct fusedrnn_tape fusedrnn_tape;       /* what forward kept for backward; never changes */
-typedef struct fusedrnn_stream fusedrnn_stream;   /* stacked one-way layers and their state; one thread at a time */
+/* Handles. Each is freed by its own function, from any thread; freeing NULL does nothing. A tape and a stream keep the
+ * weights they need alive, so the weights may be freed first. */
+typedef struct fusedrnn_weights fusedrnn_weights; /* packed weights of one layer in one direction; constant */
+typedef struct fusedrnn_tape fusedrnn_tape;       /* what forward kept for backward; constant */
+typedef struct fusedrnn_stream fusedrnn_stream; /* stacked one-directional layers, their state; one thread at a time */
 
-/* What to pack. Weights are read, not kept. Rows of a gate lie together, in torch's order of gates. */
+/* A layer to pack. weights_new reads the arrays and does not keep them. The rows of a gate are contiguous, and gates
+ * are in torch's order. */
 typedef struct fusedrnn_layer {
   size_t size;      /* sizeof(fusedrnn_layer) */
   const char* cell; /* "rnn_tanh", "rnn_relu", "gru_after" (torch), "gru_before" (Cho), "gru_simple", "lstm" */
   int dtype;
-  int training; /* nonzero: pack what backward needs, too */
+  int training; /* nonzero: also pack what backward needs */
   ptrdiff_t input_size, hidden_size;
   const void *W_ih, *W_hh;     /* (G*H, I), (G*H, H), C-contiguous */
   const void *b_ih, *b_hh;     /* (G*H,); NULL: zeros */
-  ptrdiff_t proj_size;         /* LSTM: units P < H of h, of y and of what W_hh, then (G*H, P), is for; 0: H */
+  ptrdiff_t proj_size;         /* LSTM: units P < H of h and y; W_hh is then (G*H, P); 0: no projection */
   const void* W_hr;            /* (P, H), C-contiguous, with proj_size */
-  double zoneout_h, zoneout_c; /* rates, 0 <= rate < 1: without a tape units keep this share of their old values */
+  double zoneout_h, zoneout_c; /* rates, 0 <= rate < 1: without a tape, units keep this share of their old values */
 } fusedrnn_layer;
 
-/* What weights are. Filled by weights_info, as much of it as `size` covers. */
+/* Properties of packed weights. weights_info fills as many members as `size` covers. */
 typedef struct fusedrnn_info {
   size_t size;      /* in: sizeof(fusedrnn_info) */
-  const char* cell; /* lives as long as the library */
-  const char* isa;  /* what they were packed for; calls run with it whatever is current by then */
+  const char* cell; /* valid as long as the library is loaded */
+  const char* isa;  /* the ISA they were packed for; calls use it even if another is current by then */
   int dtype;
   int training;
   int gates, states; /* G; 2 for LSTM (h, c), else 1 */
@@ -80,39 +81,39 @@ typedef struct fusedrnn_info {
   ptrdiff_t output_size; /* units of h: proj_size, or hidden_size */
 } fusedrnn_info;
 
-/* One layer over whole sequences. Outputs must not overlap each other, x or tokens; h_n may be h_0, and c_n c_0.
- * `*_time` and `*_batch` count elements from one step, one row to the next, may be negative, and when both are 0 the
- * array is C-contiguous. */
+/* One layer over whole sequences. Outputs must not overlap each other, x or tokens; h_n may be the array h_0, and c_n
+ * the array c_0. `*_time` and `*_batch` are strides in elements, from one step and from one row to the next; they may
+ * be negative, and if both are 0 the array is C-contiguous. */
 typedef struct fusedrnn_forward {
   size_t size; /* sizeof(fusedrnn_forward) */
   ptrdiff_t T, B;
   const int64_t* lengths; /* (B,), each 0 to T, in any order; NULL: T */
   const void* x;          /* (T, B, I); NULL: tokens */
   ptrdiff_t x_time, x_batch;
-  const int64_t* tokens; /* (T, B), C-contiguous, each 0 to I - 1: a one-hot x */
-  const void *h_0, *c_0; /* (B, H), C-contiguous; NULL: zeros. c is LSTM's */
+  const int64_t* tokens; /* (T, B), C-contiguous, each 0 to I - 1, in place of a one-hot x */
+  const void *h_0, *c_0; /* (B, H), C-contiguous; NULL: zeros. c: LSTM only */
   void* y;               /* (T, B, H), zeros past a row's length; NULL: not wanted */
   ptrdiff_t y_time, y_batch;
   void *h_n, *c_n;                    /* (B, H), C-contiguous; NULL: not wanted */
   int reverse;                        /* nonzero: from each row's last valid step to its first */
-  int (*interrupted)(void* argument); /* asked now and then, on the calling thread; nonzero ends the call. Or NULL */
+  int (*interrupted)(void* argument); /* called now and then, on the calling thread; nonzero ends the call. Or NULL */
   void* interrupted_argument;
-  const void* recurrent_mask; /* (B, H), C-contiguous: factors of h in the recurrent product; NULL: ones. With a tape */
-  /* (T, B, H), C-contiguous, 1 where a unit keeps its old value, else 0; NULL: nowhere. With a tape, and then needed
-   * where the weights have such a rate. */
+  const void* recurrent_mask; /* (B, H), C-contiguous: factors of h in the recurrent product; NULL: 1. Only with tape */
+  /* (T, B, H), C-contiguous: 1 where a unit keeps its old value, else 0; NULL: all 0. Only with a tape, and then
+   * required if the weights have that zoneout rate. */
   const unsigned char *zoneout_h, *zoneout_c;
 } fusedrnn_forward;
 
-/* Gradients of what forward computed. Inputs that are NULL are zeros, outputs that are NULL are not wanted. Outputs
- * must not overlap each other or dy; dh_0 may be dh_n, and dc_0 dc_n. */
+/* Gradients of what forward computed. An input that is NULL means zeros, an output that is NULL is not wanted. Outputs
+ * must not overlap each other or dy; dh_0 may be the array dh_n, and dc_0 the array dc_n. */
 typedef struct fusedrnn_backward {
   size_t size;    /* sizeof(fusedrnn_backward) */
-  const void* dy; /* (T, B, H); what lies past a row's length is not read */
+  const void* dy; /* (T, B, H); steps past a row's length are not read */
   ptrdiff_t dy_time, dy_batch;
   const void *dh_n, *dc_n; /* (B, H), C-contiguous */
   void* dx;                /* (T, B, I), zeros past a row's length; not for tokens */
   ptrdiff_t dx_time, dx_batch;
-  int accumulate_dx;   /* nonzero: add to dx */
+  int accumulate_dx;   /* nonzero: add to dx instead of overwriting it */
   void *dh_0, *dc_0;   /* (B, H), C-contiguous */
   void *dW_ih, *dW_hh; /* shaped as the weights, C-contiguous; overwritten */
   void *db_ih, *db_hh; /* (G*H,) */
@@ -123,15 +124,15 @@ typedef struct fusedrnn_backward {
 
 /* The function table. */
 typedef struct fusedrnn_api {
-  size_t size; /* of the library's table: at least the one declared here, see fusedrnn_import */
+  size_t size; /* of the library's table: at least that declared here, see fusedrnn_import */
   int abi;
   const char* version; /* of the package */
 
-  /* What went wrong in the last call of this thread that failed; never NULL, valid until the next that fails. */
+  /* The error message of this thread's last failed call; never NULL, valid until the thread's next failed call. */
   const char* (*message)(void);
 
-  /* As in Python: fusedrnn.set_num_threads, OMP_NUM_THREADS and the affinity mask count; n > 0 is for calls of this
-   * thread, 0 goes back to what the process has. Results do not depend on it. */
+  /* As in Python: fusedrnn.set_num_threads, OMP_NUM_THREADS and the affinity mask apply; n > 0 sets the number for
+   * calls of this thread, 0 returns to the number of the process. Results do not depend on it. */
   int (*get_num_threads)(void);
   int (*set_num_threads)(int n);
 
@@ -140,30 +141,30 @@ typedef struct fusedrnn_api {
   int (*weights_info)(const fusedrnn_weights* weights, fusedrnn_info* info);
   void (*weights_free)(fusedrnn_weights* weights);
 
-  /* tape: where to put one, for weights packed for training; NULL: inference. It owns all it needs: x may change. */
+  /* tape: receives a new tape (weights packed for training); NULL: inference. A tape owns its data: x may change. */
   int (*forward)(const fusedrnn_weights* weights, const fusedrnn_forward* arguments, fusedrnn_tape** tape);
-  int (*backward)(const fusedrnn_tape* tape, const fusedrnn_backward* arguments); /* as often as you like */
+  int (*backward)(const fusedrnn_tape* tape, const fusedrnn_backward* arguments); /* any number of times */
   size_t (*tape_nbytes)(const fusedrnn_tape* tape);
   void (*tape_free)(fusedrnn_tape* tape);
 
-  /* `layers` of them from the input up, of one cell, dtype, hidden_size and proj_size; the state starts at zero. A step
-   * runs on the calling thread, allocates nothing, takes no lock and asks nothing of the system. */
+  /* `layers` weights, from the input layer up, of one cell, dtype, hidden_size and proj_size; the state starts at zero.
+   * A step runs on the calling thread, allocates nothing, takes no lock and makes no system call. */
   int (*stream_new)(const fusedrnn_weights* const* weights, ptrdiff_t layers, ptrdiff_t B, fusedrnn_stream** stream);
   int (*stream_step)(fusedrnn_stream* stream, const void* x, void* y); /* (B, I) -> (B, H), C-contiguous */
   int (*stream_step_tokens)(fusedrnn_stream* stream, const int64_t* tokens, void* y); /* (B,) */
   int (*stream_get_state)(fusedrnn_stream* stream, void* h, void* c);                 /* each (layers, B, H), or NULL */
-  int (*stream_set_state)(fusedrnn_stream* stream, const void* h, const void* c);     /* NULL: as it is */
+  int (*stream_set_state)(fusedrnn_stream* stream, const void* h, const void* c);     /* NULL: unchanged */
   int (*stream_reset)(fusedrnn_stream* stream,
-                      const unsigned char* rows); /* zeros where rows (B,) is not 0; NULL: all */
+                      const unsigned char* rows); /* zeros the rows where rows (B,) is not 0; NULL: all rows */
   void (*stream_free)(fusedrnn_stream* stream);
 } fusedrnn_api;
 
 #ifdef Py_PYTHON_H
 
-/* The table of the installed fusedrnn, valid until the process ends; or NULL with a Python exception set. */
+/* The function table of the installed fusedrnn, valid until the process ends; or NULL with a Python exception set. */
 static inline const fusedrnn_api* fusedrnn_import(void) {
   const fusedrnn_api* api;
-  PyObject* package = PyImport_ImportModule("fusedrnn"); /* PyCapsule_Import would not say why it failed */
+  PyObject* package = PyImport_ImportModule("fusedrnn"); /* PyCapsule_Import would hide why the import failed */
   if (!package) return NULL;
   Py_DECREF(package);
   api = (const fusedrnn_api*)PyCapsule_Import(FUSEDRNN_CAPSULE, 0);
@@ -178,8 +179,8 @@ static inline const fusedrnn_api* fusedrnn_import(void) {
   return api;
 }
 
-/* Turns a return code into a Python exception: 0, or -1 with one set. Without the GIL, too; takes it on failure only.
- */
+/* Turns a return code into a Python exception: returns 0, or -1 with an exception set. Works with or without the GIL,
+ * and takes it only on failure. */
 static inline int fusedrnn_check(const fusedrnn_api* api, int code) {
   if (code == FUSEDRNN_OK) return 0;
   {
