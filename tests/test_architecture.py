@@ -162,7 +162,7 @@ def test_other_names_are_no_attributes(unbuilt):
 
 # ---- csrc
 
-FOLDERS = {"math": 0, "cells": 1, "kernels": 2, "core": 3}  # each may include what is below it
+FOLDERS = {"math": 0, "cells": 1, "kernels": 2, "core": 3, "bindings": 4}  # each may include what is below it
 
 
 def test_folders_of_csrc_include_in_one_direction():
@@ -197,4 +197,4 @@ def test_no_file_has_several_trades():
     """`_validate.py` is one list of checks."""
     files = [*CSRC.rglob("*.h"), *CSRC.rglob("*.cpp"), *ROOT.rglob("*.py")]
     long = {path.name for path in files if len(path.read_text().splitlines()) > 500}
-    assert long <= {"_validate.py", "capi.cpp", "module.cpp"}
+    assert long <= {"_validate.py"}

@@ -12,18 +12,18 @@ namespace fusedrnn {
 // usual form of a cell has its activation functions compiled in; an ...Options cell takes them from CellOptions. Cells
 // with options are never Plain: Masked is at most a few per cent slower, whereas each form takes seconds to compile and
 // tens of kilobytes, for every instruction set.
-#define FUSEDRNN_CELLS(X)                                  \
-  X(RNNTanh, "rnn_tanh", Plain, Masked)                    \
-  X(RNNRelu, "rnn_relu", Plain, Masked)                    \
-  X(GRUAfter, "gru_after", Plain, Masked, Normed)          \
-  X(GRUBefore, "gru_before", Plain, Masked)                \
-  X(GRUSimple, "gru_simple", Plain, Masked)                \
-  X(LSTM, "lstm", Plain, Masked, Projected, Normed)        \
-  X(RNNOptions, "rnn_options", Masked)                     \
-  X(GRUAfterOptions, "gru_after_options", Masked)          \
-  X(GRUBeforeOptions, "gru_before_options", Masked)        \
-  X(GRUSimpleOptions, "gru_simple_options", Masked)        \
-  X(LSTMOptions, "lstm_options", Masked, Projected)        \
+#define FUSEDRNN_CELLS(X)                           \
+  X(RNNTanh, "rnn_tanh", Plain, Masked)             \
+  X(RNNRelu, "rnn_relu", Plain, Masked)             \
+  X(GRUAfter, "gru_after", Plain, Masked, Normed)   \
+  X(GRUBefore, "gru_before", Plain, Masked)         \
+  X(GRUSimple, "gru_simple", Plain, Masked)         \
+  X(LSTM, "lstm", Plain, Masked, Projected, Normed) \
+  X(RNNOptions, "rnn_options", Masked)              \
+  X(GRUAfterOptions, "gru_after_options", Masked)   \
+  X(GRUBeforeOptions, "gru_before_options", Masked) \
+  X(GRUSimpleOptions, "gru_simple_options", Masked) \
+  X(LSTMOptions, "lstm_options", Masked, Projected) \
   X(LSTMCoupled, "lstm_coupled", Masked, Projected)
 
 enum CellId {

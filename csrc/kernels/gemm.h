@@ -5,9 +5,9 @@
 // sets (math/simd.h). Next, read products.h.
 #pragma once
 
+#include "../math/simd.h"
 #include "contract.h"
 #include "layout.h"
-#include "../math/simd.h"
 
 namespace fusedrnn::FUSEDRNN_ISA {
 

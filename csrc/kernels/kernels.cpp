@@ -27,8 +27,9 @@ void add(const T* x, T* y, Index n) {
 // The entry points of a cell, in the forms of kernels/forms.h that cells/cells.h lists for it.
 template <class T, class Cell, class... Forms>
 constexpr CellKernels<T> kernels_of() {
-  CellKernels<T> k = {Cell::gates,           Cell::states,  Cell::phases, Cell::split, Cell::saved,
-                      Cell::unit_parameters, panels_of<T, Cell>, back_panels_of<T>, pack<T, Cell>, nullptr, {}, {}};
+  CellKernels<T> k = {
+      Cell::gates,        Cell::states,      Cell::phases,  Cell::split, Cell::saved, Cell::unit_parameters,
+      panels_of<T, Cell>, back_panels_of<T>, pack<T, Cell>, nullptr,     {},          {}};
   ((k.forward[Forms::id] = forward<T, Cell, Forms>, k.backward[Forms::id] = backward<T, Cell, Forms>), ...);
   if constexpr ((Forms::normalises || ...)) k.pack_norm = pack_norm<T, Cell>;
   return k;
@@ -39,10 +40,10 @@ constexpr KernelTable<T> table() {
 #define FUSEDRNN_KERNELS(type, text, ...) kernels_of<T, type, __VA_ARGS__>(),
   return {kLanes<T>,
           {FUSEDRNN_CELLS(FUSEDRNN_KERNELS)},
-      add<T>,
-      over_array<T, exp<Vec<T>>>,
-      over_array<T, sigmoid<Vec<T>>>,
-      over_array<T, tanh<Vec<T>>>};
+          add<T>,
+          over_array<T, exp<Vec<T>>>,
+          over_array<T, sigmoid<Vec<T>>>,
+          over_array<T, tanh<Vec<T>>>};
 #undef FUSEDRNN_KERNELS
 }
 

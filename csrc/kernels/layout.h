@@ -11,8 +11,8 @@
 // reset before, two blocks of r and z, then (second phase) four blocks of n.
 #pragma once
 
-#include "contract.h"
 #include "../math/simd.h"
+#include "contract.h"
 
 namespace fusedrnn::FUSEDRNN_ISA {
 

@@ -14,8 +14,8 @@
 // and biases; only the sums of squares have to exclude them.
 #pragma once
 
-#include "forms.h"
 #include "../math/math.h"
+#include "forms.h"
 #include "pack.h"
 
 namespace fusedrnn::FUSEDRNN_ISA {

@@ -5,19 +5,19 @@
 namespace fusedrnn {
 
 // The list of activation functions: X(name, name in Python).
-#define FUSEDRNN_ACTIVATIONS(X)             \
-  X(Sigmoid, "sigmoid")                     \
-  X(Tanh, "tanh")                           \
-  X(Relu, "relu")                           \
-  X(HardSigmoid, "hard_sigmoid")            \
-  X(HardTanh, "hard_tanh")                  \
-  X(Softsign, "softsign")                   \
-  X(Softplus, "softplus")                   \
-  X(LeakyRelu, "leaky_relu")                \
-  X(Elu, "elu")                             \
-  X(Affine, "affine")                       \
-  X(ScaledTanh, "scaled_tanh")              \
-  X(ThresholdedRelu, "thresholded_relu")    \
+#define FUSEDRNN_ACTIVATIONS(X)          \
+  X(Sigmoid, "sigmoid")                  \
+  X(Tanh, "tanh")                        \
+  X(Relu, "relu")                        \
+  X(HardSigmoid, "hard_sigmoid")         \
+  X(HardTanh, "hard_tanh")               \
+  X(Softsign, "softsign")                \
+  X(Softplus, "softplus")                \
+  X(LeakyRelu, "leaky_relu")             \
+  X(Elu, "elu")                          \
+  X(Affine, "affine")                    \
+  X(ScaledTanh, "scaled_tanh")           \
+  X(ThresholdedRelu, "thresholded_relu") \
   X(Linear, "linear")
 
 enum ActivationId {

@@ -13,10 +13,10 @@
 #include <stdexcept>
 #include <string>
 
-#include "core/backward.h"
-#include "core/forward.h"
-#include "core/schedule.h"
-#include "core/strides.h"
+#include "../core/backward.h"
+#include "../core/forward.h"
+#include "../core/schedule.h"
+#include "../core/strides.h"
 
 namespace fusedrnn::python {
 
@@ -103,6 +103,18 @@ T* vector(const py::object& o, Index n, bool write, const char* name) {
   return static_cast<T*>(const_cast<void*>(a.data()));
 }
 
+// From the memory pool, uninitialised; new_array() is the quicker one for small arrays.
+py::array empty(const py::tuple& shape, const py::dtype& dtype);
+py::array new_array(const py::dtype& dtype, const Index* sizes, int nd);
+
+// A function of positional arguments, bound by hand: pybind11 takes longer over arguments than small calls take.
+using FastFunction = PyObject* (*)(PyObject*, PyObject* const*, Py_ssize_t);
+inline PyMethodDef by_hand(const char* name, FastFunction function, const char* doc) {
+  return {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function)), METH_FASTCALL, doc};
+}
+
+void add_weights(py::module_& module);
+void add_sequences(py::module_& module);
 void add_stream(py::module_& module);
 void add_c_api(py::module_& module);
 void add_explain(py::module_& module);

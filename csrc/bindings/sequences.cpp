@@ -1,203 +1,11 @@
-// The Python module: converts arrays to structs, allocates outputs and releases the GIL. Not here: any computation
-// (core and kernels do it), checks with messages for users (python/fusedrnn/_validate.py), streams (stream.cpp), the C
-// API (capi.cpp) and explain (explain.cpp). python/fusedrnn/_core.pyi describes the functions for Python; next, read
-// core/forward.h.
-#include <pthread.h>
-
-#include <atomic>
-#include <chrono>
-
+// Whole sequences: arrays in, calls of core/forward.h and core/backward.h, arrays out. Schedules and tapes.
 #include "arrays.h"
-#include "core/cpu.h"
-#include "core/dispatch.h"
 #include "gil.h"
+#include "parameters.h"
 
 namespace fusedrnn::python {
 
 using namespace pybind11::literals;
-
-// ---- signals ------------------------------------------------------------------------------------
-
-static std::atomic<unsigned long> main_thread{0};
-
-static long long now_ms() {
-  using namespace std::chrono;
-  return duration_cast<milliseconds>(steady_clock::now().time_since_epoch()).count();
-}
-
-SignalWatch::SignalWatch() : main_(PyThread_get_thread_ident() == main_thread.load()), next_(now_ms() + 50) {}
-
-bool SignalWatch::look(void* self) {
-  auto* watch = static_cast<SignalWatch*>(self);
-  const long long now = now_ms();
-  if (now < watch->next_) return false;
-  const py::gil_scoped_acquire gil;
-  const bool raised = PyErr_CheckSignals() != 0;
-  watch->next_ = now_ms() + 50;
-  return raised;
-}
-
-// ---- arrays -------------------------------------------------------------------------------------
-
-static py::array empty(const py::tuple& shape, const py::dtype& dtype) {
-  std::vector<py::ssize_t> sizes;
-  std::size_t bytes = static_cast<std::size_t>(dtype.itemsize());
-  for (const py::handle& n : shape) {
-    sizes.push_back(py::cast<py::ssize_t>(n));
-    require(sizes.back() >= 0, "empty: negative size");
-    bytes = product(bytes, static_cast<std::size_t>(sizes.back()));
-  }
-  if (bytes < 4096) return py::array(dtype, sizes);
-  auto buffer = std::make_unique<Buffer>(bytes);
-  void* data = buffer->as<void>();
-  const py::capsule owner(buffer.release(), [](void* b) { delete static_cast<Buffer*>(b); });
-  return py::array(dtype, sizes, {}, data, owner);
-}
-
-// As empty(), but small arrays take a quarter of the time: each call of a layer needs three.
-static py::array new_array(const py::dtype& dtype, const Index* sizes, int nd) {
-  Index bytes = dtype.itemsize();
-  bool small = true;
-  for (int d = 0; d < nd && small; ++d) small = sizes[d] >= 0 && sizes[d] < 4096 && (bytes *= sizes[d]) < 4096;
-  if (!small) {
-    py::tuple shape(static_cast<std::size_t>(nd));
-    for (int d = 0; d < nd; ++d) shape[static_cast<std::size_t>(d)] = sizes[d];
-    return empty(shape, dtype);
-  }
-  const auto& numpy = py::detail::npy_api::get();
-  PyObject* array = numpy.PyArray_NewFromDescr_(numpy.PyArray_Type_, py::dtype(dtype).release().ptr(), nd,
-                                                const_cast<Index*>(sizes), nullptr, nullptr, 0, nullptr);
-  if (!array) throw py::error_already_set();
-  return py::reinterpret_steal<py::array>(array);
-}
-
-// Bound without pybind11, like infer_bound below: pybind11 takes longer to convert the arguments than the functions
-// take to run.
-static PyObject* empty_bound(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
-  return bound([&] {
-    require(count == 2 && PyTuple_Check(arguments[0]), "empty: takes a tuple and a dtype");
-    const auto shape = py::reinterpret_borrow<py::tuple>(arguments[0]);
-    const auto given = py::reinterpret_borrow<py::object>(arguments[1]);
-    const auto dtype = py::isinstance<py::dtype>(given) ? py::dtype(given) : py::dtype::from_args(given);
-    Index sizes[4];
-    if (shape.size() > 4) return empty(shape, dtype);
-    for (std::size_t d = 0; d < shape.size(); ++d) {
-      sizes[d] = PyLong_AsSsize_t(PyTuple_GET_ITEM(shape.ptr(), static_cast<Py_ssize_t>(d)));
-      if (sizes[d] == -1 && PyErr_Occurred()) throw py::error_already_set();
-    }
-    return new_array(dtype, sizes, static_cast<int>(shape.size()));
-  });
-}
-
-// ---- weights ------------------------------------------------------------------------------------
-
-static Activation activation_of(const py::handle& given) {
-  const auto [name, alpha, beta] = py::cast<std::tuple<std::string, double, double>>(given);
-  return {activation_named(name), alpha, beta};
-}
-
-static CellOptions options_of(const py::object& given) {
-  CellOptions options;
-  if (given.is_none()) return options;
-  const auto fields = py::cast<py::tuple>(given);
-  require(fields.size() == 6, "Weights: options are gate, state, output, clip, cell_clip, peephole");
-  options.gate = activation_of(fields[0]);
-  options.state = activation_of(fields[1]);
-  options.output = activation_of(fields[2]);
-  options.clip = py::cast<double>(fields[3]), options.cell_clip = py::cast<double>(fields[4]);
-  require(options.clip > 0 && options.cell_clip > 0, "Weights: a clip is not positive");
-  if (!fields[5].is_none()) {
-    const auto peephole = py::cast<std::string>(fields[5]);
-    require(peephole == "ifo" || peephole == "o_prev", "Weights: the peephole is ifo or o_prev");
-    options.peephole = peephole == "ifo" ? kPeepholeIFO : kPeepholeOPrev;
-  }
-  return options;
-}
-
-// Parameters with one element per hidden unit: as many rows as the cell has, or only its last rows.
-template <class T>
-static T* unit_rows(const py::object& o, Index most, Index H, Index* rows, bool write, const char* name) {
-  if (o.is_none()) return nullptr;
-  const auto a = py::cast<py::array>(o);
-  require(a.ndim() == 2 && a.shape(0) <= most, name);
-  *rows = a.shape(0);
-  return matrix<T>(a, *rows, H, nullptr, write, name);
-}
-
-// The parameters of a cell, or their gradients, by name; None means that there is no such parameter.
-struct Parameters {
-  py::object W_ih = py::none(), W_hh = py::none(), b_ih = py::none(), b_hh = py::none();
-  py::object W_hr = py::none(), units = py::none();  // units: (rows, H), the cell's parameters per unit (peepholes)
-  py::object gain_ih = py::none(), gain_hh = py::none(), gain_c = py::none(), bias_c = py::none();  // layer norm
-
-  static Parameters of(const py::dict& given) {
-    static constexpr std::pair<const char*, py::object Parameters::*> kNames[] = {
-        {"W_ih", &Parameters::W_ih},       {"W_hh", &Parameters::W_hh},       {"b_ih", &Parameters::b_ih},
-        {"b_hh", &Parameters::b_hh},       {"W_hr", &Parameters::W_hr},       {"units", &Parameters::units},
-        {"gain_ih", &Parameters::gain_ih}, {"gain_hh", &Parameters::gain_hh}, {"gain_c", &Parameters::gain_c},
-        {"bias_c", &Parameters::bias_c}};
-    Parameters parameters;
-    std::size_t known = 0;
-    for (const auto& [name, member] : kNames)
-      if (given.contains(name)) parameters.*member = given[name], ++known;
-    require(known == given.size(), "parameters: an unknown name");
-    return parameters;
-  }
-};
-
-template <class T>
-static std::shared_ptr<WeightsBase> make_weights(const Kernels& kernels, CellId cell, const Parameters& given,
-                                                 bool training, const CellOptions& options, const py::tuple& zoneout,
-                                                 const py::object& norm_eps) {
-  const auto W_ih = py::cast<py::array>(given.W_ih), W_hh = py::cast<py::array>(given.W_hh);
-  require(W_ih.ndim() == 2, "Weights: W_ih has two axes");
-  const CellKernels<T>& kernel = table_of<T>(kernels).cells[cell];
-  const Index I = W_ih.shape(1), rows = W_ih.shape(0), H = rows / kernel.gates;
-  require(H >= 1 && I >= 1 && rows == H * kernel.gates, "Weights: the rows of W_ih are gates * hidden_size");
-  Structure structure;
-  if (!given.W_hr.is_none()) {
-    const auto projection = py::cast<py::array>(given.W_hr);
-    require(projection.ndim() == 2 && projection.shape(0) >= 1, "Weights: W_hr has two axes");
-    structure.R = projection.shape(0);
-  }
-  const Index R = structure.R ? structure.R : H;
-  RawWeights<T> raw{matrix<T>(W_ih, rows, I, nullptr, false, "W_ih"), matrix<T>(W_hh, rows, R, nullptr, false, "W_hh"),
-                    vector<T>(given.b_ih, rows, false, "b_ih"), vector<T>(given.b_hh, rows, false, "b_hh")};
-  raw.units = unit_rows<T>(given.units, kernel.unit_parameters, H, &raw.unit_rows, false, "units");
-  if (structure.R) raw.W_hr = matrix<T>(py::cast<py::array>(given.W_hr), R, H, nullptr, false, "W_hr");
-  if (!norm_eps.is_none()) {
-    require(kernel.pack_norm, "Weights: this cell has no layer normalisation");
-    raw.norm = {vector<T>(given.gain_ih, rows, false, "gain_ih"),
-                vector<T>(given.gain_hh, rows, false, "gain_hh"),
-                vector<T>(given.gain_c, H, false, "gain_c"),
-                vector<T>(given.bias_c, H, false, "bias_c"),
-                raw.b_ih,
-                raw.b_hh,
-                py::cast<double>(norm_eps)};
-    require(raw.norm.gain_ih && raw.norm.gain_hh, "Weights: layer normalisation has gains for both products");
-    require(kernel.states == 1 || (raw.norm.gain_c && raw.norm.bias_c),
-            "Weights: layer normalisation has a gain and a bias of c");
-    raw.b_ih = raw.b_hh = nullptr;  // pack_norm packs them: they are added after the normalisation
-    structure.normed = true;
-  }
-  require(zoneout.size() == kMaxStates, "Weights: zoneout is a pair");
-  for (std::size_t s = 0; s < kMaxStates; ++s) structure.zoneout[s] = py::cast<double>(zoneout[s]);
-  return without_gil([&](Interrupt interrupt) -> std::shared_ptr<WeightsBase> {
-    return std::make_shared<Weights<T>>(kernels, cell, options, I, H, raw, training, structure, interrupt);
-  });
-}
-
-static std::shared_ptr<WeightsBase> make_weights(const std::string& cell, const Parameters& given, bool training,
-                                                 const py::object& options, const py::tuple& zoneout,
-                                                 const py::object& norm_eps, const WeightsBase* like) {
-  const Kernels& kernels = like ? *like->kernels : current_kernels();
-  return with_dtype(dtype_of(py::cast<py::array>(given.W_ih)), [&](auto zero) {
-    return make_weights<decltype(zero)>(kernels, cell_named(cell), given, training, options_of(options), zoneout,
-                                        norm_eps);
-  });
-}
-
-// ---- forward and backward -----------------------------------------------------------------------
 
 using WeightsPointer = std::shared_ptr<WeightsBase>;
 using SchedulePointer = std::shared_ptr<Schedule>;
@@ -494,110 +302,12 @@ static PyObject* infer_bound(PyObject*, PyObject* const* arguments, Py_ssize_t c
   });
 }
 
-// ---- activations, for accuracy tests ------------------------------------------------------------
-
-template <class T>
-static py::array apply_typed(const std::string& function, const py::array& x) {
-  const KernelTable<T>& table = table_of<T>(current_kernels());
-  void (*apply)(const T*, T*, Index) = function == "exp"       ? table.exp
-                                       : function == "sigmoid" ? table.sigmoid
-                                       : function == "tanh"    ? table.tanh
-                                                               : nullptr;
-  require(apply, "apply: the function is exp, sigmoid or tanh");
-  require(x.flags() & py::array::c_style, "apply: x is not contiguous");
-  py::array y(x.dtype(), std::vector<py::ssize_t>(x.shape(), x.shape() + x.ndim()));
-  const auto* from = static_cast<const T*>(x.data());
-  auto* to = static_cast<T*>(y.mutable_data());
-  {
-    const GilReleased released;
-    apply(from, to, x.size());
-  }
-  return y;
-}
-
-// ---- the module ---------------------------------------------------------------------------------
-
-PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
-  m.doc() = "fusedrnn's compiled kernels; see _core.pyi";
-  main_thread = py::cast<unsigned long>(py::module_::import("threading").attr("main_thread")().attr("ident"));
-  pthread_atfork(nullptr, nullptr, [] { main_thread = PyThread_get_thread_ident(); });
-  if (!dispatch_complaint().empty()) throw py::import_error(dispatch_complaint());
-
-  m.def("available_isas", [] {
-    py::list list;
-    for (const Kernels* k : available_kernels()) list.append(k->name);
-    return list;
-  });
-  m.def("cells", [] {
-    py::dict cells;
-    for (int id = 0; id < kCellCount; ++id) {
-      const CellKernels<float>& kernel = current_kernels().f32.cells[id];
-      py::list forms;
-      for (int form = 0; form < kFormCount; ++form)
-        if (kernel.forward[form]) forms.append(name_of(static_cast<Form>(form)));
-      cells[name_of(static_cast<CellId>(id))] = py::dict(
-          "gates"_a = kernel.gates, "states"_a = kernel.states, "units"_a = kernel.unit_parameters, "forms"_a = forms);
-    }
-    return cells;
-  });
-  m.def("activations", [] {
-    py::list names;
-    for (int id = 0; id < kActivationCount; ++id) names.append(name_of(static_cast<ActivationId>(id)));
-    return names;
-  });
-  m.def("current_isa", [] { return current_kernels().name; });
-  m.def("set_isa", [](const std::string& name) { require(use_kernels(name), "set_isa: not available"); }, "name"_a);
-  m.def("get_num_threads", &num_threads);
-  m.def("set_num_threads", [](int n) { require(n >= 1, "set_num_threads: at least 1"), set_num_threads(n); }, "n"_a);
-  m.def("get_local_num_threads", &local_num_threads);
-  m.def(
-      "set_local_num_threads",
-      [](int n) { require(n >= 0, "set_local_num_threads: at least 0"), set_local_num_threads(n); }, "n"_a);
-  m.def("build_info", [] {
-    return py::dict("compiler"_a = __VERSION__, "openmp"_a = parallel_runtime(),
-                    "l2_bytes"_a = std::to_string(l2_bytes()),
-                    "assertions"_a =
-#if defined(NDEBUG)
-                        "off"
-#else
-                        "on"
-#endif
-    );
-  });
-  const auto by_hand = [](const char* name, auto* function, const char* doc) {
-    return PyMethodDef{name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function)), METH_FASTCALL, doc};
-  };
+void add_sequences(py::module_& m) {
   static PyMethodDef functions[] = {
-      by_hand("empty", empty_bound, "empty(shape, dtype, /)\n--\n\nAn uninitialised C-contiguous array."),
       by_hand("infer", infer_bound,
               "infer(weights, x, batch_first, state, /)\n--\n\nThe usual call of a one-way layer."),
       {nullptr, nullptr, 0, nullptr}};
   if (PyModule_AddFunctions(m.ptr(), functions) < 0) throw py::error_already_set();
-  m.def("trim_pool", &trim_pool);
-  m.def(
-      "rows_apart",
-      [](const py::array& a) {
-        std::vector<Axis> axes;
-        for (py::ssize_t d = 0; d + 1 < a.ndim(); ++d) axes.push_back({a.shape(d), a.strides(d)});
-        return rows_apart(axes.data(), static_cast<int>(axes.size()),
-                          a.ndim() ? a.shape(a.ndim() - 1) * a.itemsize() : a.itemsize());
-      },
-      "array"_a);
-  // The message "std::bad_alloc" would not help a user.
-  py::register_local_exception_translator([](std::exception_ptr error) {
-    try {
-      if (error) std::rethrow_exception(error);
-    } catch (const std::bad_alloc&) {
-      PyErr_SetString(PyExc_MemoryError, "fusedrnn: what this call needs does not fit into memory");
-    }
-  });
-  m.def(
-      "apply",
-      [](const std::string& function, const py::array& x) {
-        return with_dtype(dtype_of(x), [&](auto zero) { return apply_typed<decltype(zero)>(function, x); });
-      },
-      "function"_a, "x"_a);
-
   py::class_<Schedule, std::shared_ptr<Schedule>>(m, "Schedule", py::is_final())
       .def(py::init([](Index T, Index B, const py::object& lengths, const py::object& mask, const py::object& reset) {
              return std::make_shared<Schedule>(T, B, vector<std::int64_t>(lengths, B, false, "lengths"),
@@ -619,33 +329,6 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
             return with_dtype(dtype_of(dy), [&](auto zero) { return sum_held_typed<decltype(zero)>(s, dy, reverse); });
           },
           "dy"_a, "reverse"_a);
-
-  py::class_<WeightsBase, std::shared_ptr<WeightsBase>>(m, "Weights", py::is_final())
-      .def(py::init([](const std::string& cell, const py::dict& parameters, bool training, const py::object& options,
-                       const py::tuple& zoneout, const py::object& norm_eps, const WeightsBase* like) {
-             return make_weights(cell, Parameters::of(parameters), training, options, zoneout, norm_eps, like);
-           }),
-           "cell"_a, "parameters"_a, "training"_a, "options"_a = py::none(), "zoneout"_a = py::make_tuple(0.0, 0.0),
-           "norm_eps"_a = py::none(), "like"_a = py::none())
-      .def_property_readonly("nbytes", [](const WeightsBase& w) { return w.nbytes; })
-      .def_property_readonly("isa", [](const WeightsBase& w) { return w.kernels->name; })
-      .def_property_readonly("cell", [](const WeightsBase& w) { return name_of(w.cell); })
-      .def_property_readonly("dtype", [](const WeightsBase& w) { return numpy_dtype(w.dtype); })
-      .def_property_readonly("input_size", [](const WeightsBase& w) { return w.I; })
-      .def_property_readonly("hidden_size", [](const WeightsBase& w) { return w.H; })
-      .def_property_readonly("output_size", [](const WeightsBase& w) { return w.R; });
-
-  // The fastest way to make weights: the parameters that most cells have, in torch's order.
-  m.def(
-      "usual_weights",
-      [](const std::string& cell, const py::object& W_ih, const py::object& W_hh, const py::object& b_ih,
-         const py::object& b_hh, bool training, const WeightsBase* like) {
-        Parameters given;
-        given.W_ih = W_ih, given.W_hh = W_hh, given.b_ih = b_ih, given.b_hh = b_hh;
-        static const py::tuple& never = *new py::tuple(py::make_tuple(0.0, 0.0));
-        return make_weights(cell, given, training, py::none(), never, py::none(), like);
-      },
-      "cell"_a, "W_ih"_a, "W_hh"_a, "b_ih"_a, "b_hh"_a, "training"_a, "like"_a = py::none());
 
   py::class_<TapeBase>(m, "Tape", py::is_final())
       .def_property_readonly("nbytes", [](const TapeBase& t) { return t.nbytes; })
@@ -691,9 +374,6 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
         backward(several);
       },
       "calls"_a);
-  add_stream(m);
-  add_c_api(m);
-  add_explain(m);
 }
 
 }  // namespace fusedrnn::python

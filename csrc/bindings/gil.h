@@ -17,7 +17,7 @@
 #define FUSEDRNN_UNWINDING_EXIT 1
 #endif
 
-#include "core/run.h"
+#include "../core/run.h"
 
 namespace fusedrnn::python {
 

@@ -1,7 +1,7 @@
 // What a call would do, for `fusedrnn.explain` and for tests of core/policy.h: workloads, machines and plans as dicts.
+#include "../core/policy.h"
+#include "../core/run.h"
 #include "arrays.h"
-#include "core/policy.h"
-#include "core/run.h"
 
 namespace fusedrnn::python {
 
@@ -114,8 +114,8 @@ py::list decide_bound(const py::list& given, const std::string& order, const py:
     py::list calls, teams;
     for (const std::size_t call : stage.calls) calls.append(call);
     for (const TeamShape& team : stage.teams) teams.append(py::make_tuple(team.size, team.row_groups));
-    plan.append(py::dict("way"_a = kWays[stage.way], "calls"_a = calls, "teams"_a = teams,
-                         "threads"_a = stage.threads, "behind"_a = stage.behind, "seconds"_a = stage.seconds));
+    plan.append(py::dict("way"_a = kWays[stage.way], "calls"_a = calls, "teams"_a = teams, "threads"_a = stage.threads,
+                         "behind"_a = stage.behind, "seconds"_a = stage.seconds));
   }
   return plan;
 }

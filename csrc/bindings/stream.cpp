@@ -4,8 +4,8 @@
 #include <atomic>
 #include <new>
 
+#include "../core/stepper.h"
 #include "arrays.h"
-#include "core/stepper.h"
 #include "gil.h"
 
 namespace fusedrnn::python {
