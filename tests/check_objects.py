@@ -1,8 +1,8 @@
 """Fail if a kernel object could give other code ISA-specific instructions.
 
-Each ISA's kernels live in ``namespace fusedrnn::<isa>``. A weak symbol outside it (an inline function of the standard
-library, say) is one that the linker merges with everybody's: if it keeps the copy compiled with AVX-512, an older CPU
-crashes far away from any kernel. Run by every build: ``check_objects.py NM ISA=OBJECT...``.
+Each ISA's kernels are in ``namespace fusedrnn::<isa>``. The linker merges a weak symbol outside this namespace (an
+inline function of the standard library, say) with the copies in other objects. If it keeps the copy compiled with
+AVX-512, an older CPU crashes far away from any kernel. Every build runs ``check_objects.py NM ISA=OBJECT...``.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import sys
 
 
 def leaks(nm: str, isa: str, path: str) -> list[str]:
-    """Weak or unique symbols of the object outside its own namespace, and strong ones beside its table."""
+    """Weak or unique symbols of the object outside its own namespace, and strong symbols other than its table."""
     listing = subprocess.run([nm, path], check=True, capture_output=True, text=True).stdout
-    inside = f"8fusedrnn{len(isa)}{isa}"  # as Itanium C++ mangling spells fusedrnn::<isa>
+    inside = f"8fusedrnn{len(isa)}{isa}"  # fusedrnn::<isa> in Itanium C++ mangling
     found = []
     for line in listing.splitlines():
         *_, kind, name = line.split()

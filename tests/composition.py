@@ -1,4 +1,4 @@
-"""Whole layers written with the reference: stacked, in one or two directions, with everything that a layer can drop."""
+"""Whole layers composed from the reference: stacked, in one or two directions, with every kind of dropout."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from fusedrnn import reference
 from fusedrnn.reference import Cell
 from tolerances import assert_close
 
-#: A layer's names of parameters -> the reference's of their gradients.
+#: A layer's parameter names -> the reference's names of their gradients.
 NAMES = {
     "weight_ih": "dW_ih",
     "weight_hh": "dW_hh",
@@ -20,16 +20,16 @@ NAMES = {
     "weight_hr": "dW_hr",
 }
 
-#: The same of layer normalisation, in the order of `reference.LayerNorm`.
+#: The same for layer normalisation, in the order of `reference.LayerNorm`.
 NORMS = ("weight_ln_ih", "weight_ln_hh", "weight_ln_c", "bias_ln_c")
 
 
 @dataclass
 class Composed:
-    """Results of a whole layer in float64, and the way back."""
+    """Results of a whole layer in float64, and its backward function."""
 
-    y: Any  # (T, B, width), or a pair of these
-    state: list[Any]  # one (L*D, B, units) for each of h, c
+    y: Any  # (T, B, width), or a pair of such arrays
+    state: list[Any]  # (L*D, B, units), one array each for h and c
     backward: Callable[[Any, Any], tuple[Any, list[Any], dict[str, Any]]]  # dy, dstate -> dx, dstate_0, dparams
 
 
@@ -42,10 +42,10 @@ def compose(
     masks: dict[str, Any] | None = None,
     params: dict[str, Any] | None = None,
 ) -> Composed:
-    """What the documentation of layers says, and nothing else: stack, run both ways, merge.
+    """Exactly what the documentation of layers says: stack, run both directions, merge.
 
-    Time-major and batched. `steps` are lengths, mask, reset and past_end; `masks` those of training, as in
-    ``tape.masks``, and None is inference; `params` stand for the layer's own.
+    Time-major and batched. `steps` are lengths, mask, reset and past_end; `masks` are the masks of training, as in
+    ``tape.masks``, or None for inference; `params` replace the layer's own parameters.
     """
     S, D, L = cell.states, 1 + layer.bidirectional, layer.num_layers
     params = layer.params if params is None else params
@@ -146,7 +146,7 @@ def split(merge: str | None, dy: Any, ys: list[Any]) -> list[Any]:
 
 
 class Checker:
-    """float64: array by array. float32: many arrays share a scale, as those here have few elements, or one alone."""
+    """float64: each array has its own scale. float32: arrays share a scale, because some have few elements."""
 
     def __init__(self, dtype: Any, K: int, T: int) -> None:
         self.dtype, self.K, self.T = dtype, K, T

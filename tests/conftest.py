@@ -1,4 +1,4 @@
-"""Fixtures of all tests. fusedrnn is imported by those that need it alone: the reference's tests do without a build."""
+"""Fixtures of all tests. Only the fixtures that need fusedrnn import it: the reference's tests run without a build."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ from problems import VARIANTS
 
 @pytest.fixture
 def rng() -> np.random.Generator:
-    """A generator that starts the same in every test."""
+    """A random generator with the same seed in every test."""
     return np.random.default_rng(20140601)
 
 
@@ -21,7 +21,7 @@ def cell(request: pytest.FixtureRequest) -> str:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test that asks for `isa` once for each level this CPU can run."""
+    """Run each test that uses `isa` once per instruction set that this CPU supports."""
     if "isa" in metafunc.fixturenames:
         import fusedrnn
 
@@ -30,7 +30,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Each level of instructions, in force during the test."""
+    """Each instruction set, selected for the duration of the test."""
     import fusedrnn
 
     with fusedrnn.use_isa(request.param):

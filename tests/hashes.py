@@ -1,15 +1,15 @@
-"""Hashes of what every cell computes, so that a change of the kernels which must not move a bit can be checked.
+"""Hashes of the results of every cell, to check changes to the kernels that must not change a bit.
 
     python tests/hashes.py --write FILE
     python tests/hashes.py --check FILE       # prints the cases that differ, and exits with 1 if there are any
 
-A line is one case on one instruction set: the hash of the outputs and final states, and that of all gradients, in
-float32 and in float64. Every case runs on 1, 2 and 3 threads, which have to agree. `tests/hashes.txt` holds the hashes
-of today's kernels. They are the same on every machine with the same instruction set, since the kernels call no
-mathematical library; but a compiler chooses which products become fused multiply-adds, so the file names its compiler,
-and another one's hashes are not compared.
+A line is one case on one instruction set: a hash of the outputs and final states, and a hash of all gradients, in
+float32 and in float64. Every case runs on 1, 2 and 3 threads, which must agree. `tests/hashes.txt` has the hashes of
+the current kernels. They are the same on every machine with the same instruction set, because the kernels call no
+mathematical library. But the compiler chooses which products become fused multiply-adds, so the file names its
+compiler, and hashes from another compiler are not compared.
 
-Inputs come from integer arithmetic, so that no version of NumPy can change them.
+Inputs are made by integer arithmetic, so no version of NumPy can change them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ RECORDED = Path(__file__).with_name("hashes.txt")
 THREADS = (1, 2, 3)
 DTYPES = ("float32", "float64")
 
-#: Name -> family and options. Each kernel cell is here; those with options have one that makes them use all they have.
+#: Name -> family and options. Every kernel cell is here; for cells with options, one entry uses all of their options.
 CELLS: dict[str, tuple[str, dict[str, Any]]] = {
     "rnn_tanh": ("rnn", {}),
     "rnn_relu": ("rnn", {"nonlinearity": "relu"}),
@@ -52,8 +52,8 @@ CELLS: dict[str, tuple[str, dict[str, Any]]] = {
 GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 STATES = {"rnn": 1, "gru": 1, "lstm": 2}
 
-#: Name -> sizes and what else a case has. Sizes are odd on purpose, and cross what kernels cut their work by: vectors,
-#: panels, tiles, 192 rows of input, 768 rows of backward, a second thread's least work.
+#: Name -> sizes and other properties of a case. Sizes are deliberately odd, and exceed the units in which kernels cut
+#: their work: vectors, panels, tiles, 192 rows of input, 768 rows of backward, the least work for a second thread.
 SITUATIONS: dict[str, dict[str, Any]] = {
     "one_row": {"T": 5, "B": 1, "I": 3, "H": 21},
     "plain": {"T": 6, "B": 7, "I": 11, "H": 37},
@@ -110,7 +110,7 @@ Arrays = dict[str, Any]
 
 
 class Numbers:
-    """Pseudo-random arrays: SplitMix64 of a running index."""
+    """Pseudo-random arrays: SplitMix64 of a counter."""
 
     def __init__(self, seed: int) -> None:
         self._at = seed << 32
@@ -126,7 +126,7 @@ class Numbers:
         return (z ^ (z >> np.uint64(31))).reshape(shape)
 
     def real(self, dtype: Any, *shape: int, scale: float = 1.0) -> Any:
-        """Between -scale and scale, of 24 random bits."""
+        """Numbers between -scale and scale, with 24 random bits."""
         units = (self.bits(*shape) >> np.uint64(40)).astype(np.float64)
         return ((units * 2.0**-23 - 1.0) * scale).astype(dtype)
 
@@ -135,11 +135,11 @@ class Numbers:
         return ((self.bits(*shape) >> np.uint64(33)) % np.uint64(n)).astype(np.int64)
 
     def flags(self, *shape: int, of_eight: int) -> Any:
-        """True in so many of eight cases."""
+        """True in `of_eight` of eight cases."""
         return self.below(8, *shape) < of_eight
 
 
-@lru_cache(maxsize=1)  # of all threads
+@lru_cache(maxsize=1)  # shared by all numbers of threads
 def draw(cell: str, name: str, dtype: str) -> tuple[list[Any], Arrays, list[Any]]:
     """Arguments of a cell's forward function by position and by name, and gradients of its results."""
     return _draw(cell, dtype, **(SITUATIONS | PROJECTED)[name])
@@ -255,7 +255,7 @@ Case = Callable[[str], Iterator[Any]]
 
 
 def cases() -> Iterator[tuple[str, Case]]:
-    """All cases: a name without spaces, and a function of the dtype that yields results, then gradients."""
+    """All cases: a name without spaces, and a function that takes the dtype and yields results, then gradients."""
     for cell, (family, _) in CELLS.items():
         situations = SITUATIONS | (PROJECTED if family == "lstm" else {})
         for name in situations:
@@ -297,7 +297,7 @@ def same_bits(a: list[Any], b: list[Any]) -> bool:
 
 
 def hashes_of(case: Case, dtype: str) -> str:
-    """ "results/gradients"; where numbers of threads disagree, those of each."""
+    """ "results/gradients"; if results depend on the number of threads, the hashes of each number."""
     found = []
     for n in THREADS:
         with fusedrnn.threads(n):
@@ -314,7 +314,7 @@ def compute(isa: str) -> Iterator[tuple[str, str]]:
 
 
 def compilers() -> str:
-    """What compiled the installed kernels, as they say in their file."""
+    """The compiler of the installed kernels, as recorded in their file."""
     module = Path(str(_core.__file__)).read_bytes()
     found = re.findall(rb"(?:GCC: \([^)]*\)|clang version) (\d+\.\d+\.\d+)", module)
     name = "clang" if b"clang version" in module else "gcc"
@@ -322,7 +322,7 @@ def compilers() -> str:
 
 
 def read(path: Path) -> tuple[str, dict[str, str]]:
-    """The compiler that a file names, and its hashes by case."""
+    """The compiler named in a file, and the file's hashes by case."""
     compiler, *lines = path.read_text(encoding="utf-8").splitlines()
     return compiler.removeprefix("# "), dict(line.split(" ", 1) for line in lines)
 

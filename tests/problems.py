@@ -9,12 +9,12 @@ import numpy as np
 from fusedrnn.reference.cells import Cell, gru_cell, lstm_cell, rnn_cell
 from tolerances import assert_close, bound, dot_length
 
-#: What a layer hands out, as `tolerances.dot_length` calls it.
+#: Results and gradients of a layer -> their names in `tolerances.dot_length`.
 QUANTITIES = {"h_n": "state_n", "c_n": "state_n", "dh_0": "dstate", "dc_0": "dstate", "dW_hr": "dW_hh"}
 
 Results = dict[str, Any]
 
-#: Name -> family and options, as layers and functions take them. Where the tests run over cells, they run over these.
+#: Name -> family and options, as layers and functions take them. Tests that run over all cells run over these.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "rnn_tanh": ("rnn", {"nonlinearity": "tanh"}),
     "rnn_relu": ("rnn", {"nonlinearity": "relu"}),
@@ -35,7 +35,7 @@ def cell_of(cell: str, options: dict[str, Any] | None = None) -> Cell:
 
 
 def has_kinks(options: dict[str, Any], second: bool = False) -> bool:
-    """Whether an option makes a first derivative (or a second) jump, so that rounding may decide about a gradient."""
+    """Whether an option makes a first (or second) derivative discontinuous, so that rounding may decide a gradient."""
     smooth = {"tanh", "sigmoid", "softplus", "affine", "scaled_tanh", "linear"} | (set() if second else {"softsign"})
     functions = [value for key, value in options.items() if key.endswith("activation") and value is not None]
     names = {f if isinstance(f, str) else f[0] for f in functions}
@@ -44,9 +44,9 @@ def has_kinks(options: dict[str, Any], second: bool = False) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """Arguments of a layer, and gradients of its results. What lies past a row's length is poisoned."""
+    """Arguments of a layer, and gradients of its results. Values past a row's length are poisoned."""
 
-    cell: str  # of VARIANTS; or a family, with `options`
+    cell: str  # a key of VARIANTS; or a family, with `options`
     x: Any  # (T, B, I), or tokens (T, B)
     state: tuple[Any, ...]  # (h,) or (h, c), each (B, H) or None
     weights: tuple[Any, Any, Any, Any]  # W_ih, W_hh, b_ih, b_hh; the biases may be None
@@ -59,7 +59,7 @@ class Problem:
     past_end: str = "zero"
     W_peephole: Any = None
     options: dict[str, Any] | None = None
-    structure: dict[str, Any] = field(default_factory=dict)  # W_hr, recurrent_mask, zoneout_h, zoneout_c: if they are
+    structure: dict[str, Any] = field(default_factory=dict)  # W_hr, recurrent_mask, zoneout_h, zoneout_c: those in use
 
     @property
     def family(self) -> tuple[str, dict[str, Any]]:
@@ -116,11 +116,11 @@ def make_problem(
     near_kinks: bool = True,
     options: dict[str, Any] | None = None,
 ) -> Problem:
-    """Pre-activations are about N(0, 1): the gates are curved there, but not saturated, so that errors show.
+    """Pre-activations are about N(0, 1): the gates are curved there but not saturated, so errors show.
 
-    `lengths` may be True: random ones, unsorted, with a zero and a full row if there are rows enough. With
-    `near_kinks=False` no pre-activation is so near to relu's kink that rounding would decide about a gradient; large
-    problems in float32 do not exist then.
+    `lengths` may be True for random, unsorted lengths, with one zero and one full row if there are enough rows. With
+    `near_kinks=False` no pre-activation is so close to relu's kink that rounding would decide a gradient; no large
+    float32 problem satisfies this.
     """
     while True:
         problem = _draw(rng, cell, options, dtype, T, B, I, H, lengths, reverse, tokens, bias)
@@ -129,7 +129,7 @@ def make_problem(
 
 
 def with_structure(problem: Problem, rng: np.random.Generator, *names: str) -> Problem:
-    """The same problem with a projection to a third of the units and masks of its steps, as named."""
+    """The same problem with a projection to a third of the units, and with the named masks."""
     (T, B, H), dtype = (problem.sizes[k] for k in "TBH"), problem.dtype  # type: ignore[misc]
     R = max(1, H // 3) if "W_hr" in names else H
     structure: dict[str, Any] = {}
@@ -187,7 +187,7 @@ def _draw(
     biases = (normal(G * H, scale=0.5), normal(G * H, scale=0.5)) if bias else (None, None)
     state = tuple(normal(B, H) for _ in range(S))
     dstate = tuple(normal(B, H) for _ in range(S))
-    W_peephole = normal(U, H, scale=0.2) if U else None  # larger ones let c run away: c feeds itself
+    W_peephole = normal(U, H, scale=0.2) if U else None  # larger ones make c diverge, because c feeds back into itself
     return Problem(
         cell, x, state, (*weights, *biases), dy, dstate, lengths, reverse, W_peephole=W_peephole, options=options
     )
@@ -208,7 +208,7 @@ def _distance_from_kink(problem: Problem) -> float:
 
 
 def assert_results(actual: Results, expected: Results, problem: Problem) -> None:
-    """Every result and gradient is within the tolerance; there are no others."""
+    """Check that exactly the expected results and gradients exist, each within its tolerance."""
     __tracebackhide__ = True
     assert actual.keys() == expected.keys()
     sizes, gates = problem.sizes, cell_of(problem.cell, problem.options).gates
@@ -219,7 +219,7 @@ def assert_results(actual: Results, expected: Results, problem: Problem) -> None
 
 
 def assert_same_bits(actual: Any, expected: Any, what: str) -> None:
-    """Equal bit for bit, signs of zeros included; of dictionaries, tuples and lists, all members."""
+    """Check for equal bits, including the signs of zeros; in dictionaries, tuples and lists, for all members."""
     __tracebackhide__ = True
     if isinstance(expected, dict):
         assert actual.keys() == expected.keys(), what

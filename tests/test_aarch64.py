@@ -14,13 +14,13 @@ from problems import VARIANTS, Problem, assert_results, has_kinks, make_problem,
 
 ROOT = Path(__file__).parents[1]
 COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
-# As csrc/cells/cells.h and csrc/math/functions.h number them.
+# Numbered as in csrc/cells/cells.h and csrc/math/functions.h.
 CELLS = list(_core.cells())
 ACTIVATIONS: list[Any] = _core.activations()
 PEEPHOLES: list[Any] = [None, "ifo", "o_prev"]
 KINDS: dict[str, Any] = {"rnn": rnn_kind, "gru": gru_kind, "lstm": lstm_kind}
 
-#: Cells, and options of each kind of cell, in all of which every function of math/activations.h has its turn.
+#: Cells, and options of each kind of cell; together they use every function of math/activations.h.
 LAYERS: list[tuple[str, dict[str, Any]]] = [
     *VARIANTS.values(),
     *(("rnn", {"activation": f}) for f in ("softsign", "softplus", "elu", ("scaled_tanh", 1.7, 0.6), "leaky_relu")),
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`native/run_layer.cpp` for aarch64, with the flags of CMakeLists.txt."""
+    """Compile `native/run_layer.cpp` for aarch64, with the flags of CMakeLists.txt."""
     build = tmp_path_factory.mktemp("aarch64")
     (build / "isas.inc").write_text("FUSEDRNN_LEVEL(neon)\n")
     common = [COMPILER, "-std=gnu++17", "-Wall", "-Wextra", "-Werror", "-fopenmp", f"-I{build}", "-c"]

@@ -1,7 +1,7 @@
 """exp, sigmoid and tanh of every instruction set: accuracy, special values, symmetry, order.
 
 Errors are in ulps of the nearest number of the dtype, against float64 for float32 and extended precision for float64.
-The bounds are the largest errors that were found, rounded up; benchmarks/activation_accuracy.py measures all floats.
+The bounds are the largest errors found, rounded up; benchmarks/activation_accuracy.py measures all floats.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from fusedrnn import _core
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
 FUNCTIONS = pytest.mark.parametrize("function", ["exp", "sigmoid", "tanh"])
 
-# (dtype, function) -> largest error allowed in ulp. docs/accuracy.md says what they are.
+# (dtype, function) -> largest allowed error in ulps. docs/accuracy.md explains them.
 BOUNDS = {
     ("float32", "exp"): 1.0,
     ("float32", "sigmoid"): 2.5,
@@ -24,7 +24,7 @@ BOUNDS = {
     ("float64", "tanh"): 1.5,
 }
 
-# Where exp is not clamped: its results are normal numbers there.
+# The range where exp is not clamped: its results are normal numbers there.
 EXP_RANGE = {"float32": (-87.33, 88.37), "float64": (-708.39, 709.43)}
 
 EXTENDED = np.finfo(np.longdouble).nmant > np.finfo(np.float64).nmant
@@ -49,7 +49,7 @@ def exact(function: str, x: Any, dtype: str) -> Any:
 
 
 def finite_sample(dtype: str, rng: np.random.Generator) -> Any:
-    """Every 4099th of all float32, or as many float64 of all magnitudes, and many where the functions are curved."""
+    """Every 4099th float32, or as many float64 of all magnitudes, and many more where the functions are curved."""
     if dtype == "float32":
         x = np.arange(0, 1 << 32, 4099, dtype=np.uint64).astype(np.uint32).view(np.float32)
     else:
@@ -71,7 +71,7 @@ def in_range(function: str, x: Any) -> Any:
 
 
 def ulp_errors(got: Any, expected: Any) -> Any:
-    """Of each element; a result that should be denormal may be flushed to zero, or be the smallest normal number."""
+    """The error of each element; a result that should be denormal may be zero or the smallest normal number."""
     tiny = np.finfo(got.dtype).tiny
     with np.errstate(under="ignore"):
         ulp = np.spacing(np.maximum(np.abs(expected), tiny).astype(got.dtype)).astype(expected.dtype)
@@ -91,7 +91,7 @@ def test_accuracy(isa, dtype, function, rng):
 @DTYPES
 @FUNCTIONS
 def test_every_nan_stays_one(isa, dtype, function, rng):
-    """Also signalling and negative ones, and those with a payload, such as R's NA: 1954 in the low bits."""
+    """Also signalling and negative NaNs, and NaNs with a payload, such as R's NA: 1954 in the low bits."""
     payloads = rng.integers(1, 1 << 22, 1000).astype(f"u{np.dtype(dtype).itemsize}")
     payloads = np.concatenate([payloads, np.array([1, 2, 255, 256, 1954], payloads.dtype)])
     infinity, nan = np.array([np.inf, np.nan], dtype).view(payloads.dtype)

@@ -1,6 +1,6 @@
-"""Which file of python/fusedrnn imports which: no circles, folders that stand for themselves, and what needs a build.
+"""Which file of python/fusedrnn imports which: no cycles, self-contained folders, and what works without a build.
 
-The imports are read from the sources, so that those within functions and for type checkers count, too.
+The imports are read from the sources, so imports inside functions and for type checkers count, too.
 """
 
 import ast
@@ -41,14 +41,14 @@ def absolute(module: str, node: ast.ImportFrom) -> str:
 
 
 def imports_of(module: str) -> set[str]:
-    """Modules of ours that a module imports; the packages that they lie in are imported by Python itself."""
+    """Our modules that a module imports; Python itself imports the packages that contain them."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(SOURCES[module].read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             source = absolute(module, node)
-            # `from . import a` is module a if there is one, else something within the package
+            # `from . import a` means module a if there is one, else a name within the package
             names |= {f"{source}.{a.name}" if known(f"{source}.{a.name}") else source for a in node.names}
     return {name for name in names if known(name)}
 
@@ -78,7 +78,7 @@ def test_no_circle_of_imports():
 
 @pytest.mark.parametrize("folder", ["fusedrnn.interop", "fusedrnn.bench"])
 def test_nothing_else_imports_from(folder):
-    """But the package itself, which shows `interop`, and the command line, which is how `bench` is called."""
+    """Exceptions: the package itself, which exposes `interop`, and the command line, which calls `bench`."""
     users = {name for name, imports in GRAPH.items() if any(f"{i}.".startswith(f"{folder}.") for i in imports)}
     assert {name for name in users if not f"{name}.".startswith(f"{folder}.")} <= {"fusedrnn", "fusedrnn.__main__"}
 
@@ -101,8 +101,8 @@ def unbuilt(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(folder: Path, source: str) -> str:
-    """What a program prints in a fresh interpreter that finds fusedrnn in `folder` alone."""
-    # -S: an editable installation has a finder of its own, which finds the compiled module. NumPy is found as here.
+    """The output of a program in a fresh interpreter that finds fusedrnn only in `folder`."""
+    # -S: an editable installation has its own finder, which would find the compiled module. NumPy is found as usual.
     program = f"import sys; sys.path[:0] = {[str(folder), str(Path(numpy.__file__).parents[1])]!r}\n" + source
     done = subprocess.run(
         [sys.executable, "-S", "-W", "error", "-c", program], capture_output=True, text=True, check=False, cwd=folder
@@ -162,7 +162,7 @@ def test_other_names_are_no_attributes(unbuilt):
 
 # ---- csrc
 
-FOLDERS = {"math": 0, "cells": 1, "kernels": 2, "core": 3, "bindings": 4}  # each may include what is below it
+FOLDERS = {"math": 0, "cells": 1, "kernels": 2, "core": 3, "bindings": 4}  # each may include files of the folders below it
 
 
 def test_folders_of_csrc_include_in_one_direction():

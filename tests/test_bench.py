@@ -1,4 +1,4 @@
-"""The benchmark harness: its cases, its checks and its report; no speed is tested here."""
+"""The benchmark harness: its cases, its checks and its report. No test here measures speed."""
 
 import contextlib
 import importlib.util
@@ -95,7 +95,7 @@ def test_peer_agrees_with_reference(peer, case):
     expected = expected_outputs(problem)
     with peer.using(1):
         job = peer.prepare(problem)
-        job.call()  # must not change what outputs() gives
+        job.call()  # must not change the result of outputs()
         outputs = job.outputs()
     assert disagreements(outputs, expected, case.dtype) == []
     assert set(outputs) == set(expected)
@@ -331,7 +331,7 @@ def test_report_is_drawn_from_files(tmp_path, capsys):
 
 
 def links_of(page: str) -> set[str]:
-    """Files that the page's pictures are."""
+    """The picture files of the page."""
     return {*re.findall(r"^!\[[^]]*\]\(([^)]*)\)$", page, re.MULTILINE)}
 
 
@@ -363,7 +363,7 @@ def test_report_keeps_summaries_and_goes_on(tmp_path, capsys):
 
 @pytest.fixture(scope="module")
 def redrawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The published page and its files, drawn by the command of benchmarks/README.md from what a clone has."""
+    """The published page and its files, drawn from files in a clone by the command in benchmarks/README.md."""
     docs = tmp_path_factory.mktemp("clone") / "docs"
     (docs / "benchmarks").mkdir(parents=True)
     shutil.copy(ROOT / "docs/benchmarks/results.json", docs / "benchmarks")
@@ -392,7 +392,7 @@ def test_published_plots_are_what_the_results_give(redrawn):
         published, again = ((docs / "benchmarks" / name).read_text() for docs in (ROOT / "docs", redrawn))
         marks = [(re.findall(r">([^<>]*)</text>", svg), svg.count("<use ")) for svg in (published, again)]
         assert marks[0] == marks[1]
-        if f"matplotlib {matplotlib.__version__} " in published:  # others measure letters otherwise
+        if f"matplotlib {matplotlib.__version__} " in published:  # other versions measure text differently
             assert again == published
         assert published.count("\n") < 2000
 

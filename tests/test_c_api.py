@@ -1,6 +1,6 @@
-"""The C door: the function table through ctypes. The structs are written down a second time, as old programs have them.
+"""The C API: its function table, called through ctypes. The structs are repeated here, as in older compiled programs.
 
-What needs a compiler (Cython, C, C++) is at the end.
+Tests that need a compiler (Cython, C, C++) are at the end.
 """
 
 import ctypes as ct
@@ -33,7 +33,7 @@ Pointer, Size = ct.c_void_p, ct.c_ssize_t
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
 
-#: The cells that need no options of theirs, which the C door has not.
+#: The cells without options of their own, which the C API does not have.
 EACH_CELL = pytest.mark.parametrize("cell", list(CELLS))
 
 
@@ -41,7 +41,7 @@ class Arguments(ct.Structure):
     def __init__(self, **values: Any) -> None:
         super().__init__(**{k: v.ctypes.data if isinstance(v, np.ndarray) else v for k, v in values.items()})
         self.size = ct.sizeof(self)
-        self.kept = values  # what the pointers point to
+        self.kept = values  # the arrays that the pointers point to
 
 
 class Layer(Arguments):
@@ -109,7 +109,7 @@ class Backward(Arguments):
     ]
 
 
-# What was appended later: projections, and masks of what training drops.
+# Members appended later: projections, and the dropout masks of training.
 
 
 class StructuredLayer(Layer):
@@ -129,7 +129,7 @@ class StructuredBackward(Backward):
 
 
 class Table(ct.Structure):
-    """ABI 1, as it was first released."""
+    """ABI 1, as first released."""
 
     _fields_ = [
         ("size", ct.c_size_t),
@@ -195,13 +195,13 @@ def pack(cell: str, weights: Any, training: bool = False, **structure: Any) -> P
     }
     if W_hr is not None:
         structure["proj_size"] = len(W_hr)
-    # A program that knows of no structure has the smaller struct.
+    # A program compiled before projections and masks has the smaller struct.
     layer = StructuredLayer(**values, **structure) if structure else Layer(**values)
     return made(API.weights_new, ct.byref(layer))
 
 
 def run(problem: Problem, need_dx: bool) -> dict[str, Any]:
-    """Everything the functional API returns, from C."""
+    """Everything that the functional API returns, computed by the C API."""
     T, B, I = (problem.sizes[k] for k in "TBI")
     tokens = problem.x.ndim == 2
     masks = dict(problem.structure)
@@ -377,7 +377,7 @@ def test_strides_and_what_is_not_wanted(rng, dtype):
     tape = made(API.forward, weights, ct.byref(forward))
     assert_same_bits({"y": both[::-1, :, H:], "h_n": h, "c_n": c}, expected, "forward")
     assert (both[..., :H] == 7).all()
-    done(API.forward(weights, ct.byref(Forward(T=T, B=B, x=problem.x)), None))  # nothing wanted
+    done(API.forward(weights, ct.byref(Forward(T=T, B=B, x=problem.x)), None))  # no output wanted
     only_c = np.empty((B, H), dtype)
     h, c = problem.state
     done(API.forward(weights, ct.byref(Forward(T=T, B=B, x=problem.x, h_0=h, c_0=c, c_n=only_c)), None))
@@ -771,7 +771,7 @@ assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
 def test_steps_stay_on_the_calling_thread():
-    """As the header promises, for audio callbacks; Python's streams share large weights between threads."""
+    """The header promises this for audio callbacks; Python's streams use several threads for large weights."""
     script = """
 import os, sys
 sys.path.insert(0, {tests!r})
@@ -814,7 +814,7 @@ def call(*command: Any, **options: Any) -> str:
 
 
 def compiled_extension(source: Path, folder: Path, *flags: str) -> Path:
-    """A C file as an importable module in the folder."""
+    """Compile a C file to an importable module in the folder."""
     target = folder / (source.stem + (sysconfig.get_config_var("EXT_SUFFIX") or ".so"))
     shared = ["-undefined", "dynamic_lookup", "-bundle"] if sys.platform == "darwin" else ["-shared"]
     call(CC, "-O2", "-fPIC", *flags, *shared, *INCLUDES, source, "-o", target)
@@ -822,7 +822,7 @@ def compiled_extension(source: Path, folder: Path, *flags: str) -> Path:
 
 
 def cythonized(source: Path, folder: Path) -> Path:
-    """A Cython file as an importable module in the folder; kernels.pxd comes from the installed package."""
+    """Compile a Cython file to an importable module in the folder; kernels.pxd comes from the installed package."""
     root = Path(fusedrnn.__file__).parents[1]
     c = folder / f"{source.stem}.c"
     call(sys.executable, "-m", "cython", "-3", "-Werror", "-I", root, source, "-o", c)
@@ -919,7 +919,7 @@ def test_cython_example(tmp_path):
 def test_c_example(tmp_path):
     program = tmp_path / "sine"
     call(CC, "-O2", "-std=c99", *STRICT, *INCLUDES, EXAMPLES / "sine.c", "-o", program, *LINK, "-lm", "-ldl")
-    # The program's Python knows nothing of this one's virtual environment, nor of editable installs in it.
+    # The program's Python does not know this virtual environment, nor the editable installs in it.
     folders = [p for p in sys.path if p.endswith("-packages")]
     (tmp_path / "sitecustomize.py").write_text(f"import site\nfor p in {folders}: site.addsitedir(p)\n")
     printed = call(program, env=os.environ | {"PYTHONPATH": str(tmp_path)})

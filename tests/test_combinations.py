@@ -1,6 +1,6 @@
-"""Options together: any values of any three options meet in some layer, which equals the reference's composition.
+"""Combined options: any values of any three options occur together in some layer, which equals the reference.
 
-The layers are a covering set, not all products: `covering` finds some hundred that hold all triples between them.
+The layers are a covering set, not all combinations: `covering` finds some hundred that contain all triples.
 """
 
 import itertools
@@ -19,9 +19,9 @@ from fusedrnn.reference import Cell
 from problems import assert_same_bits, cell_of
 from tolerances import assert_close
 
-KINDS = {"rnn": fusedrnn.RNN, "gru": fusedrnn.GRU, "lstm": fusedrnn.LSTM}  # by the first word of a family
+KINDS = {"rnn": fusedrnn.RNN, "gru": fusedrnn.GRU, "lstm": fusedrnn.LSTM}  # by the first word of the family
 
-#: Of all families: factor -> its values. What a value means is in `make_layer` and `make_call`.
+#: For all families: factor -> its values. `make_layer` and `make_call` define what a value means.
 COMMON: dict[str, list[Any]] = {
     "dtype": ["float32", "float64"],
     "isa": fusedrnn.available_isas(),
@@ -39,7 +39,7 @@ COMMON: dict[str, list[Any]] = {
     "weight_dropout": [0.0, 0.3],
 }
 
-#: Functions with kinks come last: in float32, rounding would decide on which side of one a gradient is taken.
+#: Functions with kinks come last: in float32, rounding would decide on which side of a kink a gradient is taken.
 FAMILIES: dict[str, dict[str, list[Any]]] = {
     "rnn": {
         "functions": [
@@ -87,7 +87,7 @@ def has_kinks(choice: dict[str, Any]) -> bool:
 
 
 def has_small_variances(choice: dict[str, Any]) -> bool:
-    """Layer norm of few units: the variance may be near zero, and rounding errors grow with its reciprocal."""
+    """Layer norm over few units: the variance may be near zero, and rounding errors grow with its reciprocal."""
     return choice.get("layer_norm_eps") == 1e-5 and choice.get("sizes") == (3, 13, 5, 8)
 
 
@@ -96,7 +96,7 @@ def allowed(choice: dict[str, Any]) -> bool:
 
 
 def covering(factors: dict[str, list[Any]], strength: int, seed: int = 0) -> list[dict[str, Any]]:
-    """Choices of one value for each factor in which all allowed tuples of `strength` values are found; greedily."""
+    """Choices of one value per factor that together contain all allowed tuples of `strength` values; found greedily."""
     rng = np.random.default_rng(seed)
     sizes = np.array([len(values) for values in factors.values()])
     names = list(factors)
@@ -119,7 +119,7 @@ def covering(factors: dict[str, list[Any]], strength: int, seed: int = 0) -> lis
         return rows[[allowed(choice_of(row)) for row in rows]]
 
     missing = np.zeros(starts[-1], bool)
-    for s, subset in enumerate(subsets):  # those that are in no allowed choice are not missed
+    for s, subset in enumerate(subsets):  # tuples that are in no allowed choice are not required
         for values in itertools.product(*(range(int(sizes[k])) for k in subset)):
             partial = {names[k]: factors[names[k]][v] for k, v in zip(subset, values, strict=True)}
             missing[starts[s] + sum(int(steps[s, k]) * v for k, v in zip(subset, values, strict=True))] = allowed(
@@ -128,7 +128,7 @@ def covering(factors: dict[str, list[Any]], strength: int, seed: int = 0) -> lis
     chosen = []
     while missing.any():
         rows = drawn(40)
-        first = int(np.flatnonzero(missing)[0])  # one that is missing, completed in some ways
+        first = int(np.flatnonzero(missing)[0])  # a missing tuple, completed in several ways
         s = int(np.searchsorted(starts, first, "right")) - 1
         for k in subsets[s]:
             rows[:, k] = (first - starts[s]) // steps[s, k] % sizes[k]
@@ -152,7 +152,7 @@ def name_of(choice: dict[str, Any]) -> str:
 
 
 def make_layer(family: str, choice: dict[str, Any]) -> tuple[Cell, Any]:
-    """The layer, and the reference's cell of it."""
+    """The layer, and the reference's cell for it."""
     _, _, I, H = choice["sizes"]
     options = choice.get("form", {}) | choice["functions"]
     options |= {name: choice[name] for name in ("coupled", "peephole") if choice.get(name)}
@@ -178,13 +178,13 @@ def make_layer(family: str, choice: dict[str, Any]) -> tuple[Cell, Any]:
         **options,
     )
     rng = np.random.default_rng(seed)
-    for name, w in layer.params.items():  # learned states start at zero, and the usual scale leaves gates linear
+    for name, w in layer.params.items():  # learned states start at zero, and at the usual scale gates are nearly linear
         w[...] = rng.standard_normal(w.shape) * (0.4 if w.ndim == 1 or "peephole" in name else (I + H) ** -0.5)
     return cell_of(family, options), layer
 
 
 def make_call(layer: Any, choice: dict[str, Any], rng: np.random.Generator) -> tuple[Any, Any, dict[str, Any]]:
-    """x and state, time-major and batched, and what says which steps run."""
+    """x and state, time-major and batched, and the arguments that say which steps run."""
     T, B, I, H = choice["sizes"]
     D = 1 + layer.bidirectional
     units = (getattr(layer, "proj_size", 0) or H, H)[: 1 + isinstance(layer, fusedrnn.LSTM)]
@@ -204,7 +204,7 @@ def make_call(layer: Any, choice: dict[str, Any], rng: np.random.Generator) -> t
 
 
 def pair_of(layer: Any) -> bool:
-    """Whether outputs are a pair."""
+    """Whether the outputs are a pair."""
     return bool(layer.bidirectional and layer.merge is None)
 
 
@@ -283,9 +283,9 @@ def test_layers_equal_their_composition(family, choice):
     ],
 )
 def test_the_composition_against_differences(family, choice):
-    """The reference itself, at small sizes: differences along two directions of each argument."""
+    """The reference itself, at small sizes: finite differences along two directions of each argument."""
     choice = choice | {"sizes": (4, 3, 2, 4), "dtype": "float64", "isa": fusedrnn.current_isa()}
-    if "layer_norm_eps" in choice:  # the variance of four numbers may be next to nothing, and all derivatives large
+    if "layer_norm_eps" in choice:  # the variance of four numbers may be almost zero, and all derivatives large
         choice = choice | {"layer_norm_eps": 0.1}
     if has_kinks(choice) or "softsign" in choice["functions"].values():  # the formula needs more derivatives than one
         choice = choice | {"functions": {"activation": ("scaled_tanh", 1.7, 0.6)}}

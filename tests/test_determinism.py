@@ -1,6 +1,6 @@
-"""Bit for bit the same, whatever the number of threads, the batch, the chunks, the memory layout, the time of day.
+"""Results have the same bits, whatever the number of threads, the batch, the chunks, the memory layout or the time.
 
-All of it on one instruction set; across them results agree within the tolerances of test_sequence.py.
+This holds on one instruction set; across instruction sets, results agree within the tolerances of test_sequence.py.
 """
 
 import copy
@@ -19,14 +19,14 @@ from problems import Problem, assert_same_bits, make_problem
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
 REVERSE = pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 
-# A call has a second thread only if its steps take long enough, and sixteen only if there are panels and rows enough.
-# These do, ragged or not; what does not divide evenly is meant not to.
+# A call uses a second thread only if its steps take long enough, and sixteen only if there are enough panels and rows.
+# These sizes satisfy both, ragged or not; sizes that do not divide evenly are deliberate.
 LARGE = {"T": 9, "B": 34, "I": 150, "H": 203}
 SMALL = {"T": 7, "B": 23, "I": 11, "H": 37}
 
 
 def rows_of(problem: Problem, rows: Any) -> Problem:
-    """The problem of some rows of the batch alone, in this order."""
+    """The problem for only these rows of the batch, in this order."""
     return problem.but(
         x=problem.x[:, rows],
         dy=problem.dy[:, rows],
@@ -42,7 +42,7 @@ def sums_of_results(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def rows_of_results(results: dict[str, Any], rows: Any) -> dict[str, Any]:
-    """What belongs to rows of the batch: all but the gradients of the parameters, which are sums over them."""
+    """The results per batch row: all but the gradients of the parameters, which are sums over rows."""
     picked = {name: results[name][:, rows] for name in ("y", "dx") if results[name] is not None}
     return picked | {name: results[name][rows] for name in ("h_n", "c_n", "dh_0", "dc_0") if name in results}
 
@@ -63,7 +63,7 @@ def layer_of(problem: Problem, **options: Any) -> Any:
 
 
 def trained(layer: Any, x: Any, lengths: Any, threads: int) -> tuple[Any, ...]:
-    """All results of a training step on so many threads."""
+    """All results of a training step on this number of threads."""
     with fusedrnn.threads(threads):
         y, state, tape = layer.forward(x, lengths=lengths)
         grads = tape.backward(y, state)
@@ -73,8 +73,8 @@ def trained(layer: Any, x: Any, lengths: Any, threads: int) -> tuple[Any, ...]:
 # ---- threads
 
 
-# Two directions run side by side when their weights are small; when large, one after the other, each split over all
-# threads. Both ways must give the bits of one thread, the sum of both dx included.
+# Two directions with small weights run side by side; with large weights, one after the other, each on all threads. Both
+# ways must give the bits of one thread, including those of the sum of both dx.
 @DTYPES
 @pytest.mark.parametrize("merge", ["concat", "mul"])
 @pytest.mark.parametrize(("I", "H"), [(40, 33), (90, 401)])
@@ -121,7 +121,7 @@ FORMS = [
 
 @DTYPES
 @pytest.mark.parametrize(("kind", "options"), FORMS, ids=str)
-@pytest.mark.parametrize(("T", "B"), [(9, 34), (2, 30)])  # the second: few rows for 353 inputs
+@pytest.mark.parametrize(("T", "B"), [(9, 34), (2, 30)])  # the second has few rows for 353 inputs
 def test_training_in_every_form_on_any_number_of_threads(kind, dtype, T, B, options, rng):
     x, lengths = rng.standard_normal((T, B, 150)).astype(dtype), rng.integers(0, T + 1, B)
     make = partial(getattr(fusedrnn, kind.upper()), 150, 203, dtype=dtype, rng=1, **options)  # the same masks each time
@@ -130,7 +130,7 @@ def test_training_in_every_form_on_any_number_of_threads(kind, dtype, T, B, opti
         assert_same_bits(trained(make(), x, lengths, n), expected, f"{n} threads")
 
 
-# Inference over many rows gives each thread rows of its own, long and short ones alike. 16 threads need 32 rows.
+# Inference over many rows gives each thread its own rows, both long and short. 16 threads need 32 rows.
 @DTYPES
 @pytest.mark.parametrize("kind", ["rnn", "gru", "lstm"])
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_threads_with_rows_of_their_own(kind, dtype, options, rng):
                 assert_same_bits(list(call()), list(expected), f"call {i}, {n} threads")
 
 
-# In inference layers upon each other may run beside each other, some steps apart.
+# In inference, stacked layers may run side by side, some steps apart.
 @DTYPES
 @pytest.mark.parametrize(
     ("kind", "options"),
@@ -238,7 +238,7 @@ def test_the_sizes_above_do_use_several_threads(layer):
     assert int(done.stdout) >= 3
 
 
-# Steps too short to be split are not; but each of three layers may have a thread.
+# The steps are too short to be split; but each of the three layers may have its own thread.
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="threads are counted through /proc")
 @pytest.mark.skipif(fusedrnn._core.build_info()["openmp"].startswith("none"), reason="built without OpenMP")
 @pytest.mark.parametrize(("layers", "threads"), [(1, 0), (3, 2)])
@@ -271,7 +271,7 @@ def test_a_row_alone_is_the_row_in_a_batch(cell, isa, dtype, reverse, tokens, rn
         assert_same_bits(rows_of_results(alone, slice(None)), rows_of_results(whole, rows), f"rows {rows}")
 
 
-# A row without gradients adds zeros to sums, which changes nothing, but makes few rows many: those are summed another
+# A row without gradients only adds zeros to sums. But it may turn few rows into many, which are summed in another
 # way, in the same order.
 @DTYPES
 @pytest.mark.parametrize("options", [{}, {"lengths": True, "reverse": True}, {"tokens": True}], ids=str)
@@ -377,7 +377,7 @@ def test_step_by_step_is_the_whole(cell, isa, dtype, B, tokens, rng):
 
 
 def misaligned(array: Any) -> Any:
-    """The same values one byte off."""
+    """The same values, shifted in memory by one byte."""
     memory = np.zeros(array.nbytes + 1, np.uint8)
     view = np.frombuffer(memory.data, array.dtype, array.size, offset=1).reshape(array.shape)
     memory[1:] = np.frombuffer(array.tobytes(), np.uint8)
@@ -392,7 +392,7 @@ def read_only(array: Any) -> Any:
 
 
 def spread(array: Any) -> Any:
-    """Every third element of something larger, on each axis."""
+    """Every third element of a larger array, on each axis."""
     large = np.full([3 * n for n in array.shape], -1, array.dtype)
     view = large[tuple(slice(1, None, 3) for _ in array.shape)]
     view[...] = array
@@ -456,7 +456,7 @@ def test_arguments_are_not_written(cell, isa, dtype, rng):
     assert_same_bits(arrays(), before, "arguments")
 
 
-# ---- repetition, and other ways to the same thing
+# ---- repetition, and other ways to the same result
 
 
 @DTYPES
@@ -464,7 +464,7 @@ def test_repeated(cell, isa, dtype, rng):
     problem = make_problem(rng, cell, dtype, **SMALL, lengths=True)
     expected = problem.run(functional)
     for _ in range(5):
-        make_problem(rng, cell, dtype, T=3, B=40, I=9, H=50).run(functional)  # other numbers in recycled memory
+        make_problem(rng, cell, dtype, T=3, B=40, I=9, H=50).run(functional)  # other numbers in pooled memory
         assert_same_bits(problem.run(functional), expected, "repeated")
 
 
@@ -535,8 +535,8 @@ def test_a_list_is_a_ragged_batch(cell, isa, dtype, rng):
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
 @pytest.mark.parametrize(("I", "H", "steps"), [(520, 1030, 4), (250, 350, 50)])
 def test_a_large_stream_is_split_over_threads(cell, I, H, steps):
-    """Weights beyond a core's cache: several threads take a step (the smaller size: the next one, if it comes at once),
-    and give the bits of one."""
+    """Weights larger than a core's cache: several threads compute a step (for the smaller size, only a step that
+    follows immediately), with the bits of one thread."""
     layer = {"lstm": fusedrnn.LSTM, "gru": fusedrnn.GRU, "rnn": fusedrnn.RNN}[cell](I, H, num_layers=2, rng=0)
     x = np.random.default_rng(1).standard_normal((steps, 1, I)).astype(np.float32)
     with fusedrnn.threads(1):

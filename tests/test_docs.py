@@ -1,4 +1,4 @@
-"""What the documents show is what happens: README's code, and every docstring's example."""
+"""The documents show what really happens: README's code, and every docstring's example."""
 
 import contextlib
 import doctest
@@ -53,7 +53,7 @@ def test_blocks_run_and_print_what_they_say(name, source):
 def test_docstring_examples(name):
     try:
         module = importlib.import_module(name)
-    except ModuleNotFoundError as error:  # bridges of gradients need what they bridge to
+    except ModuleNotFoundError as error:  # gradient bridges need the library they bridge to
         if not name.startswith("fusedrnn.interop."):
             raise
         pytest.skip(f"{error.name} is not installed")
@@ -71,7 +71,7 @@ def test_public_things_have_a_docstring_and_classes_an_example(name):
 
 @pytest.mark.parametrize("name", [name for name in fusedrnn.__all__ if isinstance(getattr(fusedrnn, name), type)])
 def test_classes_explain_all_of_their_own_arguments(name):
-    """Nobody has to look at another class for what an argument means; what calls make is not made by callers."""
+    """Every class explains all of its own arguments, except for classes that only calls create."""
     thing = getattr(fusedrnn, name)
     if name in ("Explanation", "FrozenGroup", "FrozenLayer", "Grads", "StackStream", "Stream", "Tape"):
         return

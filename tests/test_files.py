@@ -1,6 +1,6 @@
-"""Files that are damaged, lie about their sizes or come from somebody else: a ValueError that names them, at once.
+"""Files that are damaged, lie about their sizes or come from other programs: an immediate ValueError that names them.
 
-Those of ONNX are in tests/conformance/test_onnx_limits.py.
+tests/conformance/test_onnx_limits.py does the same for ONNX files.
 """
 
 import io
@@ -25,7 +25,7 @@ Load = Callable[[bytes], Any]
 
 @pytest.fixture(autouse=True)
 def nothing_is_drawn(monkeypatch):
-    """Sizes in a file must not make anybody draw as many random weights as they ask for."""
+    """Sizes in a file must not cause as many random weights to be drawn."""
 
     def draw(self: Any) -> None:
         raise AssertionError(f"drew the parameters of {self!r}")
@@ -49,7 +49,7 @@ def npy(array: Any) -> bytes:
 
 
 def header(shape: str, descr: str = "'<f4'") -> bytes:
-    """An npy header by itself."""
+    """An npy header without data."""
     text = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}\n".encode()
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text
 
@@ -81,7 +81,7 @@ def headed(text: bytes, data: bytes = b"") -> bytes:
 
 
 def description(of: Any, **changes: Any) -> str:
-    """The JSON of a layer, with other arguments; `...` leaves one out."""
+    """The JSON of a layer, with other arguments; `...` omits an argument."""
     arguments = of._config() | {"dtype": of.dtype.name} | changes
     arguments = {name: value for name, value in arguments.items() if value is not ...}
     return json.dumps({"version": 1, "class": type(of).__name__, "arguments": arguments})
@@ -171,7 +171,7 @@ def test_layers_are_read_without_drawing(form, tmp_path):
         path.write_bytes(FORMS[form](saved, description(saved)))
         assert getattr(interop, f"load_{form}")(path) == saved
     late = layer()
-    late.dropout = 0.5  # does nothing with one layer, of which the constructor would warn
+    late.dropout = 0.5  # has no effect with one layer; the constructor would warn about it
     path.write_bytes(FORMS[form](late, description(late)))
     assert getattr(interop, f"load_{form}")(path) == late
 
@@ -244,7 +244,7 @@ def test_npz_members_are_looked_at_before_they_are_unpacked(case, refused):
 
 
 def test_npz_members_do_not_unpack_to_very_much_more_than_the_file(refused, monkeypatch):
-    """Even if they fit each other; allocated is nothing."""
+    """Even if they are consistent with each other; nothing is allocated."""
     monkeypatch.setattr(npz_files, "ROOM", 2**16)
     packed = npz({"weight_ih_l0": np.zeros((400, 1000)), "weight_hh_l0": np.zeros((400, 100))})
     message = r"weight_ih_l0 unpacks to 3200000 bytes; expected at most \d+ more of a file of \d+ bytes"
@@ -378,7 +378,7 @@ def damaged(content: bytes, rng: np.random.Generator) -> bytes:
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("form", FORMS)
 def test_damaged_files(form, packed, tmp_path, rng):
-    """Read as if nothing were wrong, where what is wrong is a number, or refused as everything is."""
+    """Either read normally, if only a number is damaged, or refused like every other damaged file."""
     saved = layer("GRU")
     if form == "npz":
         arrays = saved.state_dict() | {"fusedrnn": np.array(description(saved))}

@@ -9,7 +9,7 @@ import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SHARED = ("autograd", "matplotlib", "threadpoolctl", "tqdm")
-#: Each example and the packages it needs beside the shared ones; its data are in one of them or in Python.
+#: Each example and the packages it needs in addition to the shared ones; its data are in one of them or in Python.
 NEEDS = {
     "attention": ("sklearn",),
     "cells_compared": (),
@@ -59,5 +59,5 @@ def test_every_example_is_listed_and_short():
         if path.stem in (*NEEDS, "char_lm"):
             assert f"[`{path.name}`]" in readme
             assert len(path.read_text(encoding="utf-8").splitlines()) < 150
-        else:  # what examples share, what a run of char_lm.py needs beside learning, and packages' networks
+        else:  # shared code, what char_lm.py needs besides learning, and the packages' networks
             assert path.stem == "training" or path.stem.startswith(("char_lm_", "pretrained_"))

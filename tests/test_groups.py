@@ -615,7 +615,7 @@ def nets(which: str, dtype: Any = "float32") -> list[Any]:
 
 
 def take(value: Any, e: int) -> Any:
-    """What belongs to one net."""
+    """The part that belongs to one network."""
     return type(value)(take(item, e) for item in value) if isinstance(value, (tuple, list)) else value[e]
 
 
@@ -720,7 +720,7 @@ def test_ensembles_that_cannot_be(make, error, message):
 
 
 def groups(dtype: Any = "float32") -> dict[str, Any]:
-    """One of each kind, and groups in groups; all read 3 features."""
+    """One group of each kind, and groups in groups; all read 3 features."""
 
     def stack(seed: int, inputs: int = 3) -> Any:
         layers = [LSTM(inputs, 6, 2, dtype=dtype, rng=seed), GRU(6, 4, learned_state=True, dtype=dtype, rng=seed)]
@@ -810,10 +810,10 @@ def test_gradients_of_groups_are_slopes(which, dtype, rng):
 
 @GROUPS
 def test_threads_change_no_bit_of_groups(which, rng):
-    """Members run side by side on 1 to 7 threads, more than most machines have, and are what they are alone."""
+    """Members run side by side on 1 to 7 threads, more than most machines have, and compute the same as alone."""
 
     def wider(layer: Any) -> Any:
-        """The same structure at sizes that threads are worth their while for."""
+        """The same structure at sizes large enough for several threads."""
         if isinstance(layer, Bidirectional):
             return Bidirectional(*map(wider, layer.layers), layer.merge)
         if isinstance(layer, (Stack, Ensemble)):
@@ -839,7 +839,7 @@ def test_threads_change_no_bit_of_groups(which, rng):
 
 
 def test_ensembles_of_nets_that_exceed_a_cores_cache(rng):
-    """They run one after the other; one that fits beside one that does not is possible in a pair alone."""
+    """They run one after the other; only a pair can have one member that fits and one that does not."""
     nets_ = [LSTM(8, 330, rng=seed) for seed in range(3)]
     pair = Bidirectional(LSTM(8, 330, rng=0), GRU(8, 20, rng=1))
     x = rng.standard_normal((5, 6, 8)).astype("f4")
@@ -989,7 +989,7 @@ def test_inspect_of_a_group_shows_its_members(which, rng):
 
 
 def test_runs_side_by_side_go_level_by_level():
-    """The kernels get independent calls, or those of one stack of layers; each run gets what its own calls return."""
+    """The kernels get independent calls or the calls of one stack; each run gets the results of its own calls."""
 
     def run(name: str, *steps: list[str]) -> unroll.Run[str]:
         for calls in steps:

@@ -1,4 +1,4 @@
-"""What ``layer.inspect`` shows: outputs and c are the layer's own bits, gates those of the reference."""
+"""What ``layer.inspect`` shows: outputs and c have the layer's own bits, gates equal the reference's."""
 
 from typing import Any
 
@@ -193,7 +193,7 @@ def dtype_of(value: float, dtype: Any) -> Any:
 
 
 def test_what_is_looked_at_has_no_gradients():
-    """The tapes of a layer with zoneout as inference has it are for looking: backward would need masks."""
+    """With zoneout as in inference, a tape can only be inspected: backward would need masks."""
     weights = GRU(3, 5)._arrays()
     roles = ("W_ih", "W_hh", "b_ih", "b_hh")
     packed = _core.Weights("gru_after", dict(zip(roles, weights, strict=True)), True, zoneout=(0.5, 0.0))

@@ -1,6 +1,6 @@
 """Weights of other frameworks run unchanged: against each framework's own equations, written in its convention.
 
-What needs the frameworks themselves is in tests/conformance/.
+Tests that need the frameworks themselves are in tests/conformance/.
 """
 
 import ast
@@ -22,7 +22,7 @@ T, B, I, H = 6, 3, 4, 5
 
 
 def close(actual: Any, expected: Any, what: str) -> None:
-    """Both are float64, and the same maths."""
+    """Both use float64 and the same equations."""
     __tracebackhide__ = True
     assert_close(actual, expected, dtype="float64", K=I + H, T=T, what=what)
 
@@ -110,7 +110,7 @@ def test_keras_weight_lists_of_two_directions(name, rng):
 
 @pytest.mark.parametrize("name", ["LSTM", "GRU after"])
 def test_cudnn_blocks_that_keras_2_saved(name, rng):
-    """The buffers are torch's, gate by gate, only named and shaped as Keras' kernels."""
+    """The buffers are torch's, gate by gate; only names and shapes are those of Keras' kernels."""
     step, G, states = KERAS[name]
     kernel, recurrent, bias = keras_weights(rng, name)
     blocks = [np.ascontiguousarray(block.T).reshape(I, H) for block in np.split(kernel, G, axis=1)]
@@ -172,7 +172,7 @@ def test_dynet_gru(rng):
 
 
 class Gate:
-    """Holds what madmom's Gate and Cell hold."""
+    """Has the attributes of madmom's Gate and Cell."""
 
     def __init__(self, rng, function=sigmoid, peephole=False):
         self.weights, self.recurrent_weights = normal(rng, I, H), normal(rng, H, H)
@@ -212,7 +212,7 @@ def madmom_lstm(rng, peephole):
 
 
 def test_madmom_gru(rng):
-    """Its update gate stands the other way round, and its reset gate comes after the product without a bias."""
+    """Its update gate is inverted, and its reset gate is applied after the product, without a bias."""
     layer, step = madmom_gru(rng)
     x = normal(rng, 1, T, I)
     close(interop.from_madmom(layer)(x[0])[0], loop(step, x, 1)[0], "GRULayer")
@@ -246,7 +246,7 @@ def test_madmom_refusals(rng):
 
 
 def test_thinc_vector(rng):
-    """Blocks f i o g, and the biases after each matrix."""
+    """Blocks f i o g, with the biases after each matrix."""
     W_x, b_x, W_h, b_h = normal(rng, 4 * H, I), normal(rng, 4 * H), normal(rng, 4 * H, H), normal(rng, 4 * H)
 
     def step(x, h, c):
@@ -491,7 +491,7 @@ def test_arrays_that_are_none(case):
 
 
 def test_bridges_do_not_draw_parameters(monkeypatch):
-    """Which a few names with large numbers, or shapes of no data, would make long work."""
+    """A few names with large numbers, or shapes without data, could otherwise take very long."""
 
     def draw(self: Any) -> None:
         raise AssertionError("drew parameters")
@@ -601,7 +601,7 @@ def test_every_public_function_is_there():
 
 
 def test_messages_stand_in_one_place_and_once():
-    """In _validate.py, those of the weight bridges in _messages.py; no file of a bridge writes one itself."""
+    """All messages are in _validate.py, those of the weight bridges in _messages.py; no bridge writes its own."""
     folder = Path(interop.__file__).parent
     for path in folder.glob("[!_]*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -619,6 +619,6 @@ def test_messages_stand_in_one_place_and_once():
             for node in ast.walk(function) if isinstance(function, ast.FunctionDef) else ():
                 if isinstance(node, ast.JoinedStr):
                     words = "".join(part.value if isinstance(part, ast.Constant) else "{}" for part in node.values)
-                    if len(words) > 55:  # shorter ones are forms, such as "{}: {} has dtype {}; expected {}"
+                    if len(words) > 55:  # shorter ones are templates, such as "{}: {} has dtype {}; expected {}"
                         places.setdefault(words, set()).add(f"{path.name}: {function.name}")
     assert not {words: where for words, where in places.items() if len(where) > 1}

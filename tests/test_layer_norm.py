@@ -271,7 +271,7 @@ def test_few_units(cell, isa, H, rng):
 def test_one_unit_is_its_own_mean(cell, isa, rng):
     problem = draw(rng, cell, "float64", T=5, B=4, I=3, H=1)
     (results, grads), (expected, expected_grads) = run(problem), problem.run()
-    for name, value in (expected | expected_grads).items():  # many gradients are zero, but for rounding
+    for name, value in (expected | expected_grads).items():  # many gradients are zero except for rounding
         np.testing.assert_allclose((results | grads)[name], value, rtol=1e-12, atol=1e-12, err_msg=name)
 
 
@@ -288,13 +288,13 @@ def test_no_steps_and_no_rows(cell, rng):
 @CELLS
 @DTYPES
 def test_a_mean_far_from_zero_costs_few_digits(cell, isa, dtype, rng):
-    """A variance as the difference of two squares would have none left."""
+    """A variance computed as the difference of two squares would have no correct digits left."""
     problem = draw(rng, cell, dtype, T=1, B=9, I=8, H=64, flags=False, drops=False)
     a = problem.arrays
     a["weight_ih"] = (a["weight_ih"] + 300).astype(dtype)
     a["x"] = (np.abs(a["x"]) + 0.5).round(2).astype(dtype)
     (results, _), (expected, _) = run(problem), problem.but(arrays={k: v.astype("f8") for k, v in a.items()}).run()
-    ratio = 3000 * np.finfo(dtype).eps  # the mean's, to the deviations around it
+    ratio = 3000 * np.finfo(dtype).eps  # 3000: the mean, relative to the deviations from it
     np.testing.assert_allclose(results["y"], expected["y"], rtol=0, atol=4 * ratio)
 
 
@@ -417,7 +417,7 @@ def test_a_stream_recovers_from_nan(make, isa, rng):
 
 
 def perturb(layer: Any, rng: np.random.Generator) -> None:
-    """Gains and biases as after some training."""
+    """Gains and biases as they might be after some training."""
     for name, array in layer.params.items():
         if "_ln_" in name:
             array += 0.2 * rng.standard_normal(array.shape).astype(array.dtype)

@@ -1,6 +1,6 @@
 """Layers and cells as objects: parameters, initialisation, saving, copying, comparing, showing; shapes and layouts.
 
-Values are compared between two ways of asking for the same thing; test_sequence.py compares them with the reference.
+Values are compared between two ways to compute the same result; test_sequence.py compares them with the reference.
 """
 
 from __future__ import annotations
@@ -333,7 +333,7 @@ def test_attributes_of_subclasses_are_pickled() -> None:
 
 
 class Tagged(GRU):
-    """A layer with something of its own."""
+    """A layer with an attribute of its own."""
 
     tag: str
 
@@ -482,7 +482,7 @@ def test_layouts_agree(kind: type[Any], merge: str | None, rng: np.random.Genera
     x = rng.normal(size=(T, B, I)).astype(np.float32)
     lengths = [4, 6, 0]
     for b, n in enumerate(lengths):
-        x[n:, b] = np.nan  # not to be seen
+        x[n:, b] = np.nan  # must not be read
     y, state, tape = layer.forward(x, lengths=lengths)
     dy = tuple(rng.normal(size=one.shape).astype(np.float32) for one in outputs(y))
     for one in dy:
@@ -558,7 +558,7 @@ def test_arrays_of_any_layout_and_dtype(kind: type[Any], rng: np.random.Generato
 
 
 class OnlyDLPack:
-    """An array of another library that speaks nothing but DLPack."""
+    """An array of another library that supports only DLPack."""
 
     def __init__(self, array: Array) -> None:
         self._array = array
@@ -583,7 +583,7 @@ def test_tokens_are_one_hot_rows(kind: type[Any], rng: np.random.Generator) -> N
     for dtype in ("i1", "u2", ">i4", "u8"):
         assert same(layer(tokens.astype(dtype))[0], y)
     assert same(layer(tokens.tolist())[0], y)
-    assert same(layer(list(tokens[:, 0]))[0], layer(tokens[:, 0])[0])  # NumPy's numbers are no arrays
+    assert same(layer(list(tokens[:, 0]))[0], layer(tokens[:, 0])[0])  # NumPy scalars are not arrays
 
 
 # ---- state, tapes, gradients ----------------------------------------------------------------------------------------
@@ -604,7 +604,7 @@ def test_chunks_carry_the_state(kind: type[Any], dtype: str, rng: np.random.Gene
 @each_layer
 @pytest.mark.parametrize("batch_first", [False, True])
 def test_states_of_any_layout_and_dtype(kind: type[Any], batch_first: bool, rng: np.random.Generator) -> None:
-    """Plain arrays take a shorter way than others; the results are the same, and so are the errors."""
+    """Plain arrays take a shorter path than others; results and errors are the same."""
     layer = kind(4, 5, 2, batch_first=batch_first, rng=0)
     net = fusedrnn.Stack([layer, kind(5, 3, batch_first=batch_first, rng=1)])
     x = rng.normal(size=(3, 6, 4)).astype(np.float32)
@@ -758,7 +758,7 @@ def test_dropout_is_the_same_in_both_dtypes() -> None:
 
 
 def test_dropout_scales_what_it_keeps() -> None:
-    # Layer 2 passes its input on (relu of the identity), so y shows what came out of layer 1.
+    # Layer 2 passes its input on (relu of the identity), so y shows the outputs of layer 1.
     p, H = 0.25, 400
     layer = RNN(4, H, 2, "relu", bias=False, dropout=p, rng=0)
     layer.weight_ih_l0[...] = 1
@@ -962,7 +962,7 @@ def test_clip_grad_norm_takes_gradients_in_any_container() -> None:
     assert math.isclose(fusedrnn.clip_grad_norm(iter([grads, None, {}]), 1e9), norm, rel_tol=1e-12)
     assert math.isclose(fusedrnn.clip_grad_norm(grads, norm / 2), norm, rel_tol=1e-12)
     assert math.isclose(fusedrnn.clip_grad_norm(grads, 1e9), norm / 2, rel_tol=1e-5)
-    assert same(grads.x, x)  # parameter gradients alone are meant
+    assert same(grads.x, x)  # only parameter gradients count
     fusedrnn.clip_grad_value([grads], 1e-3)
     assert max(np.abs(w).max() for w in grads.params.values()) == np.float32(1e-3)
 

@@ -1,4 +1,4 @@
-"""Things that are written twice agree: the stub and the compiled module, the reference's cells and the kernels'."""
+"""Things that exist twice agree: the stub and the compiled module, the reference's cells and the kernels'."""
 
 import ast
 import inspect
@@ -26,7 +26,7 @@ def names_of(function: ast.FunctionDef) -> list[str]:
 
 
 def names_at_run_time(thing: object) -> list[str]:
-    """pybind11 writes the signature into the docstring's first line; `step` and its like have a text signature."""
+    """pybind11 writes the signature into the docstring's first line; functions like `step` have a text signature."""
     if getattr(thing, "__text_signature__", None):
         return [name for name in inspect.signature(thing).parameters if name != "self"]  # type: ignore[arg-type]
     first_line = (thing.__doc__ or "").splitlines()[0]

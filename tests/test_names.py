@@ -1,4 +1,4 @@
-"""Files, functions and constants that comments and documents name exist: what ages in prose is the names of things."""
+"""Files, functions and constants named in comments and documents exist: names are the part of prose that ages."""
 
 import io
 import re
@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 FOLDERS = (".ci", "benchmarks", "csrc", "docs", "examples", "python", "tests")
 CODE = (".h", ".cpp", ".c", ".py", ".pyi", ".pxd", ".pyx", ".txt", ".toml", ".in")
 
-#: Files that are made, or belong to other projects, systems or users; a clone does not have them.
+#: Files that are generated, or belong to other projects, systems or users; a clone does not have them.
 ELSEWHERE = {
     "isas.inc", "results.json", "model.onnx", "model.safetensors", "setup.py", "conf.py", "libasan.so", "_core.so",
     "gru.safetensors", "lstm.npz", "gru.md", "xla/ffi/api/c_api.h", "DIR/benchmarks.md", "lstm_test.py",
@@ -49,7 +49,7 @@ def is_code(path: Path) -> bool:
 
 @cache
 def identifiers() -> frozenset[str]:
-    """All words of the code, comments and docstrings left out."""
+    """All words of the code, without comments and docstrings."""
     words: set[str] = set()
     for path in in_tree():
         if not is_code(path):
@@ -71,12 +71,12 @@ def identifiers() -> frozenset[str]:
 
 
 def known(name: str) -> bool:
-    """A parameter's name may have the number of its layer: torch's are made of both."""
+    """A parameter's name may contain the number of its layer, as in torch."""
     return name in FOREIGN or name in identifiers() or re.sub(r"_l\d+(_reverse)?$", "", name) in identifiers()
 
 
 def prose(path: Path) -> str:
-    """Comments and docstrings of code, documents without their blocks of code."""
+    """Comments and docstrings of code; documents without their code blocks."""
     text = source(path)
     if path.suffix == ".md":
         return re.sub(r"^```.*?^```", " ", text, flags=re.DOTALL | re.MULTILINE)
@@ -97,7 +97,7 @@ TEXTS = sorted(
     (path for path in in_tree() if (is_code(path) or path.suffix == ".md") and path.name != Path(__file__).name),
     key=str,
 )
-HISTORY = {"CHANGELOG.md", "experiments.md"}  # tell of what was: files may be gone
+HISTORY = {"CHANGELOG.md", "experiments.md"}  # these describe the past: files may be gone
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.relative_to(ROOT).as_posix())

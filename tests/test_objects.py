@@ -1,4 +1,4 @@
-"""check_objects.py finds code of one instruction set that would leak into shared functions, and nothing else."""
+"""check_objects.py finds code of one instruction set that would leak into shared functions, and no other code."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="looks at ELF objects"),
 ]
 
-# As in csrc/kernels/kernels.cpp: everything inside, one table that others may see.
+# As in csrc/kernels/kernels.cpp: everything inside the namespace, and one exported table.
 CLEAN = """
 namespace fusedrnn::avx2 {
 inline int helper(int x) { return x + 1; }
@@ -55,7 +55,7 @@ LEAKS = {
 def compiled(source: str, directory: Path) -> str:
     (directory / "example.cpp").write_text(source)
     path = directory / "example.o"
-    # Unoptimised: then every inline function that is used stands in the object.
+    # Without optimisation, every inline function in use is in the object.
     subprocess.run([str(COMPILER), "-std=c++17", "-O0", "-c", directory / "example.cpp", "-o", path], check=True)
     return str(path)
 

@@ -1,7 +1,7 @@
 """Options of cells: peepholes, coupled gates, clips, activations, no reset gate, a single bias.
 
-The reference is held to differences and to numbers worked out by hand, the kernels to the reference and to onnxruntime.
-That options go together with layers, lengths, directions and tokens of any kind is in test_properties.py.
+The reference is compared with finite differences and with numbers computed by hand, the kernels with the reference and
+with onnxruntime. test_properties.py combines options with layers, lengths, directions and tokens of any kind.
 """
 
 import copy
@@ -18,7 +18,7 @@ from fusedrnn.reference.activations import ACTIVATIONS, activation_of
 from problems import assert_results, assert_same_bits, has_kinks, make_problem
 from test_reference import assert_equal_results, central_difference, make_case
 
-#: Every activation, with parameters where it has any.
+#: Every activation, with its parameters if it has any.
 FUNCTIONS: list[Any] = [
     "tanh", "sigmoid", "relu", "hard_sigmoid", ("hard_sigmoid", 0.2, 0.5), "hard_tanh", "softsign", "softplus",
     "leaky_relu", ("leaky_relu", -0.3), "elu", ("elu", 0.7), ("affine", 0.4, 0.1), ("scaled_tanh", 1.7, 0.6),
@@ -80,7 +80,7 @@ def test_slopes_of_the_reference_are_differences(f):
 
 
 def lstm_step(i: float, f: float, g: float, o: float, c: float, p: list[float], **options: Any) -> tuple[float, float]:
-    """h and c after a step of one unit whose pre-activations are given, and on whose cell nothing else acts."""
+    """h and c after a step of one unit, whose cell depends on nothing but the given pre-activations."""
     gates = [i, g, o] if options.get("coupled") else [i, f, g, o]
     W = np.zeros((len(gates), 1))
     W_peephole = np.reshape(p, (-1, 1)) if p else None
@@ -99,7 +99,7 @@ def sigmoid(x: float) -> float:
 
 
 def test_peepholes_are_in_the_order_i_f_o_and_o_sees_the_new_cell():
-    # ONNX has i o f: with the last two rows swapped, another c and h come out.
+    # ONNX has the order i o f: with the last two rows swapped, c and h differ.
     i, f, g, o, c, p = 0.3, -0.2, 0.7, 0.5, 0.9, [0.4, -0.8, 1.1]
     c_new = sigmoid(f + p[1] * c) * c + sigmoid(i + p[0] * c) * np.tanh(g)
     h, c_n = lstm_step(i, f, g, o, c, p, peephole="ifo")
@@ -110,7 +110,7 @@ def test_peepholes_are_in_the_order_i_f_o_and_o_sees_the_new_cell():
 
 
 def test_gradients_of_peepholes_are_in_the_order_i_f_o():
-    # With one gate's slope alone different from zero, only its row has a gradient.
+    # If only one gate's slope is nonzero, only that gate's row has a gradient.
     for row, gate in enumerate((0, 1, 3)):
         bias = np.where(np.arange(4) == gate, 0.3, 40.0)
         bias[2] = 0.5
@@ -152,7 +152,7 @@ def test_clips_act_before_anything_sees_the_value():
 
 
 def test_coupled_gates_are_four_gates_of_which_f_is_the_negated_i(rng):
-    # sigmoid(-a) = 1 - sigmoid(a): the coupled cell is the plain one with f's rows those of i, negated.
+    # sigmoid(-a) = 1 - sigmoid(a): the coupled cell is the plain cell with f's rows set to those of i, negated.
     x, state = rng.standard_normal((6, 4, 3)), rng.standard_normal((2, 4, 5))
     i, g, o = (
         (rng.standard_normal((5, 3)), rng.standard_normal((5, 5)), rng.standard_normal(5), rng.standard_normal(5))
@@ -182,12 +182,12 @@ def test_kernels_equal_the_reference(isa, family, options, dtype):
             T=T, B=B, I=I, H=H, lengths=lengths, reverse=reverse, tokens=tokens, bias=bias, options=options,
         )  # fmt: skip
         if T == 130 and not bounded(options):
-            continue  # linear and its like blow up
+            continue  # linear and similar functions diverge
         assert_results(problem.run(functional), problem.run(reference), problem)
 
 
 def bounded(options: dict[str, Any]) -> bool:
-    """Whether states stay small however long the sequence."""
+    """Whether states stay bounded, however long the sequence."""
     small = {"tanh", "sigmoid", "hard_sigmoid", "hard_tanh", "softsign", "scaled_tanh"}
     functions = [v for k, v in options.items() if k.endswith("activation") and v is not None]
     return all((f if isinstance(f, str) else f[0]) in small for f in functions)
@@ -196,7 +196,7 @@ def bounded(options: dict[str, Any]) -> bool:
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("f", FUNCTIONS, ids=str)
 def test_activations_and_their_slopes(isa, dtype, f):
-    # One layer without recurrence: a unit's output is the function of its input, and dx its slope.
+    # One layer without recurrence: a unit's output is the function of its input, and dx is the function's slope.
     x = np.concatenate([np.linspace(-12, 12, 4001), np.logspace(-8, 3, 300), -np.logspace(-8, 3, 300), [0.0, -0.0]])
     x = x.astype(dtype)[None, :, None]
     W, zero = np.ones((1, 1), dtype), np.zeros((1, 1), dtype)
@@ -204,7 +204,7 @@ def test_activations_and_their_slopes(isa, dtype, f):
         y, _, tape = functional.rnn_forward(x, None, W, zero, activation=f, clip=clip)
         dx = functional.rnn_backward(tape, np.ones_like(y)).dx
         function, wide = activation_of(f, clip), x.astype("f8")
-        # Each value against its own size, as scales differ over the range; a kink may lie within rounding.
+        # Errors are relative to each value, because scales differ over the range; a kink may be within rounding.
         unit = 8 * np.finfo(dtype).eps
         expected = function(wide)
         assert (np.abs(y - expected) <= unit * (np.abs(expected) + np.minimum(np.abs(wide), 1))).all()
@@ -227,7 +227,7 @@ def test_activations_of_what_is_not_finite(isa, dtype, f):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_lanes_without_a_unit_stay_finite(isa, dtype, rng):
-    # Gates of 2 + a: without weights, c would double at every step, and overflow within the sequence.
+    # Gates of 2 + a: without weights, c would double at every step and overflow within the sequence.
     T, H = 1100 if dtype == "float64" else 150, 3
     options = {"recurrent_activation": ("affine", 1.0, 2.0)}
     problem = make_problem(rng, "lstm", dtype, T=T, B=2, I=4, H=H, options=options)
@@ -308,7 +308,7 @@ def test_outputs_are_onnxruntimes(operator, family, options, clip, functions, na
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     Y, Y_h = session.run(None, inputs)
     results, _ = problem.forward(functional)
-    # onnxruntime's tanh is a rational of some 1e-6: the only reason for another bound than elsewhere is its own error.
+    # onnxruntime's tanh is a rational function with an error of about 1e-6, the only reason for a larger bound.
     np.testing.assert_allclose(results["y"], Y[:, 0], rtol=0, atol=1e-5)
     np.testing.assert_allclose(results["h_n"], Y_h[0], rtol=0, atol=1e-5)
 

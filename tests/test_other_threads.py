@@ -1,7 +1,7 @@
 """What happens outside a call while it runs: other threads write its arrays, the number of threads changes, threads
 cannot start, the interpreter ends, an object is used in the middle of its own call.
 
-What may end a process runs in one of its own.
+Tests that may end a process run in a process of their own.
 """
 
 import os
@@ -23,7 +23,7 @@ from test_process import LINUX, PARALLEL, run
 
 
 def forward(tokens: Any, training: bool, schedule: _core.Schedule | None = None) -> None:
-    """The kernels' own entry: past the checks of Python's side, as an array that changes after these passes them."""
+    """Calls the kernels directly, without Python's checks: the situation of an array that changes after the checks."""
     T, B = tokens.shape
     weights = _core.usual_weights("gru_after", np.zeros((24, 5)), np.zeros((24, 8)), None, None, training)
     schedule = schedule or _core.Schedule(T, B)
@@ -38,7 +38,7 @@ def test_the_kernels_check_the_tokens_that_they_use(wrong, training):
     with pytest.raises(IndexError, match=rf"tokens\[4\]\[1\] is {wrong}; expected 0 <= token < input_size = 5"):
         forward(tokens, training)
     lengths = np.array([7, 4, 7])
-    forward(tokens, training, _core.Schedule(7, 3, lengths))  # no step reads the wrong one
+    forward(tokens, training, _core.Schedule(7, 3, lengths))  # no step reads the invalid token
     mask = np.ones((3, 7), np.bool_)
     mask[1, 4] = False
     forward(tokens, training, _core.Schedule(7, 3, None, mask))
@@ -110,7 +110,7 @@ def test_flags_that_are_no_bools_count_as_true(rng):
 @LINUX
 @PARALLEL
 def test_the_number_of_threads_may_change_at_any_time(tmp_path):
-    """Between any two questions for it: a library put before OpenMP's answers now 1, now 2."""
+    """The number changes between any two queries: a preloaded library answers 1 and 2 in place of OpenMP."""
     source, library = tmp_path / "processors.c", tmp_path / "processors.so"
     source.write_text(
         "static unsigned s = 1;\n"
@@ -185,12 +185,12 @@ NO_THREAD = """
         assert work() == want and work() == want
     print("started", len(os.listdir("/proc/self/task")) - before)
 """
-# No room for a stack of OMP_STACKSIZE=1G, but for the arrays.
+# Enough memory for the arrays, but not for a stack of OMP_STACKSIZE=1G.
 ADDRESS_SPACE = """
     with open("/proc/self/statm") as file: size = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE") + 2**29
     resource.setrlimit(resource.RLIMIT_AS, (size, size))
 """
-# A user with no other processes, so that the number of threads left is known. Root is not limited.
+# A user without other processes, so that the number of threads left is known. Root has no limit.
 PROCESSES = """
     if os.geteuid() == 0: os.setresuid(54321, 54321, 54321)
     resource.setrlimit(resource.RLIMIT_NPROC, (before + {more}, before + {more}))
@@ -274,7 +274,7 @@ def test_the_interpreter_ends_while_daemon_threads_compute(call):
 
 
 def test_a_stream_is_made_once():
-    """Again, from another thread during a step, the second __init__ would take away what the step uses."""
+    """A second __init__, from another thread during a step, would destroy what the step uses."""
     run(
         """
         import threading

@@ -1,6 +1,6 @@
-"""How calls are shared among threads: csrc/core/policy.h, asked about machines that nobody here has.
+"""How calls share threads: csrc/core/policy.h, asked about machines that are not at hand.
 
-The table says what is chosen, not what would be best: a row that changes with a rate is looked at and written down.
+The table records what is chosen, not what would be best: a row that changes with a rate has to be reviewed and updated.
 """
 
 import json
@@ -28,12 +28,12 @@ MACHINES = {
 
 def machine(name: str) -> dict[str, Any]:
     threads, l2_bytes = MACHINES[name]
-    measured = {"barrier": 0.2e-6, "region": 15e-6, "warm_region": 5e-6}  # not this machine's at the moment
+    measured = {"barrier": 0.2e-6, "region": 15e-6, "warm_region": 5e-6}  # not those of this machine at this moment
     return _core.machine(False) | measured | {"threads": threads, "l2_bytes": l2_bytes}
 
 
 def load(kind: str, T: int, B: int, I: int, H: int, training: bool = False) -> dict[str, Any]:
-    """An AVX-512 LSTM's or GRU's call, as `_core.measure` has it."""
+    """A call of an AVX-512 LSTM or GRU, as `_core.measure` describes it."""
     gates = {"lstm": 4, "gru": 3}[kind]
     flops = 2.0 * T * B * gates * H * (H + I) * (2 if training else 1)
     return {
@@ -43,7 +43,7 @@ def load(kind: str, T: int, B: int, I: int, H: int, training: bool = False) -> d
 
 
 def told(stages: list[dict[str, Any]]) -> list[Any]:
-    """Ways and threads, with the grid of a team where there are groups of rows."""
+    """Ways and threads, with the grid of a team if it has several row groups."""
     short = []
     for stage in stages:
         grids = [f"{size}/{groups}" if groups > 1 else size for size, groups in stage["teams"]]
@@ -145,7 +145,7 @@ def test_steps_of_streams():
 
 @pytest.mark.parametrize("cell", ["rnn_tanh", "gru_after", "gru_before", "gru_simple", "lstm"])
 def test_panels_are_the_kernels(cell, isa):
-    """GRU, reset before, has two phases with panels of their own."""
+    """GRU, reset before, has two phases, each with its own panels."""
     gates = {"rnn_tanh": 1, "gru_after": 3, "gru_before": 3, "gru_simple": 2, "lstm": 4}[cell]
     for H in (1, 16, 64, 100, 192, 513):
         weights = _core.usual_weights(cell, np.zeros((gates * H, 3)), np.zeros((gates * H, H)), None, None, True)

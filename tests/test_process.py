@@ -1,6 +1,6 @@
 """fusedrnn as a guest in a process: forks, signals, threads, the floating-point state, memory, the environment.
 
-What may hang or kill a process runs in one of its own, under a time limit that only a hang reaches.
+Tests that may hang or kill a process run in a process of their own, with a time limit that only a hang reaches.
 """
 
 import ctypes
@@ -31,7 +31,7 @@ DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
 
 def run(script: str, *, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a script in a Python of its own, in which warnings are errors, and return what it printed."""
+    """Run a script in a new Python process, in which warnings are errors, and return its output."""
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", textwrap.dedent(script)],
         capture_output=True,
@@ -135,7 +135,7 @@ def test_a_child_forked_before_any_use_works():
 
 # ---- signals
 
-# The slowest kernels, so that a call is long without being large; as many steps as take some seconds here.
+# The slowest kernels, so that a call takes long without being large; enough steps for a few seconds.
 LONG_CALL = """
 import os, signal, sys, threading, time
 import numpy as np, fusedrnn
@@ -189,13 +189,13 @@ CALLS = {
     "training": ("", "layer.forward(x)", ""),
     "frozen": ("frozen = layer.freeze()", "frozen(x)", "assert (frozen(small)[0] == y_small).all()"),
     "strided": ("x = np.asfortranarray(x)", "layer(x)", ""),
-    # On two threads a layer each, the upper one a few steps behind.
+    # On two threads, one layer each, the upper layer a few steps behind.
     "stacked": (
         "stack = fusedrnn.LSTM(100, 100, 2, dtype=np.float64, rng=0); z = rng.standard_normal((80000, 1, 100))",
         "stack(z)",
         "",
     ),
-    # Where the signal comes in the middle of a tape's use, the tape can be used again.
+    # If the signal arrives while a tape is in use, the tape can be used again.
     "backward": (
         "y, _, tape = layer.forward(x[: len(x) // 2])",
         "tape.backward(y)",
@@ -215,13 +215,13 @@ def test_ctrl_c_stops_a_long_call(call, threads, record_property):
     latency = float(run(script).stdout)
     record_property("latency", latency)
     print(f"{call}, {threads} threads: {1000 * latency:.0f} ms")
-    # Promised is 0.1 s on an idle machine; the rest is for a busy one. Without a look at signals it would be seconds.
+    # 0.1 s is promised on an idle machine; the rest is for a busy one. Without checks for signals it would be seconds.
     assert latency < 1
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a process cannot send itself SIGINT there")
 def test_ctrl_c_stops_a_long_call_that_one_thread_takes_for_several():
-    """The rows are split over two threads; the one that OpenMP grants looks for signals in both halves."""
+    """The rows are split over two threads; the only thread that OpenMP grants checks for signals in both halves."""
     prepare, code, afterwards = CALLS["frozen"]
     script = LONG_CALL.format(threads=2, seconds=5) + INTERRUPTED.format(
         prepare=prepare, call=code, afterwards=afterwards
@@ -273,7 +273,7 @@ assert (results[0] == layer(x)[0]).all()
 
 
 class FloatingPoint:
-    """The C library's view of the state of this thread."""
+    """The floating-point state of this thread, as the C library reports it."""
 
     def __init__(self) -> None:
         name = ctypes.util.find_library("m")
@@ -282,7 +282,7 @@ class FloatingPoint:
         self.libm = ctypes.CDLL(name)
 
     ROUNDINGS: ClassVar[dict[str, int]] = {"downward": 0x400, "upward": 0x800, "toward zero": 0xC00}
-    FLUSH = 0x8040  # of results and of operands
+    FLUSH = 0x8040  # flushing of results and of operands
 
     def mxcsr(self) -> int:
         environment = (ctypes.c_uint32 * 8)()
@@ -297,7 +297,7 @@ class FloatingPoint:
 
     @contextmanager
     def changed(self, how: str) -> Iterator[int]:
-        """The state in force, within a block."""
+        """Sets the state within a block."""
         before = self.mxcsr()
         try:
             if how == "flush":
@@ -330,7 +330,7 @@ def test_the_callers_floating_point_state_is_kept_and_does_not_matter(cell, isa,
 @PARALLEL
 @pytest.mark.parametrize("how", [*FloatingPoint.ROUNDINGS, "flush"])
 def test_threads_started_in_another_floating_point_state_do_not_stay_in_it(how):
-    FloatingPoint()  # skips where it cannot be
+    FloatingPoint()  # skips the test if the state cannot be set
     run(
         f"""
         import sys
@@ -438,7 +438,7 @@ def test_one_layer_in_many_threads(cell, isa, dtype, rng):
 
 
 def test_threads_step_streams_of_their_own_beside_calls_of_one_frozen_layer():
-    """What a server does: one model, a stream per connection. Whole calls go on meanwhile."""
+    """As in a server: one model, one stream per connection, and whole calls at the same time."""
     frozen = fusedrnn.LSTM(12, 64, num_layers=2, rng=0).freeze()
     x = np.random.default_rng(0).standard_normal((8, 50, 3, 12)).astype(np.float32)
     expected = [frozen(part) for part in x]
@@ -527,7 +527,7 @@ def test_threadpoolctl_is_honoured():
 
 @pytest.mark.parametrize("threads", ["1", "2"])
 def test_openmp_with_fewer_threads_than_asked_for(threads):
-    """OMP_THREAD_LIMIT cuts a team short: the rest must not wait for those that never come."""
+    """OMP_THREAD_LIMIT makes a team smaller: its threads must not wait for threads that never start."""
     run(
         """
         import numpy as np, fusedrnn
@@ -549,7 +549,7 @@ def test_openmp_with_fewer_threads_than_asked_for(threads):
 
 
 def resident() -> int:
-    """Bytes of physical memory in use, without what our pool or the C library only keep for reuse."""
+    """Bytes of physical memory in use, without the memory that our pool or the C library keeps for reuse."""
     _core.trim_pool()
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
@@ -604,7 +604,7 @@ def test_memory_of_large_results_is_given_back():
 
 @LINUX
 def test_sizes_no_longer_used_make_room_for_those_that_are():
-    """A pool full of other sizes must not mean fresh pages in every call."""
+    """A pool full of other sizes must not force fresh pages in every call."""
     faults = run("""
         import resource
         import numpy as np
@@ -709,7 +709,7 @@ def test_the_size_of_l2_is_the_systems():
 
 @pytest.mark.parametrize("before", ["pass", "import numpy"])
 def test_a_sub_interpreter_is_refused_at_once(before):
-    """The compiled module would wait for ever for a GIL that its own thread holds."""
+    """Otherwise the compiled module would wait for ever for a GIL that its own thread holds."""
     module = "_interpreters" if sys.version_info >= (3, 13) else "_xxsubinterpreters"
     pytest.importorskip(module, reason="this Python is built without sub-interpreters")
     done = run(

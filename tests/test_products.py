@@ -15,7 +15,7 @@ from tolerances import assert_close
 
 ROOT = Path(__file__).parents[1]
 COMPILER = os.environ.get("CXX", "g++")
-# As in CMakeLists.txt, but quicker to compile.
+# As in CMakeLists.txt, but faster to compile.
 KERNEL = ["-O1", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fno-exceptions", "-fno-rtti"]
 AVX2 = ["-mavx2", "-mfma", "-mbmi", "-mbmi2"]
 FLAGS = {
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(not shutil.which(COMPILER), reason=f"needs {COMP
 
 @pytest.fixture(scope="module", params=fusedrnn.available_isas())
 def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`native/products.cpp` for each instruction set of this CPU."""
+    """Compile `native/products.cpp` for each instruction set of this CPU."""
     program = tmp_path_factory.mktemp("products") / "products"
     flags = [*KERNEL, *FLAGS.get(request.param, []), f"-DFUSEDRNN_ISA={request.param}"]
     source = ROOT / "tests/native/products.cpp"
@@ -38,9 +38,9 @@ def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 SIZES: list[dict[str, Any]] = [
-    {"T": 5, "B": 7, "I": 11, "H": 37, "gates": 2, "room": 9},  # some chunks
+    {"T": 5, "B": 7, "I": 11, "H": 37, "gates": 2, "room": 9},  # several chunks
     {"T": 4, "B": 9, "I": 33, "H": 70, "gates": 1, "room": 200},
-    {"T": 30, "B": 13, "I": 5, "H": 9, "gates": 4, "room": 250},  # more rows than x is read of at once
+    {"T": 30, "B": 13, "I": 5, "H": 9, "gates": 4, "room": 250},  # more rows than the kernels read of x at once
     {"T": 3, "B": 1, "I": 1, "H": 3, "gates": 3, "room": 1},
     {"T": 2, "B": 3, "I": 70, "H": 41, "gates": 3, "room": 6, "few_rows": True},
 ]
@@ -73,7 +73,7 @@ def draw(
     reverse: bool = False,
     tokens: bool = False,
 ) -> dict[str, Any]:
-    """Arrays by name. What lies past a row's length is poisoned."""
+    """Arrays by name. Values past a row's length are poisoned."""
     lengths = rng.integers(1, T + 1, B)
     lengths[B // 2] = T
     past = np.arange(T)[:, None] >= lengths
@@ -106,7 +106,7 @@ def in_numpy(problem: dict[str, Any]) -> dict[str, Any]:
 
 
 def run(program: Path, problem: dict[str, Any], threads: int, row_groups: int = 1) -> dict[str, Any]:
-    """The same from the kernels' products, on so many threads."""
+    """The same from the kernels' products, on this number of threads."""
     (T, B, I, H, gates), dtype = problem["sizes"], problem["W"].dtype
     lengths, tokens = problem["lengths"], problem["tokens"]
     numbers = [dtype == np.float64, T, B, I, H, gates, threads, row_groups]

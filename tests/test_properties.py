@@ -13,7 +13,7 @@ from problems import assert_same_bits, cell_of, has_kinks
 
 KINDS = {"rnn": fusedrnn.RNN, "gru": fusedrnn.GRU, "lstm": fusedrnn.LSTM}
 
-#: For gates, and for states: functions that do not blow up over ten steps. Smooth ones first.
+#: Functions for gates and for states that do not diverge within ten steps. Smooth ones first.
 GATES = ["sigmoid", "softsign", ("affine", 0.2, 0.5), "hard_sigmoid", ("hard_sigmoid", 0.2), "hard_tanh"]
 FUNCTIONS = [
     *("tanh", "sigmoid", "softsign", ("scaled_tanh", 1.7, 0.6), ("affine", 0.5, 0.1)),
@@ -23,7 +23,7 @@ FUNCTIONS = [
 
 @st.composite
 def cells(draw: Any) -> tuple[str, dict[str, Any]]:
-    """A family and its options: the usual ones, or any."""
+    """A family and its options: the usual or any others."""
     family = draw(st.sampled_from(list(KINDS)))
     options: dict[str, Any] = {"nonlinearity": draw(st.sampled_from(["tanh", "relu"]))} if family == "rnn" else {}
     if family == "gru":
@@ -59,10 +59,10 @@ def examples(count: int) -> settings:
 
 @st.composite
 def layers(draw: Any) -> tuple[Cell, Any]:
-    """A layer of any options, and the reference's cell of it."""
+    """A layer with any options, and the reference's cell for it."""
     family, options = draw(cells())
     bidirectional = draw(st.booleans())
-    # In float32, rounding would now and then decide on which side of relu's kink a gradient is taken.
+    # In float32, rounding would sometimes decide on which side of relu's kink a gradient is taken.
     kinks = has_kinks(options) or (options.get("nonlinearity") == "relu" and options.get("activation") is None)
     dtypes = ["float64"] if kinks else ["float32", "float64"]
     layer = KINDS[family](
@@ -81,7 +81,7 @@ def layers(draw: Any) -> tuple[Cell, Any]:
 
 
 def strided(array: Any, draw: Any) -> Any:
-    """The same values in memory of another order, with gaps, or running backwards."""
+    """The same values in another memory order, with gaps, or with negative strides."""
     order = draw(st.permutations(range(array.ndim)))
     steps = [draw(st.sampled_from([1, 1, 2, -1, -3])) for _ in order]
     turned = array.transpose(order)
@@ -113,7 +113,7 @@ def test_layers_equal_their_composition(data):
     )
     expected = compose(cell, layer, x, state, {"lengths": lengths})
 
-    # Our own way of calling: padding poisoned, memory in any order, the batch first or not.
+    # The call under test: padding poisoned, memory in any order, the batch first or not.
     padding = np.arange(T)[:, None] >= (np.full(B, T) if lengths is None else np.array(lengths, int))
     poisoned = x.copy()
     poisoned[padding] = 10**6 if tokens else np.nan

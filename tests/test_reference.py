@@ -1,6 +1,6 @@
-"""The reference is right: against differences, against torch, and against numbers worked out by hand.
+"""The reference is right: compared with finite differences, with torch, and with numbers computed by hand.
 
-Nothing here uses the compiled kernels. What is proved here is what they are tested against elsewhere.
+Nothing here uses the compiled kernels. Other tests compare them with the reference that is verified here.
 """
 
 import ast
@@ -21,7 +21,7 @@ LENGTHS = [3, 0, 5, 1]  # unsorted, with an empty row and a full one
 
 @dataclass
 class Case:
-    """A layer's arguments, and gradients of its results; what padding holds must never matter."""
+    """A layer's arguments, and gradients of its results; the values in padding must never matter."""
 
     cell: str
     args: dict[str, Any]  # x, state_0, (state_1), W_ih, W_hh, (b_ih, b_hh)
@@ -93,8 +93,8 @@ def assert_equal_results(actual: Any, expected: Any, what: str, quantity: str = 
 
 
 def central_difference(case: Case, name: str) -> Any:
-    """Gradient of the loss by a fourth-order formula, one element after the other."""
-    # No formula holds across a kink: there a step so small that none is crossed.
+    """Gradient of the loss by a fourth-order difference formula, one element after the other."""
+    # No formula holds across a kink: use a step so small that no kink is crossed.
     step = 1e-6 if case.cell == "rnn_relu" or has_kinks(case.options or {}, second=True) else 1e-3
     value = case.args[name]
     grad = np.zeros_like(value)
@@ -134,7 +134,7 @@ def test_gradients_are_those_of_central_differences(cell, options, reverse, rng)
 
 
 def torch_loop(torch: Any, cell: str, leaf: dict[str, Any], x: Any, lengths: Any, reverse: bool) -> tuple[Any, Any]:
-    """Layers that torch has not, row by row in torch; written without a look at the reference."""
+    """Layers that torch lacks, written in torch row by row, independently of the reference."""
     W_ih, W_hh, p = leaf["W_ih"], leaf["W_hh"], leaf.get("W_peephole")
     H = W_hh.shape[1]
     none = torch.zeros(len(W_ih), dtype=x.dtype)
@@ -167,7 +167,7 @@ def torch_loop(torch: Any, cell: str, leaf: dict[str, Any], x: Any, lengths: Any
 
 
 def run_torch(torch: Any, cases: list[Case]) -> tuple[list[Any], list[Any], list[dict[str, Any]], Any]:
-    """One bidirectional layer whose directions are two cases: their y, final states, gradients, and that of x."""
+    """One bidirectional layer whose directions are two cases: their y, final states and gradients, and that of x."""
     cell, lengths = cases[0].cell, cases[0].lengths
     T, B, I = cases[0].args["x"].shape
     H, S = cases[0].args["W_hh"].shape[1], cell_of(cell).states
@@ -300,7 +300,7 @@ def test_rnn_known_answer():
     )
     assert y.ravel().tolist() == [2.0, 2.0, 0.0]
     assert h_n.tolist() == [[0.0]]
-    # Nothing comes back through the last step; da_1 = 1, da_0 = 1 + 2 * da_1 = 3, dh_0 = 2 * da_0.
+    # No gradient passes through the last step; da_1 = 1, da_0 = 1 + 2 * da_1 = 3, dh_0 = 2 * da_0.
     grads = reference.rnn_backward(tape, np.ones((3, 1, 1)))
     assert grads.dx.ravel().tolist() == [3.0, 1.0, 0.0]
     assert grads.dh_0.tolist() == [[6.0]]
@@ -321,7 +321,7 @@ def test_rnn_tanh_known_answer():
     ids=["after", "before"],
 )
 def test_gru_known_answer(reset_after, n):
-    # r = z = 1/2 since nothing reaches them; h = 2, W_in x = 0.5, W_hn = 1, b_hn = 1.
+    # r = z = 1/2 because their inputs are zero; h = 2, W_in x = 0.5, W_hn = 1, b_hn = 1.
     y, _, _ = reference.gru_forward(
         [[[1.0]]], [[2.0]], [[0.0], [0.0], [0.5]], [[0.0], [0.0], [1.0]], None, [0.0, 0.0, 1.0], reset_after=reset_after
     )

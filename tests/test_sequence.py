@@ -1,7 +1,7 @@
 """The kernels equal the reference: every cell, dtype and instruction set, on both sides of every tile edge.
 
-Both get the same numbers, rounded to the dtype under test; the reference computes in float64. It is asked once for
-each problem, whatever the number of instruction sets.
+Both get the same numbers, rounded to the dtype under test; the reference computes in float64. It runs once per problem,
+whatever the number of instruction sets.
 """
 
 import functools
@@ -16,7 +16,7 @@ from problems import Problem, Results, assert_results, make_problem
 
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
-# All combinations of (lengths, reverse, tokens, bias), and short names of them.
+# All combinations of (lengths, reverse, tokens, bias), and short names for them.
 OPTIONS = list(itertools.product([False, True], repeat=4))
 
 
@@ -27,7 +27,7 @@ def name_of(options: tuple[bool, ...]) -> str:
 
 @functools.cache
 def solved(cell: str, dtype: str, T: int, B: int, I: int, H: int, options: tuple[bool, ...]) -> tuple[Problem, Results]:
-    """A problem, the same in every run, and what the reference says to it."""
+    """A problem, the same in every run, and the reference's results for it."""
     lengths, reverse, tokens, bias = options
     seed = zlib.crc32(repr((cell, dtype, T, B, I, H, options)).encode())
     problem = make_problem(
@@ -39,10 +39,10 @@ def solved(cell: str, dtype: str, T: int, B: int, I: int, H: int, options: tuple
 
 # ---- sizes
 
-# H and I take every value from 1 to 70, B too (29 and 43 have no factor in common with 70), and never are all small:
-# errors are measured by an array's scale, and a single element may be what is left of larger terms. A different
-# combination of options goes with each size for each cell. Odd sizes above that: more panels than one run of segments,
-# an odd count of panels.
+# H, I and B take every value from 1 to 70 (29 and 43 have no factor in common with 70), and are never all small: errors
+# are relative to an array's scale, and a single element may be the difference of larger terms. Each size gets a
+# different combination of options for each cell. Odd sizes above 70: more panels than one run of segments, and an odd
+# number of panels.
 SIZES = [(1 + n % 4, 1 + (n * 43 + 20) % 70, 1 + (n * 29 + 10) % 70, 1 + n) for n in range(70)]
 assert all({size[k] for size in SIZES} == set(range(1, 71)) for k in (1, 2, 3))
 WIDE = [(3, 2, 131, 129), (2, 7, 70, 193), (3, 1, 257, 300), (2, 3, 1, 321), (2, 13, 300, 1), (3, 40, 1, 1)]
@@ -64,7 +64,7 @@ def test_every_combination_of_options(cell, isa, dtype, sizes, options):
     assert_results(problem.run(functional), expected, problem)
 
 
-# With a quarter as many rows as inputs, or fewer, the weight gradients are summed in place.
+# With at most a quarter as many rows as inputs, the weight gradients are summed in place.
 FEW_ROWS = [(1 + n % 3, 1 + n % 4, 30 + n, 30 + (n * 29 + 10) % 70) for n in range(0, 70, 3)]
 assert all(4 * T * B <= I + H for T, B, I, H in FEW_ROWS)
 
@@ -77,7 +77,7 @@ def test_few_rows(cell, isa, dtype, sizes):
     assert_results(problem.run(functional), expected, problem)
 
 
-# Rows are projected and differentiated in chunks of 192 and 768: fewer, that many, more; and steps larger than a chunk.
+# Forward has chunks of 192 rows, backward of 768: fewer, exactly as many, and more; and steps larger than a chunk.
 CHUNKED = [(400, 1), (97, 2), (64, 3), (65, 3), (256, 3), (257, 3), (12, 64), (41, 70), (2, 193), (3, 769)]
 
 

@@ -1,7 +1,7 @@
 """Which steps of a row run: masks, resets and held outputs, forward and backward.
 
-The reference is held to a loop over single steps written out here, and to finite differences; the kernels to the
-reference; and bits to those of the same steps without any mask or reset.
+The reference is compared with a loop over single steps in this file and with finite differences, the kernels with the
+reference, and bits with those of the same steps without any mask or reset.
 """
 
 import itertools
@@ -25,7 +25,7 @@ PAST_END = pytest.mark.parametrize("past_end", ["zero", "hold"])
 
 
 def valid_steps(problem: Problem) -> Any:
-    """(T, B): what neither length nor mask skips."""
+    """(T, B): the steps that neither length nor mask skips."""
     T, B = problem.x.shape[:2]
     valid = np.ones((T, B), bool)
     if problem.lengths is not None:
@@ -36,7 +36,7 @@ def valid_steps(problem: Problem) -> Any:
 
 
 def with_steps(rng: np.random.Generator, problem: Problem, *, mask: Any, reset: Any, past_end: str) -> Problem:
-    """The problem with such flags, and with poison wherever nothing may be read."""
+    """The problem with these flags, and with poison wherever nothing may be read."""
     problem = problem.but(mask=mask, reset=reset, past_end=past_end)
     skipped = ~valid_steps(problem)
     x, dy = problem.x.copy(), problem.dy.copy()
@@ -46,7 +46,7 @@ def with_steps(rng: np.random.Generator, problem: Problem, *, mask: Any, reset: 
 
 
 def random_steps(rng: np.random.Generator, problem: Problem, past_end: str) -> Problem:
-    """Holes, left padding, a row without any step; resets of many, few and no steps."""
+    """Gaps, left padding, a row without any step; resets at many, few and no steps."""
     T, B = problem.x.shape[:2]
     mask = rng.random((B, T)) < rng.choice([0.2, 0.5, 0.9], (B, 1))
     reset = rng.random((T, B)) < rng.choice([0.0, 0.2, 0.6], B)
@@ -60,7 +60,7 @@ def random_steps(rng: np.random.Generator, problem: Problem, past_end: str) -> P
 
 
 def step_by_step(problem: Problem) -> tuple[Any, tuple[Any, ...]]:
-    """Outputs and final states of a loop that looks at one row and one step at a time."""
+    """Outputs and final states of a loop over single rows and steps."""
     T, B = problem.x.shape[:2]
     valid, cell = valid_steps(problem), cell_of(problem.cell)
     ends = np.full(B, T) if problem.lengths is None else problem.lengths
@@ -70,7 +70,7 @@ def step_by_step(problem: Problem) -> tuple[Any, tuple[Any, ...]]:
         initial = tuple(s[b : b + 1] for s in problem.state)
         state, output = initial, np.zeros(problem.sizes["H"])
         for t in reversed(range(T)) if problem.reverse else range(T):
-            begins = t + 1 if problem.reverse else t  # the step whose flag cuts where we come from
+            begins = t + 1 if problem.reverse else t  # the step whose flag cuts this step from the last one
             if problem.reset is not None and 0 < begins < ends[b] and problem.reset[begins, b]:
                 state = initial
             if valid[t, b]:
@@ -128,7 +128,7 @@ def test_the_references_gradients_are_those_of_differences(cell, reverse, past_e
             near, far = at(step) - at(-step), at(2 * step) - at(-2 * step)
             slope = np.array([(8 * near - far) / (12 * step)])
             expected = np.array([(gradient * direction).sum()])
-            scale = np.abs(gradient * direction).sum()  # terms of both signs may cancel
+            scale = np.abs(gradient * direction).sum()  # terms of opposite signs may cancel
             assert abs(slope - expected) <= 1e-7 * max(scale, 1.0), f"{cell}: argument {k}"
 
 

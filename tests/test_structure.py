@@ -1,7 +1,7 @@
 """Options that change a step: projection, recurrent and weight dropout, zoneout.
 
-Layers equal the reference, option by option and all together; the reference equals differences here, and torch in
-test_torch.py.
+Layers equal the reference, option by option and all together; the reference is compared with finite differences here,
+and with torch in test_torch.py.
 """
 
 import copy
@@ -21,7 +21,7 @@ from tolerances import assert_close, dot_length
 
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
-#: Name -> constructor's options of what can be combined; zoneout in its two forms.
+#: Name -> constructor options that can be combined; zoneout in its two forms.
 OPTIONS: dict[str, dict[str, Any]] = {
     "projection": {"proj_size": 19},
     "recurrent_dropout": {"recurrent_dropout": 0.4},
@@ -102,7 +102,7 @@ def make_call(
 
 
 def run_layer(layer: Any, call: Call, masks: Any = None) -> tuple[dict[str, Any], Any]:
-    """Everything that comes out of training, and the tape."""
+    """All results of training, and the tape."""
     state = call.state if len(call.state) == 2 else call.state[0]
     y, state_n, tape = layer.forward(call.x, state, lengths=call.lengths, masks=masks, **call.steps)
     grads = tape.backward(call.dy, call.dstate if len(call.dstate) == 2 else call.dstate[0])
@@ -135,7 +135,7 @@ def reference_arguments(layer: Any, masks: dict[str, Any], direction: int) -> tu
 
 
 def run_reference(cell: str, layer: Any, call: Call, masks: dict[str, Any]) -> dict[str, Any]:
-    """One layer, one or two directions joined as layers join them."""
+    """One layer with one or two directions, merged as in the layers."""
     D = 1 + layer.bidirectional
     R = getattr(layer, "proj_size", 0) or layer.hidden_size
     results: dict[str, Any] = {}
@@ -314,7 +314,7 @@ def test_the_reference_against_differences(cell, options, reverse, rng):
 
 
 def test_zoneout_by_hand():
-    """Krueger et al. 2016, equations 7 and 8, with c kept and h not: h is of the new c all the same."""
+    """Krueger et al. 2016, equations 7 and 8, with c kept and h not: h is still computed from the new c."""
     x, W_ih, W_hh = np.ones((1, 1, 1)), np.array([[0.5], [0.2], [1.0], [-0.3]]), np.zeros((4, 1))
     keep = np.array([[[1.0]]])
     _, (h, c), _ = reference.forward("lstm", x, ([[0.3]], [[0.7]]), W_ih, W_hh, zoneout=(1 - keep, keep))

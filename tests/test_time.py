@@ -1,4 +1,4 @@
-"""Where a layer starts, and from what: one-way layers that run backwards, and initial states that are parameters."""
+"""Where a layer starts, and from which state: reverse one-directional layers, and learned initial states."""
 
 import copy
 import pickle
@@ -20,7 +20,7 @@ def parts(state: Any) -> tuple[Any, ...]:
 
 
 def reverse_half(kind: Any, dtype: str) -> tuple[Any, Any]:
-    """A layer of two directions, and one that is its reverse direction alone."""
+    """A bidirectional layer, and a layer with only its reverse direction."""
     both = kind(3, 6, bidirectional=True, merge=None, dtype=dtype, rng=1)
     alone = kind(3, 6, backwards=True, dtype=dtype)
     alone.load_state_dict({name.removesuffix("_reverse"): w for name, w in both.params.items() if "reverse" in name})

@@ -44,7 +44,7 @@ def parts(state: Any) -> tuple[Any, ...]:
 
 
 class Comparison:
-    """Compares by name, with the tolerance of the deepest result: a stack errs like one layer of so many steps more."""
+    """Compares by name, with the tolerance of the deepest result: a stack errs like a layer of that many more steps."""
 
     def __init__(self, layer: Any, dtype: str) -> None:
         self.layer = layer
@@ -57,7 +57,7 @@ class Comparison:
         D = 1 + layer.bidirectional
         K = dot_length(quantity, gates=4, T=T, B=B, I=max(I, D * H), H=H)
         what = f"{layer!r}: {quantity}"
-        # torch has a table entry in float64 alone; in float32 both sides may err by the bound of a result.
+        # torch has a table entry only in float64; in float32 both sides may err by the bound of a result.
         if self.dtype == "float64":
             assert_close(ours, theirs, dtype=self.dtype, K=K, T=T, what=what, quantity="torch")
         else:
@@ -193,7 +193,7 @@ def test_cells(kind, dtype, rng):
 
 @pytest.mark.parametrize("kind", ["GRU", "LSTM"])
 def test_tensors_as_arguments(kind, rng):
-    """CPU tensors go in as they are (DLPack), whatever their strides."""
+    """CPU tensors are accepted as they are (DLPack), whatever their strides."""
     theirs, ours = pair(kind, "float32")
     x = torch.tensor(numbers(rng, "float32", B, T, I)).transpose(0, 1)
     y, _ = ours(x)

@@ -1,4 +1,4 @@
-"""Each error message of the public API, exactly; and that what is refused changes nothing."""
+"""Each error message of the public API, exactly; and refused calls change nothing."""
 
 from __future__ import annotations
 
@@ -1169,7 +1169,7 @@ def test_what_is_refused_changes_nothing() -> None:
 @pytest.mark.parametrize("shape", [(10**12, 1), (1, 10**12), (2**28, 2**28)])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.uint8], ids=["floats", "other floats", "tokens"])
 def test_what_no_memory_holds(call: str, layer: Any, shape: tuple[int, int], dtype: Any) -> None:
-    """Views that repeat one element can be larger than any memory; so would be what comes of them."""
+    """Views that repeat one element can be larger than any memory, and so can their results."""
     x = np.broadcast_to(np.zeros((), dtype), shape if dtype is np.uint8 else (*shape, 8))
     run = layer.freeze() if call == "frozen" else getattr(layer, call)
     with pytest.raises((MemoryError, ValueError)):

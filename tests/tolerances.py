@@ -1,7 +1,7 @@
-"""How close two results must be: one table, and the only numbers of this kind in the tests.
+"""How close two results must be: one table, with the only numbers of this kind in the tests.
 
-Errors are measured against the scale of an array, the largest magnitude in the expected one: a sum of K products
-carries a rounding error of the size of its largest terms, also where they cancel.
+Errors are relative to the scale of an array, the largest magnitude in the expected array: a sum of K products has a
+rounding error in proportion to its largest terms, even where they cancel.
 """
 
 import math
@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-# (dtype, quantity) -> allowed error as a fraction of the scale, and why.
+# (dtype, quantity) -> allowed error as a fraction of the scale, and the reason.
 # "sequence" is any result of a layer: outputs, states, gradients. README promises these two lines.
 TABLE: dict[tuple[str, str], tuple[float, str]] = {
     ("float64", "sequence"): (
@@ -34,7 +34,7 @@ TABLE: dict[tuple[str, str], tuple[float, str]] = {
 def bound(dtype: Any, K: int, T: int, quantity: str = "sequence") -> float:
     """Allowed error as a fraction of the scale, for dot products of length K over T steps.
 
-    float32: 4 * eps * ceil(log2(K*T)), and never less than for K*T = 2, since one product and one step still round.
+    float32: 4 * eps * ceil(log2(K*T)), and never less than for K*T = 2, because one product and one step still round.
     """
     name = np.dtype(dtype).name
     fraction, _ = TABLE[name, quantity]
@@ -49,7 +49,7 @@ Quantity = Literal["y", "state_n", "dx", "dstate", "dW_ih", "dW_hh", "db_ih", "d
 def dot_length(quantity: Quantity, *, gates: int, T: int, B: int, I: int, H: int) -> int:
     """The K of a result of one layer: the longest sum that any of its elements depends on.
 
-    Pre-activations sum over I + H; what comes back through the weights over gates * H as well; the gradient of a
+    Pre-activations sum over I + H; gradients that pass through the weights also over gates * H; the gradient of a
     parameter also over all rows and steps.
     """
     lengths = [I + H]
@@ -65,8 +65,8 @@ def assert_close(
 ) -> None:
     """Fail unless `actual` is of `dtype` and, element by element, within `bound` of `expected`.
 
-    Where all that is expected is zero, so must be all of `actual`. NaN and infinities must be in the same places.
-    None (a gradient that is not there) equals None alone.
+    If all expected values are zero, all of `actual` must be zero. NaN and infinities must be in the same places. None
+    (a missing gradient) equals only None.
     """
     __tracebackhide__ = True
     if actual is None or expected is None:

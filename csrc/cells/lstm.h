@@ -1,7 +1,7 @@
 // LSTM: i, f, o = sigmoid(a), g = tanh(a); c' = f c + i g, h' = o tanh(c').
 // Hochreiter & Schmidhuber 1997; forget gate: Gers, Schmidhuber & Cummins 2000.
 // Gate equations only: matrix products and the loop over time are in kernels/forward.h. cells/cell.h explains each
-// function and trait; python/fusedrnn/reference/cells/lstm.py is the same cell in NumPy.
+// function and trait; python/fusedrnn/reference/cells/lstm.py is the same cell in NumPy. Next, read kernels/forward.h.
 // Options:
 //   peepholes  i and f see c, o sees c'   a_i += p_i c, a_f += p_f c, a_o += p_o c'   Gers, Schraudolph &
 //                                                                                     Schmidhuber 2002

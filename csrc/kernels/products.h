@@ -18,7 +18,7 @@ namespace fusedrnn::FUSEDRNN_ISA {
 
 inline constexpr Index kBackwardK = 256;  // gate columns of dh per pass: a 64 KiB piece of a panel stays in L2
 
-// Those of the batch rows `mine` that are active at step t.
+// The part of the batch rows `mine` that is active at step t.
 inline Range active_rows(const Rows& rows, Range mine, Index t) {
   const Index active = rows.active(t);
   return {mine.begin < active ? mine.begin : active, mine.end < active ? mine.end : active};

@@ -8,7 +8,7 @@ from fusedrnn import interop
 dynet = pytest.importorskip("dynet", reason="DyNet is not installed: pip install dynet38")
 
 I, H, T = 3, 5, 7
-#: The builder that DyNet calls LSTMBuilder in Python is the vanilla one.
+#: In Python, DyNet's LSTMBuilder is the vanilla builder.
 BUILDERS = ["LSTMBuilder", "VanillaLSTMBuilder", "CompactVanillaLSTMBuilder", "GRUBuilder", "SimpleRNNBuilder"]
 
 
@@ -33,7 +33,7 @@ def test_outputs(name, layers, rng):
 
 
 def test_coupled_gates_are_refused(rng):
-    """Its coupled LSTM has peepholes that are whole matrices."""
+    """DyNet's coupled LSTM has full matrices as peepholes."""
     builder, _owner = built("CoupledLSTMBuilder", 1, rng)
     with pytest.raises(ValueError, match="the number of arrays of layer 0 is 11; expected 3"):
         interop.from_dynet(builder)

@@ -1,4 +1,4 @@
-"""Layers of every option handed to onnxruntime, torch and Keras: the same outputs, or a refusal naming the option."""
+"""Layers with every option exported to onnxruntime, torch and Keras: same outputs, or an error naming the option."""
 
 import os
 from typing import Any
@@ -15,7 +15,7 @@ KINDS = {"RNN": fusedrnn.RNN, "GRU": fusedrnn.GRU, "LSTM": fusedrnn.LSTM}
 
 
 def make_layer(kind: str, options: dict[str, Any]) -> Any:
-    """Parameters of N(0, 1/2), so that clips act, and learned states and peepholes matter."""
+    """Parameters from N(0, 1/2), so that clips take effect, and learned states and peepholes matter."""
     layer = KINDS[kind](I, H, rng=1, **options)
     for w in layer.params.values():
         w[...] = layer.rng.standard_normal(w.shape) / 2
@@ -79,7 +79,7 @@ def test_onnxruntime_runs_what_is_exported(kind, options, lengths, rng):
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     y, state_n = layer(x, lengths=feeds.get("lengths"))
     assert_all_close([*as_tuple(y), *as_tuple(state_n)], session.run(None, feeds), layer)
-    if layer.num_layers == 1 and not layer.learned_state:  # and back: the same layer, one bias become two
+    if layer.num_layers == 1 and not layer.learned_state:  # and back: the same layer, with two biases in place of one
         (node,) = interop.from_onnx(model).values()
         assert_all_close(
             [*as_tuple(node.layer(x.swapaxes(0, 1) if layer.batch_first else x)[1])], as_tuple(layer(x)[1]), layer

@@ -1,7 +1,7 @@
-"""What Keras 3's own tests of its recurrent layers ask for: outputs, masks, go_backwards, states, two directions.
+"""What Keras 3's own tests of its recurrent layers require: outputs, masks, go_backwards, states, two directions.
 
-Keras computes, on the numbers of its tests (lstm_test.py and its like) and on random ones; our layer is made of its
-weights by `interop.from_keras`.
+Keras computes the expected results, on the numbers of its tests (such as lstm_test.py) and on random ones; our layer is
+made from its weights by `interop.from_keras`.
 """
 
 import os
@@ -15,7 +15,7 @@ keras = pytest.importorskip("keras", reason="keras is not installed")
 
 from fusedrnn import interop  # noqa: E402  Keras is looked for first
 
-# Importing TensorFlow warns of what is its own business.
+# Importing TensorFlow raises warnings about its own internals.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 LAYERS: list[tuple[str, dict[str, Any]]] = [
@@ -49,7 +49,7 @@ def numbers(result: Any) -> list[Any]:
 
 
 def ours(source: Any, x: Any, mask: Any = None, state: Any = None, zero: bool = False) -> list[Any]:
-    """y as Keras leaves it, and the states."""
+    """y in Keras' format, and the states."""
     layer = interop.from_keras(source)
     y, state_n = layer(x, state, mask=mask, past_end="zero" if zero or mask is None else "hold")
     turned = y[:, ::-1] if getattr(source, "go_backwards", False) else y
@@ -87,7 +87,7 @@ MASKS = {
 @pytest.mark.parametrize("zero", [False, True], ids=["held", "zero"])
 def test_masks(kind, options, go_backwards, mask, zero, rng):
     x = rng.standard_normal((B, T, I)).astype("float32")
-    # Keras' unrolled loop zeroes outputs by the mask in the wrong order of time when it goes backwards.
+    # With go_backwards, Keras' unrolled loop zeroes masked outputs in the wrong order of time.
     layer = random(kind, H, go_backwards=go_backwards, zero_output_for_mask=zero, unroll=not zero, **options)
     expected = numbers(layer(x, mask=MASKS[mask]))
     assert_equal(ours(layer, x, MASKS[mask], zero=zero), expected)

@@ -1,4 +1,4 @@
-"""Models of Keras whose layers differ run unchanged as a stack, and stacks run as Keras' models."""
+"""Keras models with different layers run unchanged as a stack, and stacks run as Keras models."""
 
 import os
 from typing import Any
@@ -20,7 +20,7 @@ def two_ways(forward: Any, backward: Any, **options: Any) -> Any:
     return L.Bidirectional(forward, backward_layer=backward, **options)
 
 
-#: Layers of Keras, and what becomes of them.
+#: Keras layers, and the layers they are converted to.
 MODELS: dict[str, tuple[Any, str]] = {
     "sizes": (
         lambda: [L.LSTM(6, **SEQUENCES), L.Dropout(0.3), L.LSTM(4, **SEQUENCES)],

@@ -1,4 +1,4 @@
-"""Keras layers run unchanged, and go there and back bit for bit."""
+"""Keras layers run unchanged, and survive the conversion in both directions bit for bit."""
 
 import os
 

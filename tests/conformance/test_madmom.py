@@ -1,8 +1,8 @@
 """from_madmom on the trained networks that madmom's source archive contains, against madmom's own layers.
 
-madmom 0.16.1 cannot be installed with a NumPy of today, but its layers are plain Python: the file
-``madmom/ml/nn/layers.py`` is run out of the archive, which pip downloads. Nothing of it is committed: the networks are
-licensed CC BY-NC-SA 4.0.
+madmom 0.16.1 cannot be installed with a current NumPy, but its layers are plain Python: the file
+``madmom/ml/nn/layers.py`` is run from the archive, which pip downloads. Nothing from the archive is committed: the
+networks are licensed CC BY-NC-SA 4.0.
 """
 
 import importlib
@@ -21,7 +21,7 @@ from fusedrnn import interop
 pytest.importorskip("scipy", reason="madmom's layers import SciPy: pip install '.[conformance]'")
 
 RECURRENT = ("RecurrentLayer", "LSTMLayer", "GRULayer", "BidirectionalLayer")
-#: Folder of networks, and how many recurrent layers all of them have together.
+#: Folder of networks, and their total number of recurrent layers.
 FOLDERS = {
     "beats/2015": 24,
     "beats/2016": 24,
@@ -36,7 +36,7 @@ ROUNDING = 3e-5
 
 @pytest.fixture(scope="module")
 def madmom(tmp_path_factory):
-    """The archive's folder, with its layers to be imported from there."""
+    """The archive's folder, from which its layers can be imported."""
     folder = tmp_path_factory.mktemp("madmom")
     command = ["pip", "download", "--no-deps", "--no-build-isolation", "--no-binary", ":all:", "--dest", str(folder)]
     done = subprocess.run([sys.executable, "-m", *command, "madmom==0.16.1"], capture_output=True, text=True)
@@ -46,7 +46,7 @@ def madmom(tmp_path_factory):
         archive.extractall(folder, filter="data")
     root = folder / "madmom-0.16.1/madmom"
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("madmom", "madmom.ml", "madmom.ml.nn"):  # packages without what they would import
+        for name in ("madmom", "madmom.ml", "madmom.ml.nn"):  # packages without their imports
             package = types.ModuleType(name)
             package.__path__ = [str(root.joinpath(*name.split(".")[1:]))]
             patch.setitem(sys.modules, name, package)

@@ -1,4 +1,4 @@
-"""Groups of layers as ONNX models: onnxruntime runs them, and they come back as they were."""
+"""Groups of layers as ONNX models: onnxruntime runs them, and importing them gives the same groups."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ def pair(inputs: int = I, merge: Any = "concat", **options: Any) -> Any:
     )
 
 
-#: All but the last two come back as they were.
+#: All but the last two are the same after export and import.
 NETS: dict[str, Any] = {
     "sizes": lambda **o: Stack([LSTM(I, 5, rng=1, **o), LSTM(5, 4, rng=2, **o), LSTM(4, 2, rng=3, **o)]),
     "kinds": lambda **o: Stack(

@@ -1,4 +1,4 @@
-"""ONNX models that are damaged, or small and ask for large work: a ValueError, before the work is begun."""
+"""ONNX models that are damaged, or small but would need much work: a ValueError, before any work is done."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ def node(operator: str, inputs: list[str], output: str = "w", **attributes: Any)
 
 
 def model(nodes: list[Any], tensors: dict[str, Any], functions: Any = (), opset: int = 17, output: str = "w") -> Any:
-    """An LSTM whose W is made by some nodes."""
+    """An LSTM whose W is computed by nodes."""
     lstm = helper.make_node("LSTM", ["X", output, "R"], ["Y"], name="lstm", hidden_size=1)
     made = [onnx.numpy_helper.from_array(np.asarray(t), name) for name, t in ({"W": W, "R": W} | tensors).items()]
     x, y = (helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in "XY")
@@ -33,7 +33,7 @@ def model(nodes: list[Any], tensors: dict[str, Any], functions: Any = (), opset:
 
 @pytest.fixture
 def never_evaluated(monkeypatch):
-    """What is refused is refused before it runs."""
+    """Models are refused before any node runs."""
 
     def run(*_: Any) -> Any:
         raise SystemError("evaluated")
@@ -69,7 +69,7 @@ def test_results_that_the_model_gives_no_reason_for(case, never_evaluated):
 
 @pytest.mark.parametrize("operator", ["Concat", "Add", "MatMul"])
 def test_many_results_that_are_large_together(operator, monkeypatch):
-    """Each doubles the one before, or is as large."""
+    """Each node doubles the output of the one before, or keeps its size."""
     monkeypatch.setattr(onnx_constants, "ELEMENTS", 2**16)
     options = {"axis": 0} if operator == "Concat" else {}
     start = W if operator == "Concat" else np.zeros((16, 16), np.float32)
@@ -79,7 +79,7 @@ def test_many_results_that_are_large_together(operator, monkeypatch):
 
 
 def test_weights_that_many_nodes_share(monkeypatch):
-    """Each layer has a copy."""
+    """Each layer has its own copy."""
     monkeypatch.setattr(onnx_constants, "ELEMENTS", 2**8)
     shared = model([], {"w": W})
     shared.graph.node.extend([shared.graph.node[0]] * 1000)
@@ -88,7 +88,7 @@ def test_weights_that_many_nodes_share(monkeypatch):
 
 
 def spinning(turns: int = 2**62) -> tuple[Any, dict[str, Any]]:
-    """A loop that no computer ends."""
+    """A loop that would never end."""
     names = ("turn", "more", "value")
     kinds = (onnx.TensorProto.INT64, onnx.TensorProto.BOOL, onnx.TensorProto.FLOAT)
     infos = [helper.make_tensor_value_info(name, kind, None) for name, kind in zip(names, kinds, strict=True)]
@@ -139,7 +139,7 @@ def test_a_cycle_is_no_constant():
 
 
 def test_what_lies_between_nodes_is_bounded_too():
-    """With chain=True nodes are run on random numbers."""
+    """With chain=True, nodes run on random numbers."""
     loop, tensors = spinning()
     loop.input[2] = "Y"
     upper = helper.make_node("LSTM", ["w", "W", "R"], ["Z"], name="upper", hidden_size=1)
@@ -180,7 +180,7 @@ def test_constants_are_still_evaluated(rng):
     made.graph.node[-1].attribute[0].i = 3
     (read,) = interop.from_onnx(made).values()
     recurrent = np.concatenate([parts[0][:, :6], parts[1][:, 6:]], 1) / 2
-    order = [*range(3), *range(6, 9), *range(9, 12), *range(3, 6)]  # i f g o of i o f c
+    order = [*range(3), *range(6, 9), *range(9, 12), *range(3, 6)]  # i f g o from i o f c
     np.testing.assert_array_equal(read.layer.weight_ih_l0, W3[0, order])
     np.testing.assert_array_equal(read.layer.weight_hh_l0, recurrent[0, order])
     assert [part.shape for part in read.state] == [(1, 4, 3)] * 2
@@ -237,7 +237,7 @@ def test_tensors_that_are_damaged(tmp_path):
 
 
 def external(tensor: Any, location: str) -> None:
-    """Say that the data lie in another file."""
+    """Declare the data to be in another file."""
     tensor.ClearField("raw_data")
     tensor.data_location = onnx.TensorProto.EXTERNAL
     tensor.external_data.add(key="location", value=location)

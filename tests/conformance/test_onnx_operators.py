@@ -1,6 +1,6 @@
 """ONNX's RNN, GRU and LSTM: the standard's node tests; generated attributes against onnxruntime and the reference.
 
-Every attribute that the operators have is drawn: direction, layout, activations with and without alpha and beta, clip,
+Every attribute of the operators is drawn: direction, layout, activations with and without alpha and beta, clip,
 linear_before_reset, input_forget, peepholes, lengths, initial states, biases.
 """
 
@@ -28,7 +28,7 @@ Case = dict[str, Any]
 
 
 def node_tests() -> list[str]:
-    """Names of all tests of a recurrent node, whatever they are called."""
+    """Names of all tests that contain a recurrent node."""
     found = []
     for path in sorted(NODES.glob("*/model.onnx")):
         content = path.read_bytes()
@@ -76,7 +76,7 @@ def test_node_tests_of_the_standard(name):
 
 
 def test_the_standard_has_as_many_node_tests_as_we_know():
-    """A newer onnx may have more: they are found and run by themselves."""
+    """A newer onnx may have more tests: they are found and run automatically."""
     assert len(NODE_TESTS) >= 12
     assert all(
         any(op in onnx.load(NODES / n / "model.onnx").graph.node[0].op_type for op in OPERATORS) for n in NODE_TESTS
@@ -85,7 +85,7 @@ def test_the_standard_has_as_many_node_tests_as_we_know():
 
 # ---- generated attributes -------------------------------------------------------------------------------------------
 
-#: Activation -> how many of alpha and beta it takes. Where the operators' defaults are nowhere defined, both are given.
+#: Activation -> how many of alpha and beta it takes. Where the standard defines no defaults, both are given.
 ACTIVATIONS = {
     "Tanh": 0,
     "Sigmoid": 0,
@@ -135,7 +135,7 @@ def draw(rng: np.random.Generator, k: int) -> Case:
     if rng.random() < 0.3:
         attributes["clip"] = float(rng.uniform(0.3, 1.5))
     if rng.random() < 0.5:
-        # One list for both directions; gates between 0 and 1 more often than not, as all else grows without bounds.
+        # One list for both directions; gates are mostly between 0 and 1, because states grow without bounds otherwise.
         gates = str(rng.choice(["Sigmoid", "HardSigmoid", "Tanh"]))
         if gates == "Tanh" and "input_forget" in attributes:
             gates = "Sigmoid"  # with f = 1 - tanh(a) up to 2 the cell grows, and rounding errors with it
@@ -156,7 +156,7 @@ def named(case: Case) -> str:
 
 
 def model_of(case: Case, layout: int = 0, *, cell_state: bool = True) -> Any:
-    """A model of one node whose inputs are all the model's, as the standard's own tests have it."""
+    """A model of one node whose inputs are the model's inputs, as in the standard's own tests."""
     places = ("X", "W", "R", "B", "sequence_lens", "initial_h", *(["initial_c", "P"] if case["op"] == "LSTM" else []))
     inputs = turned(case["inputs"]) if layout else case["inputs"]
     names = [name if name in inputs else "" for name in places]
@@ -179,7 +179,7 @@ def model_of(case: Case, layout: int = 0, *, cell_state: bool = True) -> Any:
 
 
 def turned(inputs: Case) -> Case:
-    """Inputs of layout 0 as layout 1 wants them."""
+    """Inputs of layout 0, converted to layout 1."""
     sequences = ("X", "initial_h", "initial_c")
     return {name: value.transpose(1, 0, 2) if name in sequences else value for name, value in inputs.items()}
 
@@ -196,7 +196,7 @@ GENERATED = [draw(np.random.default_rng([2014, k]), k) for k in range(180)]
 
 @pytest.mark.parametrize("k", range(len(GENERATED)))
 def test_generated_attributes_against_onnxruntime(k):
-    """With layout=1, which onnxruntime refuses, the same node on turned arrays gives the same, turned."""
+    """With layout=1, which onnxruntime refuses, the same node on transposed arrays gives transposed results."""
     onnxruntime = pytest.importorskip(
         "onnxruntime", reason="onnxruntime is not installed: pip install '.[conformance]'"
     )
@@ -223,7 +223,7 @@ def quiet(onnxruntime: Any) -> Any:
 
 
 def plain(case: Case, layout: int) -> Case:
-    """What ONNX's reference computes: forward, default activations, no lengths; layout 1: square, from zeros."""
+    """The cases of ONNX's reference: forward, default activations, no lengths; layout 1: square, from zero states."""
     attributes = {n: v for n, v in case["attributes"].items() if n in ("hidden_size", "linear_before_reset")}
     T, B, I, H, _ = case["sizes"]
     if layout:
@@ -238,7 +238,7 @@ def plain(case: Case, layout: int) -> Case:
 @pytest.mark.parametrize("layout", [0, 1])
 @pytest.mark.parametrize("k", range(90))
 def test_layouts_and_float64_against_the_reference(k, layout, dtype):
-    """The reference has no Y_c, and its Y_h with layout=1 is no state: only Y is compared then."""
+    """The reference has no Y_c, and its Y_h with layout=1 is not a state: only Y is compared then."""
     case = plain(GENERATED[k], layout)
     case["inputs"] = {name: value.astype(dtype) for name, value in case["inputs"].items()}
     inputs = turned(case["inputs"]) if layout else case["inputs"]

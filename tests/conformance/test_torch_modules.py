@@ -1,7 +1,7 @@
 """torch's own inputs for its recurrent modules and cells: same outputs, final states and gradients.
 
-What torch tests its modules with (`torch.testing._internal.common_modules`) goes through `from_torch`: each constructor
-call with each forward call, with gradients of everything.
+The inputs of torch's own module tests (`torch.testing._internal.common_modules`) go through `from_torch`: each
+constructor call with each forward call, with all gradients.
 """
 
 from typing import Any
@@ -21,7 +21,7 @@ INFOS = {info.module_cls.__name__: info for info in common_modules.module_db if 
 
 
 def cases(name: str, dtype: str, training: bool) -> list[Any]:
-    """What torch tests a module with: constructor's and forward's arguments."""
+    """torch's test inputs for a module: arguments of the constructor and of forward."""
     info = INFOS[name]
     torch.manual_seed(0)
     made: list[Any] = info.module_inputs_func(
@@ -76,7 +76,7 @@ def test_module_inputs(name, k, dtype, training, rng):
         check(ours, theirs, f"result {j}")
 
     if dtype == "float32":
-        return  # what cancels in gradients of inputs this large says little about float32: they are held in float64
+        return  # gradients of inputs this large cancel too much to test float32: they are compared in float64
     gradients = [rng.standard_normal(part.shape).astype(dtype) for part in flat(out_t)]
     torch.autograd.backward(flat(out_t), [torch.from_numpy(g) for g in gradients])
     if name.endswith("Cell"):

@@ -1,4 +1,4 @@
-"""Arrays of any library go in without a copy, and results come back as the caller's kind."""
+"""Arrays of any library are accepted without a copy, and results are arrays of the caller's library."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from fusedrnn.interop.arrays import as_kind_of
 
 
 class OnlyDLPack:
-    """A library's array that has nothing but the protocol."""
+    """An array of a library that supports only the protocol."""
 
     def __init__(self, array, device=(1, 0)):
         self.array = array
@@ -25,7 +25,7 @@ class OnlyDLPack:
 
 
 class Namespace:
-    """The least of an array API namespace."""
+    """A minimal array API namespace."""
 
     from_dlpack = staticmethod(lambda array: OnlyDLPack(array))
 

@@ -1,4 +1,4 @@
-"""Gradients through fusedrnn.interop.autograd: finite differences, the tape's own, and what cannot be."""
+"""Gradients through fusedrnn.interop.autograd: finite differences, the tape's gradients, and unsupported uses."""
 
 import numpy as np
 import pytest
@@ -89,7 +89,7 @@ def test_one_forward_and_one_backward(monkeypatch):
     layer = fusedrnn.LSTM(I, H, rng=0)
     value_and_grad(lambda p: anp.sum(apply(layer, p, np.ones((T, B, I)))[0]))(layer.params)
     assert [method for method, _ in counted] == ["forward", "backward"]
-    assert counted[1][1] == {"need_dx": False}  # nobody asked for dx
+    assert counted[1][1] == {"need_dx": False}  # dx is not requested
 
 
 def test_untraced_is_inference(rng):
@@ -126,7 +126,7 @@ def test_own_parameters_are_left_alone(rng):
 
 
 def test_states_carried_on_are_differentiated_through(rng):
-    """Two halves, the second starting where the first ended, have the gradients of the whole."""
+    """Two halves, the second starting from the final state of the first, have the gradients of the whole sequence."""
     layer, x, _ = problem(rng, "LSTM")
 
     def whole(params):

@@ -1,4 +1,4 @@
-"""Gradients through fusedrnn.interop.jax: the tape's own bits, finite differences, jit, vmap, scan; what cannot be."""
+"""Gradients through fusedrnn.interop.jax: the tape's bits, finite differences, jit, vmap, scan; unsupported uses."""
 
 import numpy as np
 import pytest
@@ -112,7 +112,7 @@ def test_dropout_takes_a_key(rng):
     np.testing.assert_array_equal(a, b)
     assert not np.array_equal(a, c)
     np.testing.assert_array_equal(apply(layer, None, x)[0], layer(x)[0])
-    dx = jax.grad(lambda x: apply(layer, None, x)[0].sum())(x)  # without a key nothing is dropped
+    dx = jax.grad(lambda x: apply(layer, None, x)[0].sum())(x)  # without a key there is no dropout
     layer.dropout = 0.0
     y, _, tape = layer.forward(x)
     np.testing.assert_array_equal(dx, tape.backward(np.ones_like(y)).x)
@@ -171,7 +171,7 @@ def test_errors(rng):
 
 
 def test_another_abi_is_refused():
-    """A frame of another layout must not be read; the handler says so in an error of XLA's making."""
+    """A frame of another layout must not be read; the handler reports it as an XLA error."""
     import ctypes
 
     from fusedrnn.interop import _xla_ffi as ffi
@@ -185,14 +185,14 @@ def test_another_abi_is_refused():
 
     api = ffi._Api(create_error=create)
     frame = ffi._CallFrame(struct_size=8, api=ctypes.pointer(api), stage=ffi.EXECUTE)
-    for api.version.major, api.version.minor in ((1, 0), (0, 3)):  # the second has a frame too short
+    for api.version.major, api.version.minor in ((1, 0), (0, 3)):  # the second frame is too short
         assert bridge._infer_handler(ctypes.byref(frame)) == 1
     assert "foreign function interface is version 1.0, frames of 8 bytes; expected 0.1 or a later 0.x" in messages[0]
     assert "version 0.3, frames of 8 bytes" in messages[1]
 
 
 def test_versions_of_the_abi():
-    """Minor versions are compatible both ways, major ones are refused before XLA hears of a handler."""
+    """Minor versions are compatible in both directions; other major versions are refused before XLA gets a handler."""
     from fusedrnn.interop import _xla_ffi as ffi
 
     header = "#define XLA_FFI_API_MAJOR {}\n// ...\n#define XLA_FFI_API_MINOR {}\n"

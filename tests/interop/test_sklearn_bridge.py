@@ -1,4 +1,4 @@
-"""Estimators of fusedrnn.interop.sklearn: scikit-learn's own checks, and what only sequences have."""
+"""Estimators of fusedrnn.interop.sklearn: scikit-learn's own checks, and the features only sequences have."""
 
 import pickle
 
@@ -22,7 +22,7 @@ ALL = pytest.mark.parametrize("kind", [RNNFeatures, SequenceClassifier, Sequence
 
 
 def rises(rng, samples=60):
-    """Sequences that rise or fall, and which."""
+    """Sequences that rise or fall, and their labels."""
     X = [np.sort(rng.normal(size=(n, 1)), axis=0)[:: rng.choice([1, -1])] for n in rng.integers(2, 12, samples)]
     return X, np.array(["up" if x[-1] > x[0] else "down" for x in X])
 
@@ -60,7 +60,7 @@ def test_regressor_learns(outputs, rng):
 @pytest.mark.parametrize("kind", [SequenceClassifier, SequenceRegressor])
 @pytest.mark.parametrize("options", [{}, {"bidirectional": True, "num_layers": 2, "cell": "lstm"}], ids=str)
 def test_gradients(kind, options, rng):
-    """Of every parameter, by differences, in float32: enough to tell a wrong term."""
+    """Gradients of every parameter by finite differences in float32: precise enough to detect a wrong term."""
     X = [rng.normal(size=(n, 2)).astype("float32") for n in (3, 1, 4)]
     y = np.array([0, 1, 1]) if kind is SequenceClassifier else np.array([0.0, 1.0, 2.0])
     model = kind(hidden_size=3, max_iter=1, random_state=0, **options).fit(X, y)

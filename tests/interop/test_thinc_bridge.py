@@ -46,7 +46,7 @@ def made(make, **options):
 
 
 def twin(model):
-    """The layer that a model stands for."""
+    """The layer that a model wraps."""
     kind = getattr(fusedrnn, model.attrs["cell"])
     dirs = model.get_dim("dirs")
     layer = kind(I, W // dirs, model.get_dim("depth"), bidirectional=dirs == 2)
@@ -55,7 +55,7 @@ def twin(model):
 
 
 def kinds(model, sentences):
-    """The same sentences as every kind of sequences; with what turns each back into a list."""
+    """The same sentences as every kind of sequences, each with a function that converts it back to a list."""
     ops = model.ops
     ragged = Ragged(np.concatenate(sentences), ops.asarray1i(LENGTHS))
     return {
@@ -158,7 +158,7 @@ def test_errors(sentences):
 
 
 def thincs_lstm(rng, depth=1, bi=False, initial=False):
-    """An LSTM.v1 with random weights, and if wanted a random initial state."""
+    """An LSTM.v1 with random weights and, optionally, a random initial state."""
     model = with_padded(LSTM(W, I, depth=depth, bi=bi)).initialize()
     node = next(node for node in model.walk() if node.name == "lstm")
     for name in ("LSTM", "HC0") if initial else ("LSTM",):
@@ -178,7 +178,7 @@ def test_weights_of_thincs_own_lstm(depth, bi, initial, lengths, rng):
 
 
 def test_gradients_of_thincs_own_lstm(rng):
-    """Beside differences of thinc's outputs: what thinc 9.1's own backward pass gives on the CPU does not fit them."""
+    """Compared with finite differences of thinc's outputs: thinc 9.1's own gradients on the CPU disagree with them."""
     model = thincs_lstm(rng)
     x, dy = (rng.standard_normal((5, width)).astype("float32") for width in (I, W))
     dx = from_thinc(model).forward(x)[2].backward(dy).x

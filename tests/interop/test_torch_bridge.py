@@ -1,4 +1,4 @@
-"""The modules of fusedrnn.interop.torch are torch's modules: same values, same gradients, same manners."""
+"""The modules of fusedrnn.interop.torch are torch's modules: same values, same gradients, same behaviour."""
 
 import copy
 import io
@@ -245,7 +245,7 @@ def test_copies_and_pickles(kind):
 
 
 def test_parameters_are_read_where_they_are():
-    """In place, by data, by assignment and in another dtype: what a module has is what it computes with."""
+    """In place, by data, by assignment and in another dtype: a module computes with its current parameters."""
     theirs, ours = pair("GRU")
     x = torch.randn(T, B, I, dtype=torch.float64)
 
@@ -353,7 +353,7 @@ def test_nothing_is_copied():
 
 
 def test_compiled():
-    """torch.compile goes round the layer and compiles the rest."""
+    """torch.compile leaves the layer as it is and compiles the rest."""
     _, ours = pair("LSTM")
     model = torch.nn.ModuleDict({"lstm": ours, "head": torch.nn.Linear(H, 2, dtype=torch.float64)})
 
