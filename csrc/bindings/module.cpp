@@ -1,7 +1,8 @@
-// The Python module: converts arrays to structs, allocates outputs and releases the GIL. Not here: any computation
-// (core and kernels do it), checks with messages for users (python/fusedrnn/_validate.py), streams (stream.cpp), the C
-// API (capi.cpp) and explain (explain.cpp). python/fusedrnn/_core.pyi describes the functions for Python; next, read
-// core/forward.h.
+// The Python module: its functions that are not about weights (weights.cpp), sequences (sequences.cpp), streams
+// (stream.cpp), the C API (capi.cpp) or explain (explain.cpp), and what all of these share: memory of outputs, signals.
+// Not here: any computation (core and kernels do it), and checks with messages for users
+// (python/fusedrnn/_validate.py). python/fusedrnn/_core.pyi describes the functions for Python; next, read
+// sequences.cpp.
 #include <pthread.h>
 
 #include <atomic>
