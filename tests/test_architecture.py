@@ -162,7 +162,13 @@ def test_other_names_are_no_attributes(unbuilt):
 
 # ---- csrc
 
-FOLDERS = {"math": 0, "cells": 1, "kernels": 2, "core": 3, "bindings": 4}  # each may include files of the folders below it
+FOLDERS = {
+    "math": 0,
+    "cells": 1,
+    "kernels": 2,
+    "core": 3,
+    "bindings": 4,
+}  # each may include files of the folders below it
 
 
 def test_folders_of_csrc_include_in_one_direction():
