@@ -1,7 +1,7 @@
 """Fused recurrent layers for NumPy on the CPU: RNN, GRU and LSTM, forward, backward and streaming.
 
-Layers are torch's in arguments, names and shapes; gradients come from an explicit tape. `functional` has the same for
-one layer on plain arrays, `reference` the same in plain NumPy, to read and to check against.
+Layers have torch's arguments, names and shapes; gradients are computed from an explicit tape. `functional` offers the
+same for one layer on plain arrays, and `reference` the same in plain NumPy, to read and to check against.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from . import _interpreter  # noqa: F401  refuses sub-interpreters, before anything else is imported
+from . import _interpreter  # noqa: F401  refuses sub-interpreters before anything else is imported
 from ._version import __version__
 from .c_api import get_include
 from .grads import Grads
 
 try:
     importlib.import_module("._core", __name__)
-except ImportError as error:  # a checkout that is not built: `reference` does without, what needs it says so when used
+except ImportError as error:  # not built: `reference` works without the module, everything else raises an error on use
     _core_error: ImportError | None = error
 else:
     _core_error = None
@@ -72,10 +72,10 @@ __all__ = [
 ]
 
 
-if not TYPE_CHECKING:  # type checkers shall see misspelt names
+if not TYPE_CHECKING:  # so that type checkers still report misspelt names
 
     def __getattr__(name: str) -> Any:
-        if name in ("interop", "reference"):  # imported when first used: users of the kernels need not wait for it
+        if name in ("interop", "reference"):  # imported on first use, so that other users need not wait for it
             return importlib.import_module(f".{name}", __name__)
         if _core_error is not None and name in (*__all__, "_core"):
             from . import _validate

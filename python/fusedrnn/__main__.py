@@ -1,4 +1,4 @@
-"""`python -m fusedrnn bench` measures, `python -m fusedrnn config` tells what is installed."""
+"""`python -m fusedrnn bench` runs benchmarks, `python -m fusedrnn config` shows what is installed."""
 
 import argparse
 import sys

@@ -1,19 +1,19 @@
-"""The first thing that is imported: refuses sub-interpreters, in which the compiled module would wait for ever.
+"""Imported first: refuses sub-interpreters, in which the compiled module would wait for ever.
 
-pybind11 asks for the GIL by PyGILState_Ensure, which knows the main interpreter alone: elsewhere the thread waits for
-what it holds itself. Nothing else is imported here, so that the refusal comes before NumPy, too.
+pybind11 requests the GIL by PyGILState_Ensure, which knows only the main interpreter: in other interpreters the thread
+would wait for a lock that it holds itself. This file imports nothing else, so that the error comes before NumPy's.
 """
 
 import _thread
 
 
 def is_main() -> bool:
-    """Whether the main interpreter runs this; True where Python cannot tell."""
+    """Whether this is the main interpreter; True if Python cannot tell."""
     known = getattr(_thread, "_is_main_interpreter", None)  # Python 3.13 and later
     if known is not None:
         return bool(known())
     try:
-        import _xxsubinterpreters as interpreters  # type: ignore[import-not-found]  # 3.11, 3.12; may be left out
+        import _xxsubinterpreters as interpreters  # type: ignore[import-not-found]  # 3.11, 3.12; may be missing
     except ImportError:
         return True
     return bool(interpreters.get_current() == interpreters.get_main())

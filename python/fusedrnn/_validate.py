@@ -1,7 +1,7 @@
-"""Every check of what a caller passes, and every message about it.
+"""Every check of a caller's arguments, with its message.
 
-Messages read ``owner: argument came-as-this; expected that``. TypeError is for kinds and dtypes, ValueError for shapes
-and values, IndexError for tokens, MemoryError for what no machine holds. The compiled module trusts these checks.
+Messages read ``owner: argument came-as-this; expected that``. TypeError is for types and dtypes, ValueError for shapes
+and values, IndexError for tokens, MemoryError for sizes that no memory holds. The compiled module trusts these checks.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ndarray = np.ndarray
 #: Largest size of one axis of the parameters.
 LARGEST_SIZE = 2**31 - 1
 
-#: More layers than anybody stacks; a larger number is a mistake, and the names of its parameters could fill the memory.
+#: More layers than anybody stacks; a larger number is a mistake, and the names of the parameters could fill the memory.
 MOST_LAYERS = 4096
 
 
@@ -38,7 +38,7 @@ def kind(value: object) -> str:
 
 
 def no_core(name: str, error: ImportError) -> ImportError:
-    """Something that needs the compiled module where that is missing, or does not fit this Python."""
+    """An attempt to use the compiled module when it is missing or does not fit this Python."""
     return ImportError(
         f"fusedrnn.{name}: the compiled module fusedrnn._core cannot be imported ({error}); expected one that is built "
         f"for this Python (pip install fusedrnn, or pip install . in a checkout; fusedrnn.reference does without)"
@@ -64,7 +64,7 @@ def size(owner: str, name: str, value: object, largest: int = LARGEST_SIZE) -> i
 
 
 def flag(owner: str, name: str, value: object) -> bool:
-    """A bool and nothing that merely looks like one: a misplaced positional argument shows here."""
+    """A bool, not merely a value that can be converted to one: this detects misplaced positional arguments."""
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{owner}: {name} is {value!r} ({type(value).__name__}); expected True or False")
     return bool(value)
@@ -89,7 +89,7 @@ def probability(owner: str, name: str, value: object) -> float:
 
 
 def as_float(value: Any) -> float:
-    """A number as a float; integers beyond all floats are infinite."""
+    """A number as a float; integers too large for a float become infinite."""
     try:
         return float(value)
     except OverflowError:
@@ -97,7 +97,7 @@ def as_float(value: Any) -> float:
 
 
 def bias(owner: str, value: object) -> Any:
-    """Two biases, none, or one."""
+    """Two biases, no biases, or one bias."""
     if isinstance(value, str) and value == "single":
         return "single"
     if not isinstance(value, (bool, np.bool_)):
@@ -106,7 +106,7 @@ def bias(owner: str, value: object) -> Any:
 
 
 def activation(owner: str, name: str, value: object, optional: bool = False) -> Any:
-    """A name as it is, or a tuple of a name and its parameters as floats; `optional`: None as well."""
+    """A name unchanged, or a tuple of a name and its parameters as floats; `optional`: None is allowed."""
     if value is None and optional:
         return None
     given: Any = (value,) if isinstance(value, str) else value
@@ -130,7 +130,7 @@ def activation(owner: str, name: str, value: object, optional: bool = False) -> 
 
 
 def full_activation(value: ActivationLike) -> tuple[str, float, float]:
-    """A checked activation with both parameters, 0 where it has none."""
+    """A checked activation with both parameters; a missing parameter is 0."""
     given: tuple[Any, ...] = (value,) if isinstance(value, str) else value
     name, *parameters = given
     values = [*parameters, *ACTIVATIONS[name][len(parameters) :], 0.0, 0.0]
@@ -158,7 +158,7 @@ def limit(owner: str, name: str, value: object) -> float | None:
 
 
 def meaningless(owner: str, name: str, value: object, reason: str) -> ValueError:
-    """An argument that the others leave without meaning."""
+    """An argument that has no meaning in combination with the others."""
     return ValueError(f"{owner}: {name} is {value!r}, but {reason}")
 
 
@@ -176,7 +176,7 @@ def zoneout(owner: str, value: object, parts: tuple[str, ...]) -> tuple[float, f
 
 
 def proj_size(owner: str, value: object, hidden_size: int) -> int:
-    """An integer from 0 (no projection) to below hidden_size, as in torch."""
+    """An integer from 0 (no projection) to hidden_size - 1, as in torch."""
     if isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.bool_)) and value == 0:
         return 0
     n = size(owner, "proj_size", value)
@@ -186,7 +186,7 @@ def proj_size(owner: str, value: object, hidden_size: int) -> int:
 
 
 def layer_norm_eps(owner: str, value: object) -> float:
-    """What is added to a variance: without it a row of equal values would be divided by zero."""
+    """The number added to a variance: without it a row of equal values would be divided by zero."""
     number = finite(owner, "layer_norm_eps", value)
     if number <= 0.0:
         raise ValueError(f"{owner}: layer_norm_eps is {number!r}; expected a number > 0")
@@ -194,14 +194,14 @@ def layer_norm_eps(owner: str, value: object) -> float:
 
 
 def no_layer_norm(owner: str, name: str, value: object, default: object) -> ValueError:
-    """Layer normalisation has kernels for the usual form of GRU and LSTM alone."""
+    """Layer normalisation has kernels only for the usual form of GRU and LSTM."""
     return ValueError(
         f"{owner}: {name} is {value!r}, which is not available together with layer_norm=True; expected {default!r}"
     )
 
 
 def mask_names(owner: str, given: object, available: Mapping[str, float]) -> Mapping[str, Any]:
-    """The caller's masks; one of an option that is switched off would be ignored in silence."""
+    """The caller's masks; an error if an option is off, because its mask would be silently ignored."""
     if given is None:
         return {}
     if not isinstance(given, Mapping):
@@ -216,17 +216,17 @@ def mask_names(owner: str, given: object, available: Mapping[str, float]) -> Map
 
 
 def no_masks(owner: str, value: object) -> TypeError:
-    """Something else in place of masks by name."""
+    """An argument that is not a mapping of names to masks."""
     return TypeError(f"{owner}: masks is {kind(value)}; expected a mapping of names to arrays of bools")
 
 
 def not_bool(owner: str, name: str, dtype: object) -> TypeError:
-    """Numbers in place of a mask: they might be meant as indices, or the other way round."""
+    """Numbers instead of a mask: they might be meant as indices, or as an inverted mask."""
     return TypeError(f"{owner}: {name} has dtype {dtype}; expected bool")
 
 
 def given_mask(owner: str, name: str, value: Any, shape: tuple[int, ...], formula: str) -> NDArray[np.bool_]:
-    """A copy of an array of bools, which alone say unmistakably what dropout keeps, and where an old state stays."""
+    """A copy of an array of bools; only bools say unambiguously which elements dropout or zoneout keeps."""
     array = as_array(owner, name, value)
     if array.dtype != np.bool_:
         raise not_bool(owner, name, array.dtype)
@@ -235,7 +235,7 @@ def given_mask(owner: str, name: str, value: Any, shape: tuple[int, ...], formul
 
 
 def warn_idle_dropout(owner: str, dropout: float, stacklevel: int, reason: str = "num_layers=1") -> None:
-    """Warn as torch does: dropout acts between layers, and there is only one."""
+    """Warn as torch does: dropout acts between layers, and there is only one layer."""
     warnings.warn(
         f"{owner}: dropout={dropout} does nothing with {reason}; it acts between layers, not after the last",
         UserWarning,
@@ -244,7 +244,7 @@ def warn_idle_dropout(owner: str, dropout: float, stacklevel: int, reason: str =
 
 
 def merge(owner: str, value: object, bidirectional: bool) -> str | None:
-    """How two directions join; one direction has nothing to join."""
+    """How two directions are merged; a single direction has nothing to merge."""
     chosen: str | None = choice(owner, "merge", value, ("concat", "sum", "mean", "mul", None))
     if chosen != "concat" and not bidirectional:
         raise ValueError(f"{owner}: merge is {chosen!r}, but bidirectional=False; expected 'concat'")
@@ -263,16 +263,16 @@ def layer_dtype(owner: str, value: object) -> np.dtype[Any]:
     """float32 or float64, native byte order."""
     try:
         dtype = np.dtype(value)  # type: ignore[call-overload]
-    except (TypeError, ValueError, DeprecationWarning):  # the last for names that NumPy gives up
+    except (TypeError, ValueError, DeprecationWarning):  # the last for names that NumPy will remove
         raise TypeError(f"{owner}: dtype is {value!r}; expected float32 or float64") from None
     for known in (np.dtype(np.float32), np.dtype(np.float64)):
         if dtype == known and value is not None:
-            return known  # the one object of its kind, so that `is` works as a fast check
+            return known  # the unique dtype object, so that `is` works as a fast check
     raise TypeError(f"{owner}: dtype is {value if value is None else dtype}; expected float32 or float64")
 
 
 def generator(owner: str, value: Any) -> np.random.Generator:
-    """A Generator as it is, or a new one from a seed (None: from the system's entropy)."""
+    """A Generator unchanged, or a new one from a seed (None: from the system's entropy)."""
     if isinstance(value, np.random.Generator):
         return value
     if isinstance(value, (bool, np.bool_)):
@@ -286,7 +286,7 @@ def generator(owner: str, value: Any) -> np.random.Generator:
 
 
 def memory_of_machine() -> int | None:
-    """Bytes of physical memory, or None where the system does not say."""
+    """Bytes of physical memory, or None if the system does not tell."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
@@ -294,7 +294,7 @@ def memory_of_machine() -> int | None:
 
 
 def room(owner: str, what: str, elements: int, dtype: np.dtype[Any]) -> None:
-    """Refuse what cannot be held, before allocating: systems that overcommit would kill the process instead."""
+    """Reject sizes that exceed the memory before allocating: systems that overcommit would kill the process instead."""
     nbytes = elements * dtype.itemsize
     if nbytes > sys.maxsize:
         raise ValueError(f"{owner}: {what} would take {nbytes} bytes; expected at most {sys.maxsize}")
@@ -306,7 +306,7 @@ def room(owner: str, what: str, elements: int, dtype: np.dtype[Any]) -> None:
 
 
 def no_pickle(owner: str, problem: str) -> ValueError:
-    """A pickle that lacks something, or has something else in its place."""
+    """A pickle with a missing or wrong entry."""
     return ValueError(f"{owner}: the pickle {problem}; expected what pickling wrote")
 
 
@@ -316,10 +316,10 @@ def no_pickle(owner: str, problem: str) -> ValueError:
 def parameters(
     owner: str, params: Mapping[str, Any], specs: Sequence[ParameterSpec], dtype: np.dtype[Any]
 ) -> list[Array]:
-    """The parameters in the order of `specs`, C-contiguous and aligned; copied only where they are not."""
+    """The parameters in the order of `specs`, C-contiguous and aligned; copied only if they are not."""
     arrays = []
     for spec in specs:
-        name, shape, _, _, _ = spec  # the quickest way to a tuple's members
+        name, shape, _, _, _ = spec  # the fastest access to a tuple's members
         array = params.get(name)
         if type(array) is not ndarray or array.dtype is not dtype or array.shape != shape:
             array = _unusual_parameter(owner, params, spec, dtype)
@@ -333,7 +333,7 @@ def parameters(
 
 
 def _unusual_parameter(owner: str, params: Mapping[str, Any], spec: ParameterSpec, dtype: np.dtype[Any]) -> Array:
-    """The slow way: an error, or an array that differs in class only. Nothing is ever cast."""
+    """The slow path: an error, or an array that differs in class only. Nothing is ever cast."""
     if spec.name not in params:
         raise ValueError(f"{owner}: params has no {spec.name}; expected {spec.formula} = {spec.shape}")
     array = params[spec.name]
@@ -350,7 +350,7 @@ def _unusual_parameter(owner: str, params: Mapping[str, Any], spec: ParameterSpe
 def state_dict(
     owner: str, given: object, specs: Sequence[ParameterSpec], dtype: np.dtype[Any], strict: bool
 ) -> tuple[dict[str, Array], LoadReport]:
-    """Copies of what is to be loaded; everything wrong is said in one message."""
+    """Copies of the arrays to load; one message lists everything that is wrong."""
     if not isinstance(given, Mapping):
         raise TypeError(f"{owner}: load_state_dict got {kind(given)}; expected a mapping of names to arrays")
     known = {spec.name for spec in specs}
@@ -364,9 +364,9 @@ def state_dict(
         if spec.name not in given:
             continue
         value = given[spec.name]
-        if hasattr(value, "detach"):  # torch refuses to show a tensor that requires a gradient
+        if hasattr(value, "detach"):  # torch does not export a tensor that requires a gradient
             value = value.detach()
-        shape = getattr(value, "shape", None)  # if it is known before anything is read or converted
+        shape = getattr(value, "shape", None)  # if the shape is known before anything is read or converted
         if not isinstance(shape, tuple) or shape == spec.shape:
             try:
                 array = as_array(owner, spec.name, value)
@@ -391,7 +391,7 @@ def state_dict(
 
 
 def as_array(owner: str, name: str, value: Any) -> Array:
-    """Anything array-like as a plain ndarray, without a copy where there is one already."""
+    """Any array-like as a plain ndarray, without a copy if it is an array already."""
     if isinstance(value, ndarray):
         masked = sys.modules.get("numpy.ma")
         if masked is not None and isinstance(value, masked.MaskedArray):
@@ -406,7 +406,7 @@ def as_array(owner: str, name: str, value: Any) -> Array:
 
 
 def _dtype_name(dtype: np.dtype[Any]) -> str:
-    """As NumPy prints it, byte order included where it is the surprise."""
+    """The name that NumPy prints, with the byte order if this is the reason of the error."""
     return str(dtype) if dtype.isnative else f"{dtype.str} (not this machine's byte order)"
 
 
@@ -417,7 +417,7 @@ def real_dtype(owner: str, name: str, dtype: np.dtype[Any], what: str = "a real 
 
 
 def floats(owner: str, name: str, value: Any, dtype: np.dtype[Any], *, rows: bool = False) -> Array:
-    """`value` as an array of `dtype`; `rows`: aligned, with contiguous last axis. A copy is made only if it must be."""
+    """`value` as an array of `dtype`; `rows`: aligned, with contiguous last axis. Copied only if necessary."""
     if type(value) is not ndarray:
         value = as_array(owner, name, value)
     if value.dtype is not dtype and value.dtype != dtype:
@@ -429,7 +429,7 @@ def floats(owner: str, name: str, value: Any, dtype: np.dtype[Any], *, rows: boo
 
 
 def exact_shape(owner: str, name: str, array: Array, shape: tuple[int, ...], formula: str) -> None:
-    """One shape and no other; nothing is broadcast."""
+    """Exactly one shape; nothing is broadcast."""
     if array.shape != shape:
         raise ValueError(f"{owner}: {name} has shape {array.shape}; expected {formula} = {shape}")
 
@@ -438,7 +438,7 @@ def exact_shape(owner: str, name: str, array: Array, shape: tuple[int, ...], for
 
 
 def sequence(owner: str, x: Any, dtype: np.dtype[Any], input_size: int, batch_first: bool) -> tuple[Array, bool, bool]:
-    """`x` as floats or uncast tokens in the caller's layout, whether it is tokens, whether it is unbatched."""
+    """`x` as floats or uncast tokens in the caller's layout; whether x is tokens; whether x is unbatched."""
     x = as_array(owner, "x", x)
     axes = "B, T" if batch_first else "T, B"
     if x.dtype.kind in "iu":
@@ -469,7 +469,7 @@ def sequence(owner: str, x: Any, dtype: np.dtype[Any], input_size: int, batch_fi
 
 
 def is_list(x: Any) -> bool:
-    """A list or tuple of arrays is a batch of sequences; one of numbers (NumPy's, too) or lists is an array-like."""
+    """A list or tuple of arrays is a batch of sequences; a list of numbers (NumPy's, too) or lists is array-like."""
     if not isinstance(x, (list, tuple)):
         return False
     if not x:
@@ -478,7 +478,7 @@ def is_list(x: Any) -> bool:
 
 
 def sequence_list(owner: str, items: Sequence[Any], dtype: np.dtype[Any], input_size: int) -> tuple[list[Array], bool]:
-    """Sequences of a list input: (T_i, I) floats, or (T_i,) tokens; all of one sort."""
+    """Sequences of a list input: (T_i, I) floats, or (T_i,) tokens; all of the same type."""
     arrays: list[Array] = []
     all_tokens = False
     for i, item in enumerate(items):
@@ -531,7 +531,7 @@ def mask(owner: str, value: Any, T: int, B: int, layout: str) -> NDArray[np.bool
 
 
 def reset(owner: str, value: Any, T: int, B: int, layout: str, batch_first: bool) -> NDArray[np.bool_]:
-    """Before which steps a row starts anew, in the layout of x; as (B, T) in C order."""
+    """The steps before which a row returns to its initial state, in the layout of x; as (B, T) in C order."""
     array = _flags(owner, "reset", value)
     if layout == "unbatched":
         exact_shape(owner, "reset", array, (T,), "(T,)")
@@ -575,8 +575,8 @@ def tokens(
     layout: str,
     mask: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.int64]:
-    """Tokens (T, B) as C-contiguous int64, all in range; what is out of range at a skipped step becomes 0."""
-    # The cast comes first: what is too large for memory fails there at once. Beyond int64, ids become negative.
+    """Tokens (T, B) as C-contiguous int64, all in range; tokens out of range at skipped steps become 0."""
+    # The cast comes first, so that a size too large for memory fails at once. Ids beyond int64 become negative.
     ids = np.require(x, np.int64, ["C_CONTIGUOUS", "ALIGNED"])
     if ids.size and (ids.min() < 0 or ids.max() >= input_size):
         outside = (ids < 0) | (ids >= input_size)
@@ -608,7 +608,7 @@ def state(
 ) -> tuple[Array | None, ...]:
     """h, or the pair (h, c), with contiguous last axes; `optional`: a part may be None (gradients).
 
-    `h_shape` is shape and formula of h where they are not those of c.
+    `h_shape` is the shape of h and its formula if they differ from those of c.
     """
     if len(parts) == 1:
         if isinstance(value, tuple):
@@ -670,7 +670,7 @@ def out(
 
 
 def _overlap(a: Array, b: Array) -> bool:
-    """Whether two arrays share an element; "yes" where finding out would take long."""
+    """Whether two arrays share an element; true if the exact answer would take long."""
     if not np.may_share_memory(a, b):
         return False
     try:
@@ -695,7 +695,7 @@ def nothing_to_do_functional(owner: str, names: list[str]) -> ValueError:
 
 
 def initialised(owner: str, source: str) -> ValueError:
-    """``__init__`` called on an object that is complete, and perhaps in use."""
+    """``__init__`` called on an object that is complete and perhaps in use."""
     return ValueError(f"{owner}: __init__ is called again; expected one call (for another one call {source} again)")
 
 
@@ -705,7 +705,7 @@ def in_use(owner: str) -> RuntimeError:
 
 
 def released(owner: str) -> ValueError:
-    """Backward with a tape that was given up."""
+    """Backward with a tape that was released."""
     return ValueError(f"{owner}: this tape was released; expected one that still holds its arrays (run forward again)")
 
 
@@ -749,15 +749,15 @@ def any_gradient(value: Any) -> bool:
 
 
 def no_c_api(owner: str) -> ValueError:
-    """C's structs have no place for gains, nor for their gradients."""
-    return ValueError(f"{owner}: c_weights of a layer with layer_norm=True, which the door for C does not have")
+    """The structs of the C API have no members for gains or their gradients."""
+    return ValueError(f"{owner}: c_weights is not available with layer_norm=True, which the C API does not support")
 
 
 # ---- groups of layers -----------------------------------------------------------------------------------------------
 
 
 def members(owner: str, value: Any) -> tuple[Any, ...]:
-    """The layers of a group: at least one, each once, all of one dtype and layout."""
+    """The layers of a group: at least one, each only once, all with the same dtype and layout."""
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
         raise TypeError(f"{owner}: layers is {kind(value)}; expected a sequence of layers")
     layers = tuple(value)
@@ -784,14 +784,14 @@ def members(owner: str, value: Any) -> tuple[Any, ...]:
 
 
 def one_shape(owner: str, layers: Sequence[Any]) -> None:
-    """Nets that differ in their parameters alone: the rest is what they print."""
+    """Networks that differ only in their parameters: everything else is in their repr."""
     for k, layer in enumerate(layers):
         if repr(layer) != repr(layers[0]):
             raise ValueError(f"{owner}: layers[{k}] is {layer!r}; expected {layers[0]!r}, as layers[0] is")
 
 
 def one_for_each(owner: str, name: str, value: Any, count: int) -> Array:
-    """An array whose first axis runs over the nets of an ensemble."""
+    """An array whose first axis runs over the networks of an ensemble."""
     array = as_array(owner, name, value)
     if array.ndim == 0 or array.shape[0] != count:
         raise ValueError(f"{owner}: {name} has shape {array.shape}; expected a first axis of {count}, one for each net")
@@ -799,12 +799,12 @@ def one_for_each(owner: str, name: str, value: Any, count: int) -> Array:
 
 
 def no_layer(owner: str, name: str, value: Any) -> TypeError:
-    """What is no layer where one layer is expected."""
+    """An argument that is not a layer."""
     return TypeError(f"{owner}: {name} is {kind(value)}; expected an RNN, GRU, LSTM or Stack")
 
 
 def both_directions(owner: str, layers: Mapping[str, Any], ways: Sequence[tuple[bool, ...]]) -> None:
-    """A forward and a backward layer over one input; `ways` is whether each of their directions runs backwards."""
+    """A forward and a backward layer over one input; `ways` says for each of their directions if it runs backwards."""
     (one, first), (two, second) = layers.items()
     for name, own in zip(layers, ways, strict=True):
         if len(own) != 1:
@@ -823,7 +823,7 @@ def both_directions(owner: str, layers: Mapping[str, Any], ways: Sequence[tuple[
 
 
 def joinable(owner: str, merge: str | None, widths: tuple[int, int]) -> None:
-    """Outputs of two directions that join element by element are equally wide."""
+    """Outputs of two directions that are merged element by element must be equally wide."""
     if merge not in ("concat", None) and widths[0] != widths[1]:
         raise ValueError(
             f"{owner}: merge is {merge!r}, but the layers put out {widths[0]} and {widths[1]} columns; "
@@ -845,7 +845,7 @@ def fitting(owner: str, below: Any, above: Any, widths: tuple[int, ...]) -> None
 
 
 def member_states(owner: str, name: str, value: Any, count: int) -> Sequence[Any]:
-    """One state (or gradient of one) for each layer of a group; None is None for all."""
+    """One state (or gradient of a state) for each layer of a group; None means None for all."""
     if value is None:
         return (None,) * count
     if not isinstance(value, (tuple, list)):
@@ -858,7 +858,7 @@ def member_states(owner: str, name: str, value: Any, count: int) -> Sequence[Any
 def member_masks(
     owner: str, value: Any, members: Mapping[str, Any], available: Mapping[str, float]
 ) -> dict[str, dict[str, Any]]:
-    """A group's masks by member; `available` are those of the group itself."""
+    """A group's masks by member; `available` are the masks of the group itself."""
     if not isinstance(value, Mapping):
         raise no_masks(owner, value)
     own: dict[str, dict[str, Any]] = {}
@@ -882,7 +882,7 @@ def fixed_params(owner: str, name: str) -> TypeError:
 
 
 def out_for_list(owner: str) -> ValueError:
-    """Lists of sequences have no one array to be written to."""
+    """List inputs have no single output array to write to."""
     return ValueError(f"{owner}: out given with a list of sequences; expected out=None")
 
 
@@ -890,14 +890,14 @@ def out_for_list(owner: str) -> ValueError:
 
 
 def precision(owner: str, value: object, dtype: np.dtype[Any]) -> str:
-    """The only precision available today is the layer's own."""
+    """The only precision available is the layer's own."""
     if value is None or (isinstance(value, str) and value == dtype.name):
         return dtype.name
     raise ValueError(f"{owner}: precision is {value!r}; expected {dtype.name!r}, the one available for this layer")
 
 
 def one_directional(owner: str, ways: tuple[bool, ...]) -> None:
-    """A stream never sees the future, which the reverse direction starts from."""
+    """A stream never sees the last step, from which the reverse direction starts."""
     if len(ways) != 1:
         raise ValueError(f"{owner}: stream of a bidirectional layer; expected bidirectional=False")
     if ways[0]:
@@ -905,7 +905,7 @@ def one_directional(owner: str, ways: tuple[bool, ...]) -> None:
 
 
 def no_stream(owner: str) -> ValueError:
-    """Streams are for what has one output."""
+    """Streams are only for groups with one output."""
     return ValueError(f"{owner}: stream of an ensemble; expected its layers to be frozen and streamed one by one")
 
 
@@ -922,7 +922,7 @@ def step_input(owner: str, x: Any, dtype: np.dtype[Any], input_size: int, batch_
 
 
 def rows(owner: str, value: Any, batch_size: int) -> NDArray[np.bool_]:
-    """A mask of rows; indices are refused, as they would be read as a mask."""
+    """A mask of rows; indices are an error, because they would be read as a mask."""
     array = as_array(owner, "rows", value)
     if array.dtype != np.bool_:
         raise not_bool(owner, "rows", array.dtype)
@@ -934,7 +934,7 @@ def rows(owner: str, value: Any, batch_size: int) -> NDArray[np.bool_]:
 
 
 def cell_input(owner: str, x: Any, dtype: np.dtype[Any], input_size: int) -> tuple[Array, bool, bool]:
-    """`x` of one step as floats or tokens, whether it is tokens, whether it is unbatched."""
+    """`x` of one step as floats or tokens; whether x is tokens; whether x is unbatched."""
     x = as_array(owner, "x", x)
     if x.dtype.kind in "iu":
         if x.ndim == 2:
@@ -961,17 +961,17 @@ def cell_input(owner: str, x: Any, dtype: np.dtype[Any], input_size: int) -> tup
 
 
 def no_mapping(owner: str, params: object) -> TypeError:
-    """Parameters given to a bridge that are no mapping."""
+    """Parameters given to a bridge that are not a mapping."""
     return TypeError(f"{owner}: params is {kind(params)}; expected a mapping of names to arrays, or None")
 
 
 def no_dlpack(owner: str, like: object) -> TypeError:
-    """An array of a library that cannot take arrays over."""
+    """An array of a library that cannot adopt arrays of another."""
     return TypeError(f"{owner}: like is {kind(like)}, whose library has no from_dlpack; expected one that has")
 
 
 def sequence_axes(owner: str, name: str, shape: tuple[int, ...]) -> ValueError:
-    """An element of a list of sequences that is no sequence."""
+    """An element of a list of sequences that is not a sequence."""
     return ValueError(f"{owner}: {name} has shape {shape}; expected (T_i, input_size), or (T_i,) for scalars")
 
 
@@ -991,12 +991,12 @@ def not_finite(owner: str, name: str) -> ValueError:
 
 
 def no_target(owner: str) -> ValueError:
-    """In the words that scikit-learn looks for."""
+    """With the wording that scikit-learn checks for."""
     return ValueError(f"{owner}: fit requires y to be passed, but the target y is None")
 
 
 def one_class(owner: str, classes: int) -> ValueError:
-    """A classifier that has nothing to decide; scikit-learn looks for the word "class"."""
+    """A classifier with a single class; scikit-learn checks for the word "class"."""
     return ValueError(f"{owner}: y has {classes} class; expected at least 2")
 
 
@@ -1006,7 +1006,7 @@ def odd_width(owner: str, width: int) -> ValueError:
 
 
 def not_training(owner: str) -> ValueError:
-    """Backward after a call that kept nothing."""
+    """Backward after a call that saved nothing."""
     return ValueError(f"{owner}: backprop of a call with is_train=False; expected is_train=True, which keeps a tape")
 
 
@@ -1016,7 +1016,7 @@ def narrow_jax(owner: str) -> ValueError:
 
 
 def other_xla(version: str, oldest: tuple[int, int]) -> ImportError:
-    """A JAX whose foreign function interface is laid out in a way that is not known here."""
+    """A JAX whose foreign function interface has an unknown layout."""
     return ImportError(
         f"fusedrnn.interop.jax: XLA's foreign function interface is version {version}; expected "
         f"{oldest[0]}.{oldest[1]} or a later {oldest[0]}.x, as jaxlib has from 0.5 on"
@@ -1024,32 +1024,32 @@ def other_xla(version: str, oldest: tuple[int, int]) -> ImportError:
 
 
 def no_module(owner: str, module: object) -> TypeError:
-    """Something else in place of a torch module."""
+    """An argument that is not a torch module."""
     return TypeError(f"{owner}: module is {kind(module)}; expected a torch.nn.Module")
 
 
 def tensor_dtype(owner: str, name: str, dtype: object, expected: str) -> TypeError:
-    """A tensor that the kernels cannot take, or not together with the others."""
+    """A tensor that the kernels cannot use, or cannot use together with the others."""
     return TypeError(f"{owner}: {name} has dtype {dtype}; expected {expected}")
 
 
 def no_parameter(owner: str, *names: str) -> ValueError:
-    """Parameters that a layer, or no member of a group, has."""
+    """Names that are parameters neither of a layer nor of any member of a group."""
     return ValueError(f"{owner}: params has {', '.join(map(repr, names))}, which is no parameter of this object")
 
 
 def no_token(owner: str, where: str, input_size: int) -> IndexError:
-    """An integer that stands for no column of the input weights."""
+    """An integer that is not a column of the input weights."""
     return IndexError(f"{owner}: {where}; expected 0 <= token < input_size = {input_size}")
 
 
 def no_single_layer(owner: str, layer: object) -> TypeError:
-    """A bridge that takes no cells and no groups of layers."""
+    """A bridge that accepts neither cells nor groups of layers."""
     return TypeError(f"{owner}: layer is {kind(layer)}; expected an RNN, GRU or LSTM")
 
 
 def twice(owner: str) -> NotImplementedError:
-    """A second derivative: the kernels know the first."""
+    """A second derivative: the kernels compute only the first."""
     return NotImplementedError(f"{owner}: differentiated twice; expected once")
 
 
@@ -1067,7 +1067,7 @@ def functional_weights(
     W_peephole: Any = None,
     W_hr: Any = None,
 ) -> tuple[Array, Array, Array | None, Array | None, Array | None, Array | None, np.dtype[Any]]:
-    """Weights of one layer in one direction; their shapes give the sizes, W_ih's dtype gives the dtype."""
+    """Weights of one layer in one direction; their shapes define the sizes, and W_ih's dtype defines the dtype."""
     rows = "hidden_size" if gates == 1 else f"{gates}*hidden_size"
     arrays: list[Array | None] = []
     dtype: np.dtype[Any] | None = None
@@ -1119,7 +1119,7 @@ def functional_weights(
 
 
 def functional_sequence(owner: str, x: Any, dtype: np.dtype[Any], input_size: int) -> tuple[Array, bool]:
-    """`x` (T, B, I) as floats, or (T, B) as uncast tokens, and whether it is tokens."""
+    """`x` (T, B, I) as floats, or (T, B) as uncast tokens, and whether x is tokens."""
     x = as_array(owner, "x", x)
     if x.dtype.kind in "iu":
         if x.ndim != 2:
@@ -1132,7 +1132,7 @@ def functional_sequence(owner: str, x: Any, dtype: np.dtype[Any], input_size: in
 
 
 def functional_tape(owner: str, tape: object, expected: str) -> None:
-    """A tape of another cell's forward has other gates."""
+    """A tape from the forward function of another cell, which has other gates."""
     made_by = getattr(tape, "_made_by", None)
     if made_by != expected:
         came = kind(tape) if made_by is None else f"a tape of {made_by}"
@@ -1143,7 +1143,7 @@ def functional_tape(owner: str, tape: object, expected: str) -> None:
 
 
 def nothing_to_explain(owner: str, value: object) -> TypeError:
-    """Something without a call over sequences."""
+    """An object that has no call over sequences."""
     return TypeError(f"{owner}: layer is {kind(value)}; expected a layer, a group of layers, or a frozen one")
 
 
@@ -1153,7 +1153,7 @@ def frozen_cannot_train(owner: str, value: object) -> ValueError:
 
 
 def machine(owner: str, value: object, known: Mapping[str, float]) -> dict[str, float]:
-    """Numbers of a machine under known names."""
+    """Numbers of a machine, all under known names."""
     if value is None:
         return {}
     if not isinstance(value, Mapping):
@@ -1174,7 +1174,7 @@ def machine(owner: str, value: object, known: Mapping[str, float]) -> dict[str, 
 
 
 def gradient(owner: str, name: str, array: object) -> Array:
-    """A gradient that is to be scaled in place."""
+    """A gradient to be scaled in place."""
     if not isinstance(array, ndarray):
         raise TypeError(f"{owner}: {name} is {kind(array)}; expected an ndarray of floats")
     if array.dtype.kind != "f":
@@ -1185,7 +1185,7 @@ def gradient(owner: str, name: str, array: object) -> Array:
 
 
 def positive(owner: str, name: str, value: object, *, zero: bool) -> float:
-    """A number > 0 (or >= 0); infinity is one, NaN is none."""
+    """A number > 0 (or >= 0); infinity is allowed, NaN is not."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.floating, np.integer)):
         raise TypeError(f"{owner}: {name} is {value!r} ({type(value).__name__}); expected a number")
     number = float(value)
@@ -1195,7 +1195,7 @@ def positive(owner: str, name: str, value: object, *, zero: bool) -> float:
 
 
 def isa_name(owner: str, value: object, available: Sequence[str]) -> str:
-    """An instruction set that this CPU runs."""
+    """An instruction set that this CPU supports."""
     if not isinstance(value, str):
         raise TypeError(f"{owner}: name is {kind(value)}; expected one of {', '.join(map(repr, available))}")
     if value not in available:

@@ -23,31 +23,32 @@ DIRECTIONS = ("forward", "backward")
 
 
 class Bidirectional(LayerGroup):
-    """One layer from the first step to the last and another one from the last to the first, over the same input.
+    """One layer from the first step to the last and another from the last step to the first, over the same input.
 
     Parameters
     ----------
     forward_layer, backward_layer : RNN, GRU, LSTM or Stack
         One-directional layers of any kind, size and options, or stacks of these, with the same input size, dtype and
-        ``batch_first``. They are not copied: their parameters are those of this object. The second runs backwards here,
-        whatever it does by itself.
+        ``batch_first``. The layers are not copied: this object shares their parameters. The second layer runs backwards
+        here, whatever its own ``backwards`` says.
     merge : "concat", "sum", "mean", "mul" or None
-        How the two outputs join; None gives them as a pair. All but "concat" and None need equal widths.
+        How the two outputs are merged; None returns them as a pair. All but "concat" and None need equal widths.
 
     Raises
     ------
     TypeError
-        An argument is no such layer, or the dtypes differ.
+        An argument is not such a layer, or the dtypes differ.
     ValueError
-        The layers do not fit each other or `merge`.
+        The layers do not fit together or do not fit `merge`.
 
     Notes
     -----
-    Schuster and Paliwal, Bidirectional recurrent neural networks, 1997. The state is a pair, (that of the forward
-    layer, that of the backward layer), each in the form that its layer has; None stands for the initial one. Parameters
-    have the names of their layer after "forward." or "backward.". Layers of several layers each run all of them in
-    their direction before the outputs join; for joining after each, put several of these into a `Stack`. As with
-    ``LSTM(..., bidirectional=True)``, the two directions run side by side while the weights of each fit a core's cache.
+    Schuster and Paliwal, Bidirectional recurrent neural networks, 1997. The state is a pair (state of the forward
+    layer, state of the backward layer), each in the form of its layer; None means the initial state. Names of
+    parameters are prefixed with "forward." or "backward.". A layer with ``num_layers > 1`` runs all of its layers in
+    its direction before the outputs are merged; to merge after every layer, put several `Bidirectional` into a `Stack`.
+    As with ``LSTM(..., bidirectional=True)``, the two directions run side by side if the weights of each fit a core's
+    cache.
 
     Examples
     --------
@@ -125,7 +126,7 @@ class Bidirectional(LayerGroup):
 
 
 class SavedBidirectional(SavedGroup):
-    """What the runs of both directions save."""
+    """The data that the runs of both directions save."""
 
     __slots__ = ("factors", "merge", "width")
 
@@ -134,8 +135,8 @@ class SavedBidirectional(SavedGroup):
     ) -> None:
         super().__init__(members)
         self.merge = merge
-        self.width = width  # of the forward layer's output
-        self.factors = factors  # both outputs, of merge="mul"
+        self.width = width  # width of the forward layer's output
+        self.factors = factors  # the outputs of both directions, for merge="mul"
 
     @property
     def nbytes(self) -> int:

@@ -1,4 +1,4 @@
-"""Where C and Cython code finds the kernels' header; what is in it: docs/c-api.md."""
+"""The path of the header for C and Cython; docs/c-api.md describes its contents."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def get_include() -> str:
-    """The folder of ``fusedrnn.h``, for the include path of a C or Cython extension.
+    """Return the folder of ``fusedrnn.h``, for the include path of a C or Cython extension.
 
     Returns
     -------

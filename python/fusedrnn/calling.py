@@ -1,7 +1,7 @@
-"""How everything is called that behaves like a layer: `RNN`, `GRU` and `LSTM`, groups of layers, and frozen ones.
+"""Calls of everything that behaves like a layer: `RNN`, `GRU` and `LSTM`, groups of layers, and their frozen forms.
 
-Here arguments are read and results handed out, once for all of them. What they do in between is their `_run`, which
-speaks of time-major arrays alone, and which a group puts together from those of its members.
+This file reads arguments and returns results, in one place for all classes. The computation in between is the `_run` of
+each class, which sees only time-major arrays; a group composes its `_run` from those of its members.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ Array = NDArray[Any]
 
 
 class Mode(NamedTuple):
-    """What a run is for."""
+    """The purpose of a run."""
 
-    save: bool = False  # what backward, or `inspect`, reads afterwards
-    drop: bool = False  # all kinds of dropout act
-    masks: Mapping[str, Any] = {}  # the caller's, instead of drawn ones
+    save: bool = False  # whether data for backward, or `inspect`, is saved
+    drop: bool = False  # whether all kinds of dropout act
+    masks: Mapping[str, Any] = {}  # given by the caller instead of drawn
 
     def of(self, member: str) -> Mode:
         """The mode of a group's member."""
@@ -48,7 +48,7 @@ INFER, LOOK = Mode(), Mode(save=True)
 
 
 class Runnable(Protocol):
-    """What a call needs of a layer."""
+    """The members of a layer that a call uses."""
 
     @property
     def _plan(self) -> Form: ...
@@ -58,7 +58,7 @@ class Runnable(Protocol):
 
 
 def infer(layer: Runnable, x: Any, state: Any, steps: Steps, out: Any = None) -> tuple[Any, Any]:
-    """Outputs and final state; saves nothing."""
+    """Return outputs and final state; save nothing."""
     form = layer._plan
     inputs, extent = read_sequence(form, x, steps)
     state_0 = form.read_state(extent, "state", state)
@@ -75,11 +75,12 @@ def infer(layer: Runnable, x: Any, state: Any, steps: Steps, out: Any = None) ->
 
 
 class SequenceLayer:
-    """Base of `RNN`, `GRU`, `LSTM`, `Stack`, `Bidirectional` and `Ensemble`: what is done with sequences.
+    """Base of `RNN`, `GRU`, `LSTM`, `Stack`, `Bidirectional` and `Ensemble`: calls over sequences.
 
-    The state of an RNN or a GRU is h, that of an LSTM the pair (h, c), each (L*D, B, H), unbatched (L*D, H), where D is
-    2 if bidirectional and 1 otherwise. A group's state is a tuple of its members' states; that of an `Ensemble`, whose
-    members have all the same, has an axis of E before its arrays' own ones, as its outputs have.
+    The state of an RNN or a GRU is h, the state of an LSTM the pair (h, c), each (L*D, B, H), unbatched (L*D, H), where
+    D is 2 if bidirectional and 1 otherwise. The state of a group is a tuple of its members' states. The members of an
+    `Ensemble` have states of equal shape, so its state is one such state, with a first axis of length E in each array,
+    like its outputs.
     """
 
     _plan: Form
@@ -92,7 +93,7 @@ class SequenceLayer:
         raise NotImplementedError
 
     def _quick(self, x: Any, state: Any) -> tuple[Any, Any] | None:
-        """The usual call, over plain arrays, where there is a shorter way to its results."""
+        """A fast path for the usual call over plain arrays; None if this call cannot take it."""
         return None
 
     def __call__(
@@ -105,54 +106,55 @@ class SequenceLayer:
         reset: Any = None,
         past_end: str = "zero",
     ) -> tuple[Any, Any]:
-        """Run over whole sequences; saves nothing for a backward pass, and never drops out.
+        """Run over whole sequences, without saving data for a backward pass and without dropout.
 
         Parameters
         ----------
         x : array-like, or list of arrays
             Floats of shape (T, B, I), with ``batch_first`` (B, T, I), or unbatched (T, I); or integer tokens of shape
             (T, B), (B, T) or (T,), each a one-hot vector; or a list of (T_i, I) arrays or of (T_i,) tokens. Arrays of
-            the layer's dtype are read in place, whatever their strides; others are cast, which costs a copy. Of a list
-            (or tuple) of arrays a padded copy is made.
+            the layer's dtype are read in place, whatever their strides; others are cast, which costs a copy. A list
+            (or tuple) of arrays is copied into a padded array.
         state : array-like, tuple of states, or None
             Initial state: h, for LSTM (h, c), each (L*D, B, H), unbatched (L*D, H), where D is 2 if bidirectional and 1
-            otherwise; for a group a tuple of its members' states. None is all zeros, or with ``learned_state`` the
-            learned one.
+            otherwise; for a group a tuple of its members' states. None means zeros, or with ``learned_state`` the
+            learned state.
         lengths : integers (B,) or None
-            Valid steps of each row, 0 to T, in any order. None is T for all.
+            Number of valid steps of each row, 0 to T, in any order. None means T for all rows.
         mask : bool (B, T), also if not ``batch_first``; or None
-            False skips a step: nothing is read, the state passes through, the cost is none. Steps past a row's length
-            are skipped whatever the mask says. (T,) for an unbatched `x`, a list of (T_i,) arrays for a list.
+            False skips a step: nothing is read, the state passes through, and the step costs no time. Steps past a
+            row's length are skipped whatever the mask says. (T,) for an unbatched `x`, a list of (T_i,) arrays for a
+            list.
         reset : bool (T, B), with ``batch_first`` (B, T); or None
-            True cuts the row before that step: what follows starts from the row's initial state again (the reverse
-            direction cuts at the same place), also when that step itself is skipped. At the first step it means
-            nothing. (T,) for an unbatched `x`, a list of (T_i,) arrays for a list.
+            True cuts the row before this step: the steps after the cut start from the row's initial state again (the
+            reverse direction cuts at the same place), even if this step itself is skipped. At the first step reset has
+            no effect. (T,) for an unbatched `x`, a list of (T_i,) arrays for a list.
         past_end : "zero" or "hold"
-            What outputs are at skipped steps: zero, or those of the step before in running order, as in Keras (zero
-            before the first).
+            Outputs at skipped steps: zero, or those of the previous step in running order, as in Keras (zero before the
+            first).
 
         Returns
         -------
         y : ndarray, list of ndarray, or pair of these
-            Outputs of the last layer, (T, B, D*H) or (T, B, H) depending on ``merge``, in the layout of `x`; of an
-            `Ensemble` after an axis of E. For a list a list of (T_i, ...) arrays; for ``merge=None`` a pair (forward,
-            reverse).
+            Outputs of the last layer, (T, B, D*H) or (T, B, H) depending on ``merge``, in the layout of `x`; for an
+            `Ensemble` with a first axis of length E. For a list a list of (T_i, ...) arrays; for ``merge=None`` a pair
+            (forward, reverse).
         state : ndarray or tuple of states
-            State after each row's last valid step (of the reverse direction, and with ``backwards``: after its first),
-            in the form of the initial one.
+            State after each row's last valid step (for the reverse direction, and with ``backwards``: after its first
+            valid step), in the same form as the initial state.
 
         Raises
         ------
         TypeError
-            An argument is of the wrong kind or dtype.
+            An argument has the wrong type or dtype.
         ValueError
-            A shape or a value is wrong, or a parameter was replaced by one that does not fit.
+            A shape or a value is wrong, or a parameter was replaced by an array that does not fit.
         IndexError
             A token is outside [0, input_size).
 
         Notes
         -----
-        The parameters are packed for the CPU anew at each call, as they may have changed; ``freeze()`` packs them once.
+        Each call packs the parameters for the CPU again, because they may have changed; ``freeze()`` packs them once.
 
         Examples
         --------
@@ -162,7 +164,7 @@ class SequenceLayer:
         >>> y.shape, h.shape, c.shape
         ((7, 2, 5), (2, 2, 5), (2, 2, 5))
         """
-        if lengths is mask is reset is None and past_end == "zero":  # as quickly as can be
+        if lengths is mask is reset is None and past_end == "zero":  # fast path
             results = self._quick(x, state)
             if results is not None:
                 return results
@@ -179,7 +181,7 @@ class SequenceLayer:
         past_end: str = "zero",
         masks: Mapping[str, Any] | None = None,
     ) -> tuple[Any, Any, Tape]:
-        """Run as in training: all kinds of dropout act, and what the backward pass needs is saved.
+        """Run as in training: all kinds of dropout act, and the data for the backward pass is saved.
 
         Parameters
         ----------
@@ -187,11 +189,12 @@ class SequenceLayer:
             As for calling the layer.
         masks : mapping of str to bool arrays, or None
             Masks to use instead of drawing them from ``rng``, for options that are on: ``"recurrent_dropout"``
-            (L*D, B, H) and ``"weight_dropout"`` (L*D, G*H, H), True where something stays (and is scaled by
-            1 / (1 - p)); ``"zoneout_h"`` and ``"zoneout_c"`` (L*D, T, B, H), True where a unit's old value stays;
-            ``"dropout"`` (L - 1, T, B, width), True where an output stays. With a projection, h and the columns of
-            weight_hh have proj_size units. Those of a group's members have their prefix: ``"0.zoneout_h"``; what a
-            `Stack` drops above its layer 0 is ``"dropout_0"``, (T, B, width). ``tape.masks`` are those used.
+            (L*D, B, H) and ``"weight_dropout"`` (L*D, G*H, H), True where an element is kept (and scaled by
+            1 / (1 - p)); ``"zoneout_h"`` and ``"zoneout_c"`` (L*D, T, B, H), True where a unit keeps its old value;
+            ``"dropout"`` (L - 1, T, B, width), True where an output is kept. With a projection, h and the columns of
+            weight_hh have proj_size units. Masks of a group's members have the member's prefix: ``"0.zoneout_h"``; the
+            mask of a `Stack` above its layer 0 is ``"dropout_0"``, (T, B, width). ``tape.masks`` contains the masks
+            used.
 
         Returns
         -------
@@ -226,22 +229,22 @@ class SequenceLayer:
         return y, form.state_to_caller(extent, state_n), Tape(form, extent, saved, tokens=inputs.ndim == 2)
 
     def _given_masks(self, masks: Any) -> Mapping[str, Any]:
-        """The caller's masks, their names checked."""
+        """The caller's masks, after a check of their names."""
         raise NotImplementedError
 
     def inspect(self, x: Any, state: Any = None, *, lengths: Any = None, mask: Any = None, reset: Any = None) -> Any:
-        """What goes on inside: the outputs of every layer and direction, c and all gates at every step.
+        """Look inside: the outputs of every layer and direction, c and all gates at every step.
 
         Parameters
         ----------
         x, state, lengths, mask, reset
-            As for calling the layer. Nothing is dropped.
+            As for calling the layer. Dropout does not act.
 
         Returns
         -------
         Inspection
-            ``outputs``, ``c`` and ``gates``. Of a `Stack` or `Bidirectional` a tuple of what its members show; of an
-            `Ensemble` what one net shows, each array with an axis of E before its own ones.
+            ``outputs``, ``c`` and ``gates``. For a `Stack` or `Bidirectional` a tuple with the result of each member;
+            for an `Ensemble` the result of one network, with a first axis of length E in each array.
 
         Raises
         ------
@@ -250,8 +253,8 @@ class SequenceLayer:
 
         Notes
         -----
-        For looking, not for speed. Outputs and c are the kernels' own; gates are computed from them by the functions of
-        `fusedrnn.reference`, and may differ from the kernels' in the last bits.
+        This method is not optimised for speed. Outputs and c come from the kernels; gates are computed from them by
+        functions of `fusedrnn.reference`, and may differ from the kernels' values in the last bits.
 
         Examples
         --------
@@ -269,21 +272,21 @@ class SequenceLayer:
         return shown
 
     def _show(self, saved: Any, x: Array, extent: Extent) -> tuple[Any, Array]:
-        """What `inspect` shows of a run, from what the run saved and its input; and the output, (T, B, width)."""
+        """The result of `inspect`, from the data that a run saved and its input; and the output, (T, B, width)."""
         raise NotImplementedError
 
 
 class Frozen:
-    """Base of what ``freeze()`` makes: immutable, picklable, safe to call from many threads.
+    """Base of the results of ``freeze()``: immutable, picklable, safe to call from many threads.
 
     Attributes
     ----------
     params : mapping of str to ndarray
-        What was packed, read-only. Kept for pickling, besides the packed weights.
+        The parameters that were packed, read-only; stored for pickling, in addition to the packed weights.
     precision : str
         "float32" or "float64".
     isa : str
-        The instruction set that the weights are packed for: the one that was current when the object was made.
+        The instruction set for which the weights are packed: the one that was current when the object was made.
     nbytes : int
         Bytes of packed weights and parameters.
     """
@@ -297,7 +300,7 @@ class Frozen:
     precision: str
 
     def _refuse_second_init(self) -> None:
-        """A frozen object does not change: another thread may be in a call."""
+        """A frozen object must not change, because another thread may be in a call."""
         if hasattr(self, "precision"):  # the last attribute to be set
             raise _validate.initialised(f"frozen {self._plan.owner}", "layer.freeze()")
 
@@ -309,11 +312,11 @@ class Frozen:
         raise NotImplementedError
 
     def _reversed(self) -> Self:
-        """A frozen layer in a direction of its own was turned before it was frozen."""
+        """The layer itself: a layer that runs backwards was reversed before it was frozen."""
         return self
 
     def _quick(self, x: Any, state: Any) -> tuple[Any, Any] | None:
-        """As of `SequenceLayer`."""
+        """As in `SequenceLayer`."""
         return None
 
     def __call__(
@@ -327,27 +330,27 @@ class Frozen:
         past_end: str = "zero",
         out: Any = None,
     ) -> tuple[Any, Any]:
-        """Run over whole sequences: the bits of the layer that was frozen.
+        """Run over whole sequences, with the same bits as the layer that was frozen.
 
         Parameters
         ----------
         x, state, lengths, mask, reset, past_end
             As for calling a layer.
         out : ndarray, pair of ndarray, or None
-            Where to write ``y``: of its shape and dtype, with contiguous last axis, sharing no memory with `x` or
-            `state`. A pair for ``merge=None``. Not for list input.
+            Array to write ``y`` to: of the same shape and dtype, with contiguous last axis, sharing no memory with `x`
+            or `state`. A pair for ``merge=None``. Not allowed for list input.
 
         Returns
         -------
         y, state
-            As for calling a layer; ``y is out`` if that was given.
+            As for calling a layer; ``y is out`` if `out` was given.
 
         Raises
         ------
         TypeError, ValueError, IndexError
             As for calling a layer; ValueError also if `out` does not fit, is read-only, or overlaps an input.
         """
-        if lengths is mask is reset is out is None and past_end == "zero":  # as quickly as can be
+        if lengths is mask is reset is out is None and past_end == "zero":  # fast path
             results = self._quick(x, state)
             if results is not None:
                 return results

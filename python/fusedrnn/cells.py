@@ -1,4 +1,4 @@
-"""RNNCell, GRUCell and LSTMCell: one step at a time, with torch's calls and an explicit tape."""
+"""RNNCell, GRUCell and LSTMCell: one step at a time, called as in torch, with an explicit tape."""
 
 from __future__ import annotations
 
@@ -36,25 +36,25 @@ class RecurrentCell(Parameterized):
         Returns
         -------
         ndarray, or pair of ndarray
-            The new h, or (h, c), shaped as the old one.
+            The new h, or (h, c), of the same shape as the old one.
 
         Raises
         ------
         TypeError
-            An argument is of the wrong kind or dtype.
+            An argument has the wrong type or dtype.
         ValueError
-            A shape is wrong, or a parameter was replaced by one that does not fit.
+            A shape is wrong, or a parameter was replaced by an array that does not fit.
         IndexError
             A token is outside [0, input_size).
 
         Notes
         -----
-        The parameters are packed at each call. For many steps, ``layer.freeze().stream()`` is far quicker.
+        Each call packs the parameters. For many steps, ``layer.freeze().stream()`` is much faster.
         """
         return self._step(x, state, False)[0]
 
     def forward(self, x: Any, state: Any = None) -> tuple[Any, CellTape]:
-        """One step that saves what the backward pass needs.
+        """One step that saves the data for the backward pass.
 
         Parameters
         ----------
@@ -124,15 +124,15 @@ class RNNCell(RecurrentCell):
     input_size, hidden_size : int
         I and H, at least 1.
     bias : True, False or "single"
-        Whether there are b_ih and b_hh, or neither, or b_ih alone.
+        True: b_ih and b_hh. False: no biases. "single": b_ih alone.
     nonlinearity : "tanh" or "relu"
     activation : str, (str, float), (str, float, float) or None
-        Any function instead of `nonlinearity`: a name, or with its parameters (name, alpha) or (name, alpha, beta).
+        A function that replaces `nonlinearity`: a name, (name, alpha) or (name, alpha, beta).
         The names: "tanh", "sigmoid", "relu", "hard_sigmoid" (alpha x + beta within [0, 1]; 1/6 and 1/2), "hard_tanh",
         "softsign", "softplus", "leaky_relu" (alpha 0.01), "elu" (alpha 1), "affine" (alpha x + beta), "scaled_tanh"
         (alpha tanh(beta x)), "thresholded_relu" (x above alpha, 1), "linear".
     clip : float or None
-        Pre-activations are limited to [-clip, clip], and have no gradient outside (ONNX).
+        Pre-activations are limited to [-clip, clip]; the gradient is zero outside (ONNX).
     dtype : float32 or float64
     rng : int, numpy.random.Generator or None
         Draws the initial parameters from U(-1/sqrt(H), 1/sqrt(H)), in torch's order.
@@ -144,7 +144,7 @@ class RNNCell(RecurrentCell):
     ValueError
         An argument is out of range.
     MemoryError
-        The parameters would not fit into this machine.
+        The parameters do not fit into memory.
 
     Notes
     -----
@@ -194,19 +194,19 @@ class GRUCell(RecurrentCell):
     input_size, hidden_size : int
         I and H, at least 1.
     bias : True, False or "single"
-        Whether there are b_ih and b_hh, or neither, or b_ih alone.
+        True: b_ih and b_hh. False: no biases. "single": b_ih alone.
     reset_after : bool
         Whether the reset gate acts after the product with W_hn, or before.
     reset_gate : bool
-        Whether there is a gate r at all.
+        Whether there is a gate r.
     activation, recurrent_activation : str, (str, float), (str, float, float); None is "tanh"
-        In place of the tanh of n, and of the sigmoid of the gates: a name, or with its parameters (name, alpha) or
+        Functions that replace the tanh of n and the sigmoid of the gates: a name, (name, alpha) or
         (name, alpha, beta).
         The names: "tanh", "sigmoid", "relu", "hard_sigmoid" (alpha x + beta within [0, 1]; 1/6 and 1/2), "hard_tanh",
         "softsign", "softplus", "leaky_relu" (alpha 0.01), "elu" (alpha 1), "affine" (alpha x + beta), "scaled_tanh"
         (alpha tanh(beta x)), "thresholded_relu" (x above alpha, 1), "linear".
     clip : float or None
-        Pre-activations are limited to [-clip, clip], and have no gradient outside (ONNX).
+        Pre-activations are limited to [-clip, clip]; the gradient is zero outside (ONNX).
     dtype : float32 or float64
     rng : int, numpy.random.Generator or None
         Draws the initial parameters from U(-1/sqrt(H), 1/sqrt(H)), in torch's order.
@@ -216,9 +216,9 @@ class GRUCell(RecurrentCell):
     TypeError
         An argument is of the wrong type.
     ValueError
-        An argument is out of range, or ``reset_after=False`` comes without a reset gate.
+        An argument is out of range, or ``reset_after=False`` is given without a reset gate.
     MemoryError
-        The parameters would not fit into this machine.
+        The parameters do not fit into memory.
 
     Notes
     -----
@@ -272,22 +272,22 @@ class LSTMCell(RecurrentCell):
     input_size, hidden_size : int
         I and H, at least 1.
     bias : True, False or "single"
-        Whether there are b_ih and b_hh, or neither, or b_ih alone.
+        True: b_ih and b_hh. False: no biases. "single": b_ih alone.
     peephole : "ifo", "o_prev" or None
-        "ifo": the gates also see the cell, i and f get + p * c, o gets + p * c'; parameter ``weight_peephole``
-        (3, H), rows i f o, which is not ONNX's order i o f. "o_prev": o alone, and gets + p * c; (1, H).
+        "ifo": p * c is added to i and f before their activation, and p * c' to o; parameter ``weight_peephole``
+        (3, H), rows i f o (not ONNX's order i o f). "o_prev": p * c is added to o alone; (1, H).
     coupled : bool
-        f = 1 - i. There is no gate f then: 3*H rows i g o, and peepholes (2, H), i o.
+        f = 1 - i. There is no gate f: weights have 3*H rows i g o, and peepholes are (2, H), rows i o.
     activation, recurrent_activation, output_activation : str, (str, float), (str, float, float) or None
-        In place of the tanh of g, of the sigmoid of the gates, and of the tanh of c', which is `activation` unless
-        given: a name, or with its parameters (name, alpha) or (name, alpha, beta).
+        Functions that replace the tanh of g, the sigmoid of the gates, and the tanh of c' (default: `activation`): a
+        name, (name, alpha) or (name, alpha, beta).
         The names: "tanh", "sigmoid", "relu", "hard_sigmoid" (alpha x + beta within [0, 1]; 1/6 and 1/2), "hard_tanh",
         "softsign", "softplus", "leaky_relu" (alpha 0.01), "elu" (alpha 1), "affine" (alpha x + beta), "scaled_tanh"
         (alpha tanh(beta x)), "thresholded_relu" (x above alpha, 1), "linear".
     clip : float or None
-        Pre-activations are limited to [-clip, clip], and have no gradient outside (ONNX).
+        Pre-activations are limited to [-clip, clip]; the gradient is zero outside (ONNX).
     cell_clip : float or None
-        c' is limited to [-cell_clip, cell_clip] before anything sees it, and has no gradient outside.
+        c' is limited to [-cell_clip, cell_clip] before it is used; the gradient is zero outside.
     dtype : float32 or float64
     rng : int, numpy.random.Generator or None
         Draws the initial parameters from U(-1/sqrt(H), 1/sqrt(H)), in torch's order.
@@ -299,7 +299,7 @@ class LSTMCell(RecurrentCell):
     ValueError
         An argument is out of range.
     MemoryError
-        The parameters would not fit into this machine.
+        The parameters do not fit into memory.
 
     Notes
     -----

@@ -13,10 +13,10 @@ from . import _validate
 from .grads import Grads
 
 Array = NDArray[Any]
-#: What can be clipped; lists and dicts may hold Grads, and None where there is no gradient.
+#: Objects that can be clipped; lists and dicts may contain Grads, and None for a missing gradient.
 Gradients = Grads | Mapping[str, Any] | Iterable[Any] | Array
 
-#: Elements that are widened to float64 at a time: 512 KiB, which stays in the cache.
+#: Number of elements converted to float64 at a time: 512 KiB, which stay in the cache.
 BLOCK = 65536
 
 
@@ -28,13 +28,13 @@ def clip_grad_norm(
     Parameters
     ----------
     gradients : Grads, dict, or iterable of arrays, Grads and dicts
-        Of a `Grads`, the parameter gradients are meant. None stands for no gradient and is skipped.
+        A `Grads` stands for its parameter gradients. None stands for a missing gradient and is skipped.
     max_norm : float
         At least 0.
     norm_type : float
         p of the p-norm over all elements; may be infinity.
     error_if_nonfinite : bool
-        Whether a norm of infinity or NaN is an error. If not, it is returned. Nothing is scaled either way.
+        Whether a norm of infinity or NaN is an error. If not, the norm is returned. Nothing is scaled in either case.
 
     Returns
     -------
@@ -44,16 +44,16 @@ def clip_grad_norm(
     Raises
     ------
     FloatingPointError
-        The norm is not finite; the message names the first gradient that is to blame.
+        The norm is not finite; the message names the first gradient that causes this.
     TypeError
-        A gradient is no array of floats.
+        A gradient is not an array of floats.
     ValueError
         `max_norm` or `norm_type` is out of range, or an array is read-only.
 
     Notes
     -----
-    As ``torch.nn.utils.clip_grad_norm_``, the factor is max_norm / (norm + 1e-6) where that is less than 1. Unlike
-    torch, a norm that is not finite is reported unless told otherwise. Pascanu, Mikolov and Bengio, 2013.
+    As in ``torch.nn.utils.clip_grad_norm_``, the factor is max_norm / (norm + 1e-6) if this is less than 1. Unlike in
+    torch, a norm that is not finite is an error by default. Pascanu, Mikolov and Bengio, 2013.
 
     Examples
     --------
@@ -95,13 +95,13 @@ def clip_grad_value(gradients: Gradients, clip_value: float) -> None:
     Raises
     ------
     TypeError
-        A gradient is no array of floats.
+        A gradient is not an array of floats.
     ValueError
         `clip_value` is out of range, or an array is read-only.
 
     Notes
     -----
-    As ``torch.nn.utils.clip_grad_value_``: infinities are clipped, NaN stays NaN.
+    As in ``torch.nn.utils.clip_grad_value_``, infinities are clipped, NaN stays NaN.
 
     Examples
     --------
@@ -118,7 +118,7 @@ def clip_grad_value(gradients: Gradients, clip_value: float) -> None:
 
 
 def _named(owner: str, gradients: Any, prefix: str = "gradients") -> Iterator[tuple[str, Any]]:
-    """All arrays, each with the name it has in messages."""
+    """All arrays, each with its name for messages."""
     if isinstance(gradients, Grads):
         gradients = gradients.params
         prefix = "" if prefix == "gradients" else prefix
@@ -147,7 +147,7 @@ def _blocks(array: Array) -> Iterator[Array]:
         casting="safe",
         buffersize=BLOCK,
     ) as blocks:
-        # Arrays that need no widening come as a whole, without a buffer.
+        # Arrays that need no conversion are yielded whole, without a buffer.
         for whole in blocks:
             piece: Array = whole  # type: ignore[assignment]  # one operand, so no tuple
             for start in range(0, piece.size, BLOCK):
@@ -161,7 +161,7 @@ def _norm(arrays: list[Array], p: float) -> float:
         if p != math.inf:
             sums = [float(_power_sum(block, p)) for array in arrays for block in _blocks(array)]
             total = math.fsum(sums) if all(map(math.isfinite, sums)) else math.inf
-            # Tiny sums have lost digits to underflow, infinite ones may only have overflowed on the way.
+            # Tiny sums have lost digits to underflow, and infinite sums may have overflowed only in between.
             if 1e-250 < total < math.inf:
                 return float(total ** (1.0 / p))
         for array in arrays:

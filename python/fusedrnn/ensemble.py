@@ -1,4 +1,4 @@
-"""Several nets of one shape over one input."""
+"""Several networks of the same shape over one input."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ Array = NDArray[Any]
 
 
 class Ensemble(LayerGroup):
-    """Several nets of one shape over one input in one call; results are stacked along a new first axis.
+    """Several networks of the same shape over one input in one call; results are stacked along a new first axis.
 
     Parameters
     ----------
     layers : sequence of RNN, GRU, LSTM, Bidirectional or Stack
-        E nets that differ in their parameters alone. They are not copied: their parameters are the ensemble's.
+        E networks that differ only in their parameters. They are not copied: the ensemble shares their parameters.
 
     Raises
     ------
     TypeError
-        An argument is of the wrong kind.
+        An argument has the wrong type.
     ValueError
-        There is no layer, a layer occurs twice, or two differ in more than their parameters.
+        There is no layer, a layer occurs twice, or two layers differ in more than their parameters.
 
     Notes
     -----
-    While the weights of each fit a core's cache, the members run side by side, each on a thread of its own; larger
-    ones run one after the other, each on all threads. Either way they have the bits that they have alone. Parameters
-    have the names of their layer after its number: ``"0.weight_ih_l0"``.
+    If the weights of each member fit a core's cache, the members run side by side, each on its own thread; larger
+    members run one after the other, each on all threads. In both cases the results have the same bits as separate
+    calls. Names of parameters are prefixed with the number of their layer: ``"0.weight_ih_l0"``.
 
     Examples
     --------
@@ -50,7 +50,7 @@ class Ensemble(LayerGroup):
     ((7, 2, 8), (7, 2, 8))
     """
 
-    #: Outputs have an axis more than those of a layer, so no layer can be stacked on them.
+    #: Outputs have one axis more than those of a layer, so no layer can be stacked on an ensemble.
     stacks_outputs = True
 
     def __init__(self, layers: Sequence[Any]) -> None:
@@ -89,7 +89,7 @@ class Ensemble(LayerGroup):
 
 
 def _shown_as_one(shown: Sequence[Any]) -> Any:
-    """The `Inspection`s of all nets (or tuples of them) as one, each array with an axis of E before its own."""
+    """The `Inspection`s of all networks (or tuples of them) as one; each array has a first axis of length E."""
     first = shown[0]
     if isinstance(first, tuple):
         return tuple([_shown_as_one(parts) for parts in zip(*shown, strict=True)])
@@ -99,7 +99,7 @@ def _shown_as_one(shown: Sequence[Any]) -> Any:
 
 
 class EnsembleForm(GroupForm):
-    """An ensemble's form: callers see its members' states as one, each array with an axis of E before its own ones."""
+    """An ensemble's form: callers see the members' states as one state, whose arrays have a first axis of length E."""
 
     __slots__ = ()
 
@@ -119,7 +119,7 @@ def stacked(results: Sequence[Any]) -> Any:
 
 
 def _unstacked(name: str, value: Any, E: int) -> Sequence[Any]:
-    """The reverse of `stacked`, of what a caller passes; None stands for None of every net."""
+    """The inverse of `stacked`, for a caller's argument; None means None for every network."""
     if value is None:
         return (None,) * E
     if isinstance(value, (tuple, list)):
@@ -129,14 +129,14 @@ def _unstacked(name: str, value: Any, E: int) -> Sequence[Any]:
 
 
 class SavedEnsemble(SavedGroup):
-    """What the runs of all nets save."""
+    """The data that the runs of all networks save."""
 
     __slots__ = ()
 
     def backward(
         self, dys: tuple[Array | None, ...], dstate_n: Any, dx: Array | None
     ) -> Run[tuple[Any, dict[str, Array]]]:
-        """See `Saved`; the nets share their input."""
+        """See `Saved`; the networks share their input."""
         own_dx = [dx, *(None if dx is None else _core.empty(dx.shape, dx.dtype) for _ in range(len(self.members) - 1))]
         ran = yield from unroll.side_by_side(
             [

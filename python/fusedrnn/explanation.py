@@ -1,4 +1,4 @@
-"""What a call of a layer would do: how its work is shared among threads, what it reads, keeps and roughly takes."""
+"""Explain a call of a layer: how its work is divided among threads, what it reads and saves, and its rough duration."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ Record = dict[str, Any]
 
 
 class Explanation(Record):
-    """What a call would do, made by `explain`: a dict, which prints as words.
+    """Description of a call, created by `explain`: a dict that prints as text.
 
     Keys
     ----
     layer, dtype, isa : str
-        What is called, and the instruction set that its weights are packed for.
+        The layer, its dtype, and the instruction set for which its weights are packed.
     T, B : int
         Steps and rows. A call with lengths has fewer rows in its later steps.
     training : bool
     machine : dict
-        Rates and thresholds by which calls are shared: of ``csrc/core/policy.h``, where each is explained. Bytes,
-        bytes a second, seconds, operations a second and lane; "threads" is the number that the call may use.
+        Rates and thresholds that determine how calls are divided; ``csrc/core/policy.h`` explains each. Units are
+        bytes, bytes per second, seconds, operations per second and lane; "threads" is the number that the call may use.
     forward, backward : list of dict
-        Stages that follow each other; "backward" in training only. Each has "way" ("team", "rows", "queue", "teams" or
-        "wavefront"), "threads", "teams" (threads and groups of rows of each call's team), "behind" (steps between the
-        layers of a wavefront), "seconds" (predicted) and "calls".
+        Stages that run one after the other; "backward" in training only. Each has "way" ("team", "rows", "queue",
+        "teams" or "wavefront"), "threads", "teams" (threads and groups of rows of each call's team), "behind" (steps
+        between the layers of a wavefront), "seconds" (predicted) and "calls".
     multiply_adds, weight_bytes_read, tape_bytes : int
-        Of all calls together.
+        Totals over all calls.
     seconds : float
-        Predicted, by rates below those of most machines: for comparing ways, not for planning.
+        Predicted from rates below those of most machines; for comparing alternatives, not for planning.
 
     Each call is a dict with "cell", "form", "input_size", "hidden_size", "tokens", "reverse", "steps", "rows",
     "multiply_adds", "weight_bytes" (read at every step), "chunk_rows" (whose input product is computed at once),
@@ -67,26 +67,26 @@ def explain(
     tokens: bool = False,
     machine: Mapping[str, float] | None = None,
 ) -> Explanation:
-    """Tell what a call of a layer would do, without running it: the thing to send with a report of a slow case.
+    """Describe what a call of a layer would do, without running it; include the result in reports of slow cases.
 
     Parameters
     ----------
-    layer : RNN, GRU, LSTM, Stack, Bidirectional, Ensemble, or what their ``freeze()`` makes
+    layer : RNN, GRU, LSTM, Stack, Bidirectional, Ensemble, or the result of their ``freeze()``
     T, B : int
         Steps and rows of the call.
     training : bool
         Explain ``forward`` and ``backward`` instead of a call without a tape.
     lengths : integers (B,) or None
-        Valid steps of each row; None is T for all.
+        Number of valid steps of each row; None means T for all rows.
     tokens : bool
-        The input is integer tokens.
+        Whether the input is integer tokens.
     machine : mapping of str to float, or None
-        What to put in place of this machine's numbers, for example ``{"threads": 64, "l2_bytes": 2**21}``.
+        Numbers that replace those of this machine, for example ``{"threads": 64, "l2_bytes": 2**21}``.
 
     Returns
     -------
     Explanation
-        A dict that prints as words.
+        A dict that prints as text.
 
     Raises
     ------
@@ -95,7 +95,7 @@ def explain(
 
     Notes
     -----
-    The layer's weights are packed, and arrays for its outputs are made, as for a call; nothing is computed.
+    The layer's weights are packed, and arrays for its outputs are allocated, as for a call; nothing is computed.
 
     Examples
     --------
@@ -129,7 +129,7 @@ def explain(
     def note_stacked(calls: list[tuple[Any, ...]]) -> list[None]:
         return note(calls, "stacked")
 
-    with np.errstate(all="ignore"):  # outputs are merged that nobody has computed
+    with np.errstate(all="ignore"):  # merges outputs that have not been computed
         inputs, extent = read_sequence(form, x, Steps(lengths, None, None))
         outputs = new_outputs(form, extent)
         state_0 = form.read_state(extent, "state", None)
@@ -156,7 +156,7 @@ def explain(
 
 
 def _measure(call: tuple[Any, ...], training: bool) -> Record:
-    """What the kernels would need for the arguments of one `_core.forward`."""
+    """The cost of one `_core.forward` with these arguments."""
     weights, x, _, _, _, schedule, reverse, masks = call
     tokens = x.ndim == 2
     needs = _core.measure(weights, schedule, tokens, training, masks is not None)

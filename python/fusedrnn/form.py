@@ -1,8 +1,8 @@
-"""What a call is: sizes, dtype and layout of what a caller passes, and of what the caller gets.
+"""Description of a call: sizes, dtype and layout of its arguments and results.
 
-A `Form` says what reading arguments and handing out results has to know of a layer or a group; an `Extent` says how
-large one call is and which of its steps run. Inside, everything is time-major: x (T, B, I), y (T, B, H), states (B, H).
-Other layouts are views of that.
+A `Form` holds the properties of a layer or a group that are needed to read arguments and return results; an `Extent`
+says how large one call is and which of its steps run. Internally all arrays are time-major: x (T, B, I), y (T, B, H),
+states (B, H). Other layouts are views of these arrays.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ class Extent(NamedTuple):
     layout: Layout
     lengths: NDArray[np.int64] | None
     schedule: _core.Schedule
-    hold: bool = False  # past_end="hold": outputs at skipped steps are those of the step before
+    hold: bool = False  # past_end="hold": outputs at skipped steps are those of the previous step
 
 
 class Form:
-    """What reading arguments and handing out results has to know of anything that is called as a layer is.
+    """The properties of a layer or a group that are needed to read arguments and return results.
 
-    States are, inside, what `read_state` makes of them: of a layer a tuple of its parts, (L*D, B, units) each, or None;
-    of a group a tuple of its members' states.
+    Internally a state has the form that `read_state` returns: for a layer a tuple of its parts, (L*D, B, units) each,
+    or None; for a group a tuple of its members' states.
     """
 
     __slots__ = ("batch_first", "dtype", "input_size", "lead", "owner", "ways", "widths")
@@ -54,12 +54,12 @@ class Form:
     dtype: np.dtype[Any]
     input_size: int
     batch_first: bool
-    widths: tuple[int, ...]  # of the outputs: two of them with merge=None
-    ways: tuple[bool, ...]  # whether each direction runs from the last step
-    lead: tuple[int, ...]  # axes of outputs before all others
+    widths: tuple[int, ...]  # of the outputs: two widths with merge=None
+    ways: tuple[bool, ...]  # for each direction, whether it runs from the last step
+    lead: tuple[int, ...]  # leading axes of outputs
 
     def takes_quickly(self, x: Any) -> bool:
-        """Whether `_core.infer` does it all, from `x` to the final state, where at most a state is given."""
+        """Whether `_core.infer` can do the whole call, from `x` to the final state, if at most a state is given."""
         return False
 
     @property
@@ -68,20 +68,20 @@ class Form:
         return "output_size"
 
     def read_state(self, extent: Extent, argument: str, state: Any, optional: bool = False) -> Any:
-        """What a caller passes as a state, or as the gradient of one if `optional`: parts may be None then."""
+        """Read a caller's state, or if `optional` the gradient of a state, whose parts may be None."""
         raise NotImplementedError
 
     def state_to_caller(self, extent: Extent, state: Any) -> Any:
-        """A state in the form that callers get."""
+        """Convert a state to the form that is returned to callers."""
         raise NotImplementedError
 
     def state_arrays(self, argument: str, state: Any) -> Iterator[tuple[str, Any]]:
-        """All arrays of a state that a caller passes, each with its name."""
+        """All arrays of a caller's state, each with its name."""
         raise NotImplementedError
 
 
 class Plan(Form):
-    """What a run has to know of a layer object; made once, never changed."""
+    """The properties of a layer object that a run needs; created once, never changed."""
 
     __slots__ = (
         "directions",
@@ -126,10 +126,10 @@ class Plan(Form):
         self.learned_state = learned_state
         self.batch_first = batch_first
         self.merge = merge
-        # merge=None hands out the last layer's directions as a pair; between layers it means "concat".
+        # merge=None returns the last layer's directions as a pair; between layers it means "concat".
         self.inner_merge = merge or "concat"
         self.proj_size = kind.proj_size
-        self.zoneout = zoneout  # in inference; training has masks instead
+        self.zoneout = zoneout  # rates for inference; training has masks instead
         self.output_size = kind.proj_size or hidden_size  # units of h, and of the output in one direction
         self.units = (self.output_size, hidden_size)[: len(self.parts)]
         self.inner_width = self.directions * self.output_size if self.inner_merge == "concat" else self.output_size
@@ -150,13 +150,13 @@ class Plan(Form):
     def initial_state(
         self, extent: Extent, state: tuple[Array | None, ...] | None, learned: tuple[Array, ...] | None
     ) -> tuple[Array | None, ...] | None:
-        """The state given, else the learned one for every row, else None for all zeros."""
+        """The given state, else the learned state for every row, else None for zeros."""
         if state is not None or learned is None:
             return state
         return tuple([np.broadcast_to(part[:, None], (len(part), extent.B, part.shape[1])) for part in learned])
 
     def split_learned(self, arrays: list[Array]) -> tuple[list[Array], tuple[Array, ...] | None]:
-        """Parameters without the learned initial states, and these, (L*D, H) of each part, or None."""
+        """The parameters without learned initial states, and the learned states, (L*D, H) of each part, or None."""
         if not self.learned_state:
             return arrays, None
         each = len(self.parts)
@@ -188,7 +188,7 @@ class Plan(Form):
         if state is None:
             return None
         given = (state,) if len(self.parts) == 1 else state
-        if extent.layout == "batch" and self.is_plain_state(given, extent.B):  # as quickly as can be
+        if extent.layout == "batch" and self.is_plain_state(given, extent.B):  # fast path
             return given
         shape, formula = self._state_shape(extent, self.parts[-1])
         h_shape = self._state_shape(extent, "h")
@@ -198,7 +198,7 @@ class Plan(Form):
         return parts
 
     def is_plain_state(self, state: Any, B: int) -> TypeGuard[tuple[Array, ...]]:
-        """Whether kernels can read this state of a batch as it is."""
+        """Whether kernels can read this state of a batch without conversion."""
         if type(state) is not tuple or len(state) != len(self.units):
             return False
         rows = self.num_layers * self.directions, B
@@ -222,7 +222,7 @@ class Plan(Form):
 
 @functools.lru_cache(maxsize=16)
 def dense_schedule(T: int, B: int) -> _core.Schedule:
-    """A schedule without lengths; it never changes, so calls share it."""
+    """A schedule without lengths; schedules are immutable, so calls share them."""
     return _core.Schedule(T, B)
 
 
@@ -236,7 +236,7 @@ def dense_batch(T: int, B: int) -> Extent:
 
 
 class Steps(NamedTuple):
-    """Which steps of a call run, as callers say it."""
+    """The caller's arguments that say which steps of a call run."""
 
     lengths: Any = None
     mask: Any = None
@@ -245,12 +245,12 @@ class Steps(NamedTuple):
 
 
 def read_sequence(form: Form, x: Any, steps: Steps) -> tuple[Array, Extent]:
-    """`x` as (T, B, I) floats or (T, B) tokens, both checked; a view of the caller's array wherever that will do."""
+    """Checked `x` as (T, B, I) floats or (T, B) tokens; a view of the caller's array where possible."""
     layout: Layout = "batch"
     tokens = False
     if type(x) is ndarray and x.dtype is form.dtype and x.ndim == 3 and x.shape[2] == form.input_size:
         lengths, mask, reset, past_end = steps
-        if lengths is mask is reset is None and past_end == "zero":  # as quickly as can be
+        if lengths is mask is reset is None and past_end == "zero":  # fast path
             if form.batch_first:
                 x = x.swapaxes(0, 1)
             T, B, _ = x.shape
@@ -274,7 +274,7 @@ def read_sequence(form: Form, x: Any, steps: Steps) -> tuple[Array, Extent]:
 def read_steps(
     owner: str, T: int, B: int, lengths: Any, mask: Any, reset: Any, layout: Layout, batch_first: bool
 ) -> tuple[NDArray[np.int64] | None, NDArray[np.bool_] | None, _core.Schedule]:
-    """Checked lengths and mask, and the schedule that they and the resets make."""
+    """Checked lengths and mask, and the schedule that follows from lengths, mask and reset."""
     if lengths is not None:
         lengths = _validate.lengths(owner, lengths, T, B, layout)
     if mask is not None:
@@ -287,7 +287,7 @@ def read_steps(
 
 
 def _read_list(form: Form, items: Sequence[Any], steps: Steps) -> tuple[Array, Extent]:
-    """A list of sequences, gathered into one padded array; the padding is never read, so it is never written."""
+    """A list of sequences, copied into one padded array; the padding is never read and therefore not initialised."""
     lengths, mask, reset, past_end = steps
     arrays, tokens = _validate.sequence_list(form.owner, items, form.dtype, form.input_size)
     B = len(arrays)
@@ -300,7 +300,7 @@ def _read_list(form: Form, items: Sequence[Any], steps: Steps) -> tuple[Array, E
     if reset is not None:
         reset = _validate.flag_list(form.owner, "reset", reset, n, T)
     if tokens:
-        # int64 holds every smaller integer; larger ones (uint64) must not wrap round before they are checked.
+        # int64 holds every smaller integer; larger ones (uint64) must not wrap around before they are checked.
         wide = np.uint64 if any(array.dtype == np.uint64 for array in arrays) else np.int64
         x = np.zeros((T, B), wide)
     else:
@@ -314,14 +314,14 @@ def _read_list(form: Form, items: Sequence[Any], steps: Steps) -> tuple[Array, E
 
 
 def new_sequence(form: Form, extent: Extent, width: int, lead: tuple[int, ...] = ()) -> Array:
-    """Uninitialised (T, B, width), after other axes, whose memory is C-contiguous in the caller's layout."""
+    """Uninitialised (*lead, T, B, width) array whose memory is C-contiguous in the caller's layout."""
     if extent.layout == "list" or (form.batch_first and extent.layout == "batch"):
         return empty((*lead, extent.B, extent.T, width), form.dtype).swapaxes(-3, -2)
     return empty((*lead, extent.T, extent.B, width), form.dtype)
 
 
 def new_outputs(form: Form, extent: Extent) -> Outputs:
-    """What a call writes."""
+    """New arrays for the outputs of a call."""
     return tuple([new_sequence(form, extent, width, form.lead) for width in form.widths])
 
 
@@ -375,7 +375,7 @@ def read_out(form: Form, extent: Extent, out: Any, others: Sequence[tuple[str, A
 
 
 def read_dy(form: Form, extent: Extent, dy: Any) -> tuple[Array | None, ...]:
-    """Gradients of the outputs as (..., T, B, width), each None where the caller has none."""
+    """Gradients of the outputs as (..., T, B, width), each None if the caller passed none."""
     if len(form.widths) == 1:
         return (_read_one_dy(form, extent, "dy", dy, form.widths[0]),)
     if dy is None:
@@ -392,7 +392,7 @@ def _read_one_dy(form: Form, extent: Extent, name: str, dy: Any, width: int) -> 
         arrays = _validate.gradient_list(
             form.owner, name, dy, extent.lengths, width, form.width_formula, form.dtype, form.lead
         )
-        # What is past a sequence's end is read only where outputs are held, and there it is nobody's.
+        # Steps past a sequence's end are read only where outputs are held; their gradient is zero.
         padded = (np.zeros if extent.hold else empty)((*form.lead, extent.T, extent.B, width), form.dtype)
         for b, array in enumerate(arrays):
             padded[..., : array.shape[-2], b, :] = array

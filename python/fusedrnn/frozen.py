@@ -1,4 +1,4 @@
-"""Layers whose parameters no longer change: packed once, for inference and streaming."""
+"""Layers with constant parameters, which are packed once, for inference and streaming."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ Array = NDArray[Any]
 
 
 class FrozenLayer(Frozen):
-    """A layer for inference only, made by ``layer.freeze()``: immutable, picklable, safe to call from many threads.
+    """A layer for inference only, created by ``layer.freeze()``: immutable, picklable, safe to call from many threads.
 
     Attributes
     ----------
     params : mapping of str to ndarray
-        What was packed, read-only. Kept for pickling, besides the packed weights.
+        The parameters that were packed, read-only; stored for pickling, in addition to the packed weights.
     precision : str
         "float32" or "float64".
     isa : str
-        The instruction set that the weights are packed for: the one that was current when the object was made.
+        The instruction set for which the weights are packed: the one that was current when the object was made.
     nbytes : int
         Bytes of packed weights and parameters.
 
@@ -117,8 +117,8 @@ class FrozenLayer(Frozen):
         Returns
         -------
         tuple of capsules
-            Named "fusedrnn_weights", each the ``const fusedrnn_weights *`` of one layer and direction; by layer, then
-            by direction. A capsule keeps its weights alive; they are shared, not copied.
+            Named "fusedrnn_weights", each the ``const fusedrnn_weights *`` of one layer and direction; ordered by
+            layer, then by direction. A capsule keeps its weights alive; the weights are shared, not copied.
 
         Raises
         ------
@@ -188,7 +188,7 @@ class FrozenLayer(Frozen):
 def _thaw(
     version: int, config: tuple[Any, ...], description: str, params: dict[str, Array], precision: str
 ) -> FrozenLayer:
-    """Unpickle: pack for this machine."""
+    """Unpickle, and pack the weights for this machine."""
     if version != PICKLE_VERSION:
         raise ValueError(f"FrozenLayer: pickle has version {version}; expected {PICKLE_VERSION}")
     try:
@@ -221,13 +221,13 @@ def _thaw(
 
 
 class Stream(_core.Stream):
-    """One step at a time over the stacked layers of a frozen layer; owns its state. Made by ``frozen.stream()``.
+    """One step at a time over the stacked layers of a frozen layer; owns its state. Created by ``frozen.stream()``.
 
     Attributes
     ----------
     state : ndarray or pair of ndarray
-        h, for LSTM (h, c), each (L, B, H). Reading gives copies; assigning copies, and None means the
-        initial state: zeros, or with ``learned_state`` the learned one.
+        h, for LSTM (h, c), each (L, B, H). Reading and assigning copy; assigning None sets the initial state: zeros, or
+        with ``learned_state`` the learned state.
 
     Methods
     -------
@@ -235,20 +235,20 @@ class Stream(_core.Stream):
         One step of all layers.
 
         Parameters: `x` is (B, I) floats, or (B,) integer tokens, each a one-hot vector. A C-contiguous array of the
-        layer's dtype is read in place; tokens and whatever else is array-like are converted, which costs a copy. `out`
-        is None or a C-contiguous (B, H) array of the layer's dtype to write to, which must not overlap `x`.
+        layer's dtype is read in place; tokens and other array-likes are converted, which costs a copy. `out` is None or
+        a C-contiguous (B, H) array of the layer's dtype to write to, which must not overlap `x`.
 
-        Returns: the (B, H) output of the last layer, with a projection (B, proj_size); it is `out` if that was given.
+        Returns: the (B, H) output of the last layer, with a projection (B, proj_size); this is `out` if it was given.
 
         Raises: TypeError or ValueError if `x` or `out` does not fit; IndexError if a token is outside [0, input_size);
-        RuntimeError if another thread uses the stream. The state is then what it was.
+        RuntimeError if another thread uses the stream. An error leaves the state unchanged.
     get_state(), set_state(parts), reset_rows(rows)
-        What `state` and `reset` are made of.
+        Used by `state` and `reset`.
 
     Notes
     -----
-    Steps give the bits of the whole sequence. A stream is for one thread at a time. Copies and pickles go on from its
-    state, independently.
+    Steps give the same bits as a call over the whole sequence. Only one thread at a time may use a stream. Copies and
+    pickles continue from the state of the stream, independently.
 
     Examples
     --------
@@ -260,7 +260,7 @@ class Stream(_core.Stream):
     >>> bool((y == layer(x)[0]).all())
     True
 
-    Into an array of the caller's, without allocating anything:
+    Steps that write into the caller's array allocate nothing:
 
     >>> stream.reset()
     >>> y_t = np.empty((2, 5), np.float32)
@@ -305,12 +305,12 @@ class Stream(_core.Stream):
         self.set_state(tuple(np.ascontiguousarray(part) for part in parts))
 
     def _as_input(self, x: Any) -> Array:
-        """What `step` calls with anything but a contiguous array of the layer's dtype: converts, or raises."""
+        """Called by `step` if x is not a contiguous array of the layer's dtype: convert it, or raise an error."""
         plan = self._frozen._plan
         return _validate.step_input(plan.owner, x, plan.dtype, plan.input_size, self._batch_size)
 
     def reset(self, rows: Any = None) -> None:
-        """Set the state to the initial one: zero, or with ``learned_state`` the learned one.
+        """Set the state to the initial state: zeros, or with ``learned_state`` the learned state.
 
         Parameters
         ----------
@@ -320,7 +320,7 @@ class Stream(_core.Stream):
         Raises
         ------
         TypeError
-            `rows` is no array of bools.
+            `rows` is not an array of bools.
         ValueError
             `rows` is not of shape (B,).
         RuntimeError
@@ -351,7 +351,7 @@ class Stream(_core.Stream):
 
 
 def _resume(frozen: FrozenLayer, batch_size: int, state: tuple[Array, ...]) -> Stream:
-    """A stream that goes on from a state."""
+    """A stream that continues from a state."""
     stream = Stream(frozen, batch_size)
     stream.set_state(state)
     return stream

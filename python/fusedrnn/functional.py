@@ -1,11 +1,12 @@
-"""One layer in one direction on plain arrays, forward and backward, for those who write their own layers.
+"""One layer in one direction on plain arrays, forward and backward, for authors of their own layers.
 
 `fusedrnn.reference` has the same functions in plain NumPy, to be read beside the textbook. Letters: T steps, B rows, I
 inputs, H hidden units, G gates (RNN 1, GRU 3, LSTM 4). Weights are W_ih (G*H, I) and W_hh (G*H, H), biases (G*H,),
-gates in torch's order (GRU r z n, LSTM i f g o; an option that leaves a gate out leaves its rows out). x is (T, B, I),
+gates in torch's order (GRU r z n, LSTM i f g o; an option that removes a gate removes its rows). x is (T, B, I),
 or integer tokens (T, B), each a one-hot vector.
 
-The dtype of W_ih, float32 or float64, is that of the computation: other weights must have it, all else is cast to it.
+The dtype of W_ih, float32 or float64, is that of the computation: all weights must have it, other arrays are cast to
+it.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ Array = NDArray[Any]
 
 
 class FunctionalTape(TapeBase):
-    """What a forward function saves for its backward function; has ``nbytes`` and ``release()``, as `Tape`."""
+    """The data that a forward function saves for its backward function; has ``nbytes`` and ``release()``, as `Tape`."""
 
     __slots__ = ("_dtype", "_hold", "_made_by", "_shapes", "_sizes", "_tokens")
 
@@ -60,7 +61,7 @@ class FunctionalTape(TapeBase):
         self._shapes = shapes  # of the parameters, by role
         self._dtype = dtype
         self._tokens = tokens
-        self._hold = hold  # with past_end="hold": what knows where outputs are from, and the direction
+        self._hold = hold  # with past_end="hold": the schedule, which knows where outputs are held, and the direction
 
 
 def rnn_forward(
@@ -92,23 +93,23 @@ def rnn_forward(
     b_ih, b_hh : array-like (H,), or None for none
     nonlinearity : "tanh" or "relu"
     activation : str, (str, float) or (str, float, float), or None
-        Any function instead of `nonlinearity`; see `RNN`.
+        A function that replaces `nonlinearity`; see `RNN`.
     clip : float or None
-        Pre-activations are limited to [-clip, clip], and have no gradient outside.
+        Pre-activations are limited to [-clip, clip]; the gradient is zero outside.
     recurrent_mask : array-like (B, H), or None for ones
-        Factors of h in the recurrent product, the same at all steps: variational dropout has 0 or 1 / (1 - p) here. To
-        drop weights, multiply W_hh (and its gradient) with such factors.
+        Factors of h in the recurrent product, the same at all steps: 0 or 1 / (1 - p) for variational dropout. To drop
+        weights, multiply W_hh (and its gradient) by such factors.
     zoneout_h : bool (T, B, H), or None
-        Where the old value of a unit of h stays at a step.
+        True where a unit of h keeps its old value at a step.
     lengths : integers (B,), or None for T
-        Valid steps of each row. What is past them is not read, and the state passes through.
+        Number of valid steps of each row. Later steps are not read, and the state passes through.
     mask : bool (B, T), or None
-        False skips a step, besides those past the row's length: nothing is read, the state passes through.
+        False skips a step, in addition to those past the row's length: nothing is read, and the state passes through.
     reset : bool (T, B), or None
-        True cuts the row before that step: what follows (in reverse: what is before it) starts from the initial state
-        again, also when that step itself is skipped. reset[0] means nothing.
+        True cuts the row before this step: the steps after the cut (in reverse: before it) start from the initial state
+        again, even if this step itself is skipped. reset[0] has no effect.
     past_end : "zero" or "hold"
-        y at skipped steps: zero, or the output before it in running order (zero before the first).
+        y at skipped steps: zero, or the previous output in running order (zero before the first).
     reverse : bool
         Run each row from its last valid step to its first. y stays aligned with x, h_n is the state after time 0.
 
@@ -122,7 +123,7 @@ def rnn_forward(
     Raises
     ------
     TypeError, ValueError, IndexError
-        An argument is of the wrong kind or dtype; of the wrong shape or value; a token out of range.
+        An argument has the wrong type or dtype; the wrong shape or value; a token is out of range.
 
     Notes
     -----
@@ -169,15 +170,15 @@ def gru_forward(
     Parameters
     ----------
     x, h_0, clip, recurrent_mask, zoneout_h, lengths, mask, reset, past_end, reverse
-        As for `rnn_forward`. With ``reset_after=False`` the recurrent product of n is of r * recurrent_mask * h.
+        As for `rnn_forward`. With ``reset_after=False`` the recurrent product of n is that of r * recurrent_mask * h.
     W_ih, W_hh : array-like, (3*H, I) and (3*H, H)
     b_ih, b_hh : array-like (3*H,), or None for none
     reset_after : bool
         True: n = tanh(W_in x + b_in + r * (W_hn h + b_hn)). False: n = tanh(W_in x + b_in + W_hn (r * h) + b_hn).
     reset_gate : bool
-        False: there is no gate r, n = tanh(W_in x + b_in + W_hn h + b_hn), and weights have 2*H rows, z n.
+        False: there is no gate r; n = tanh(W_in x + b_in + W_hn h + b_hn), and weights have 2*H rows, z n.
     activation, recurrent_activation : str, (str, float) or (str, float, float); None is "tanh"
-        In place of the tanh of n, and of sigmoid; see `RNN`.
+        Functions that replace the tanh of n, and sigmoid; see `RNN`.
 
     Returns
     -------
@@ -249,17 +250,17 @@ def lstm_forward(
     W_peephole : array-like, or None without peepholes
         For "ifo" (3, H), rows i f o, when coupled (2, H), rows i o; for "o_prev" (1, H).
     peephole : "ifo", "o_prev" or None
-        i and f also see W_peephole * c_{t-1} and o sees W_peephole * c_t; or o sees W_peephole * c_{t-1}.
+        "ifo": W_peephole * c_{t-1} is added to i and f, W_peephole * c_t to o; "o_prev": W_peephole * c_{t-1} to o.
     coupled : bool
         f = 1 - i; weights then have 3*H rows, i g o.
     activation, recurrent_activation, output_activation : str, (str, float) or (str, float, float), or None
-        In place of g's tanh, of sigmoid, and of the tanh of c_t, which is `activation` unless given; see `RNN`.
+        Functions that replace the tanh of g, sigmoid, and the tanh of c_t (default: `activation`); see `RNN`.
     cell_clip : float or None
         c_t is limited to [-cell_clip, cell_clip].
     W_hr : array-like (P, H) with P < H, or None
         h_t = W_hr (o * tanh(c_t)). Then h_0, y, h_n, recurrent_mask and zoneout_h have P units, and W_hh is (4*H, P).
     zoneout_c : bool (T, B, H), or None
-        Where the old value of a unit of c stays at a step; h_t is of the new one all the same.
+        True where a unit of c keeps its old value at a step; h_t is computed from the new value in any case.
 
     Returns
     -------
@@ -303,9 +304,9 @@ def rnn_backward(
     Parameters
     ----------
     tape : FunctionalTape
-        Of `rnn_forward`; may be used again.
+        From `rnn_forward`; may be used again.
     dy : array-like (T, B, H), or None for zeros
-        Gradient with respect to y; not read at skipped steps, unless outputs were held there.
+        Gradient with respect to y; at skipped steps it is only read if outputs were held there.
     dh_n : array-like (B, H), or None for zeros
         Gradient with respect to h_n.
     need_dx : bool
@@ -318,7 +319,7 @@ def rnn_backward(
     Raises
     ------
     TypeError
-        The tape is of another function, or a gradient is no array of real numbers.
+        The tape is from another function, or a gradient is not an array of real numbers.
     ValueError
         The tape was released, a shape is wrong, or there is no gradient at all.
     """
@@ -334,7 +335,7 @@ def gru_backward(
     Parameters
     ----------
     tape : FunctionalTape
-        Of `gru_forward`; may be used again.
+        From `gru_forward`; may be used again.
     dy, dh_n, need_dx
         As for `rnn_backward`.
 
@@ -364,7 +365,7 @@ def lstm_backward(
     Parameters
     ----------
     tape : FunctionalTape
-        Of `lstm_forward`; may be used again.
+        From `lstm_forward`; may be used again.
     dy, need_dx
         As for `rnn_backward`.
     dh_n, dc_n : array-like (B, H), or None for zeros
@@ -385,7 +386,7 @@ def lstm_backward(
     return LSTMGrads(dx, dh_0, dc_0, *dparams)
 
 
-#: Parameters of a function in the order of its arguments, as the kernels know them.
+#: Parameters of a function in the order of its arguments, under the kernels' names.
 ROLES = ("W_ih", "W_hh", "b_ih", "b_hh", "units", "W_hr")
 
 
@@ -434,7 +435,7 @@ def _forward(
 def _masks(
     owner: str, masks: tuple[Any, ...], T: int, B: int, units: tuple[int, ...], H: int, dtype: np.dtype[Any]
 ) -> tuple[Array | None, Array | None, Array | None] | None:
-    """Factors of h in the recurrent product, and where the old values of h and c stay; as the kernels take them."""
+    """Factors of h in the recurrent product, and where h and c keep their old values, in the kernels' form."""
     if all(mask is None for mask in masks):
         return None
     recurrent, *zoneouts = masks

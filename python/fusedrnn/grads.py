@@ -1,4 +1,4 @@
-"""Gradients by name: what layers, functions and the reference hand out. Plain data, without a computation."""
+"""Gradients by name, as layers, functions and the reference return them. Plain data, without computation."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class Grads:
     Attributes
     ----------
     x : ndarray, list of ndarray, or None
-        In the shape of the input; None for tokens and with ``need_dx=False``.
+        Of the shape of the input; None for tokens and with ``need_dx=False``.
     state : ndarray, or tuple of two
-        h, or (h, c), in the shape of the initial state, also where that was None.
+        h, or (h, c), of the shape of the initial state, also if the initial state was None.
     params : dict of str to ndarray
-        The same names, shapes and order as ``layer.params``.
+        Names, shapes and order are those of ``layer.params``.
 
     Examples
     --------
@@ -55,9 +55,9 @@ def shapes(value: Any) -> Any:
 
 
 class RNNGrads(NamedTuple):
-    """Gradients of `rnn_forward`, shaped as what they belong to; None for what was not there or not wanted.
+    """Gradients of `rnn_forward`, each of the shape of its argument; None for arguments that were not given.
 
-    dx is None for tokens, too.
+    dx is also None for tokens, and if it was not requested.
     """
 
     dx: Array | None

@@ -1,7 +1,7 @@
-"""What groups of layers have in common: parameters under prefixed names, saving, comparing, showing; their form.
+"""Common base of groups of layers: parameters under prefixed names, saving, comparing, showing; their form.
 
-A group has members, each under a name: layers, or groups again. It does no arithmetic of its own but what lies between
-its members, whose runs it puts together to its own.
+A group has members, each under a name: layers or other groups. A group composes its run from the runs of its members
+and does only the arithmetic between them.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class GroupForm(Form):
 
 
 class SavedGroup:
-    """What a group's run saves for the backward pass: what its members' runs saved, by name, and more."""
+    """The data that a group's run saves for backward: the data of its members' runs, by name, and more."""
 
     __slots__ = ("members",)
 
@@ -69,14 +69,14 @@ class SavedGroup:
 
     @property
     def masks(self) -> dict[str, NDArray[np.bool_]]:
-        """What was dropped, under the group's names."""
+        """The masks of the run, under the group's names."""
         return prefixed({name: member.masks for name, member in self.members.items()})
 
 
 class GroupParams(MutableMapping[str, Array]):
     """The parameters of all members as one live mapping: ``"0.weight_ih_l0"`` is ``weight_ih_l0`` of member "0".
 
-    Entries are the members' own arrays, to be updated in place, and may be replaced, but not added or removed.
+    Entries are the members' own arrays. They can be updated in place or replaced, but not added or removed.
     """
 
     __slots__ = ("_members", "_owner")
@@ -120,14 +120,14 @@ class LayerGroup(SequenceLayer):
     Attributes
     ----------
     params : mapping of str to ndarray
-        Live and writable, as that of a layer, under the members' names: ``"0.weight_ih_l0"``.
+        Live and writable, as the params of a layer, under the members' names: ``"0.weight_ih_l0"``.
     """
 
     _assignable: ClassVar[frozenset[str]] = frozenset()
-    #: Of what `_config` tells; not shown.
+    #: Defaults of the entries of `_config`; repr does not show entries that have them.
     _defaults: ClassVar[dict[str, object]] = {}
 
-    # Equality is by value and values change: no hash, on purpose.
+    # Equality is by value and values change, so there is no hash.
     __hash__: ClassVar[None]  # type: ignore[assignment]
 
     _members: dict[str, Any]
@@ -140,11 +140,11 @@ class LayerGroup(SequenceLayer):
         self.__dict__["_plan"] = self._form()
 
     def _form(self) -> GroupForm:
-        """What calls have to know of this group."""
+        """The properties of this group that calls need."""
         raise NotImplementedError
 
     def _with_members(self, members: dict[str, Any]) -> Self:
-        """The same group of other members."""
+        """The same group with other members."""
         other = object.__new__(type(self))
         other._configure(members, **{k: v for k, v in self.__dict__.items() if k not in ("_members", "_plan")})
         return other
@@ -163,7 +163,7 @@ class LayerGroup(SequenceLayer):
         return self._with_members({name: member._reversed() for name, member in self._members.items()})
 
     def _directed(self) -> dict[str, Any]:
-        """The members as they run, each in its direction."""
+        """The members in the direction in which they run."""
         return self._members
 
     def _given_masks(self, masks: Any) -> Mapping[str, Any]:
@@ -175,16 +175,16 @@ class LayerGroup(SequenceLayer):
         return dict(masks)
 
     def _own_masks(self) -> dict[str, float]:
-        """Names and rates of masks that belong to no member."""
+        """Names and rates of the masks of the group itself."""
         return {}
 
     def freeze(self, precision: str | None = None) -> FrozenGroup:
-        """Pack all parameters once, for inference; later changes of the members do not show.
+        """Pack all parameters once, for inference; later changes of the members have no effect on it.
 
         Parameters
         ----------
         precision : "float32", "float64" or None
-            The members' own dtype, which None stands for; others are not available yet.
+            The members' own dtype, which is also the meaning of None; others are not available yet.
 
         Returns
         -------
@@ -240,7 +240,7 @@ class LayerGroup(SequenceLayer):
         d : mapping of str to array-like
             Under the names of ``state_dict()``.
         strict : bool
-            Whether missing and unexpected names are errors.
+            Whether missing or unexpected names are errors.
 
         Returns
         -------
@@ -250,7 +250,7 @@ class LayerGroup(SequenceLayer):
         Raises
         ------
         ValueError, TypeError
-            Everything that is wrong, in one message. Nothing is changed then.
+            One message lists everything that is wrong. Nothing is changed in this case.
         """
         owner = type(self).__name__
         strict = _validate.flag(owner, "strict", strict)
@@ -272,7 +272,7 @@ class LayerGroup(SequenceLayer):
         return {}
 
     def _shown_options(self) -> str:
-        """Those away from their defaults."""
+        """The arguments that differ from their defaults."""
         return "".join(
             [f", {name}={value!r}" for name, value in self._config().items() if value != self._defaults[name]]
         )
@@ -321,7 +321,7 @@ def parameter_specs(member: Any) -> tuple[ParameterSpec, ...]:
 
 
 def prefixed(own: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """What members have by name, under the group's names."""
+    """Entries that members have by name, under the group's names."""
     return {f"{prefix}.{name}": value for prefix, values in own.items() for name, value in values.items()}
 
 
@@ -331,11 +331,11 @@ class FrozenGroup(Frozen):
     Attributes
     ----------
     params : mapping of str to ndarray
-        What was packed, read-only, under the group's names.
+        The parameters that were packed, read-only, under the group's names.
     precision : str
         "float32" or "float64".
     isa : str
-        The instruction set that the weights are packed for: the one that was current when the object was made.
+        The instruction set for which the weights are packed: the one that was current when the object was made.
     nbytes : int
         Bytes of packed weights and parameters.
 

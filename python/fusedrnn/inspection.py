@@ -1,4 +1,4 @@
-"""What goes on inside a layer: every output, every c, every gate."""
+"""The values inside a layer: every output, every c, every gate."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Inspection:
-    """What ``layer.inspect`` saw; all arrays are zero at steps past a row's end, and at masked ones.
+    """Result of ``layer.inspect``; all arrays are zero at masked steps and at steps past a row's end.
 
     Attributes
     ----------
     outputs : ndarray, or list of ndarray
         h after each step, of every layer and direction before they are merged: (L*D, T, B, H), with ``batch_first``
-        (L*D, B, T, H), unbatched (L*D, T, H), for a list input a list of (L*D, T_i, H) arrays. By layer, then by
-        direction, as in states; aligned with the input, so that the reverse direction's last step stands first. With a
-        projection, h is as wide as that.
+        (L*D, B, T, H), unbatched (L*D, T, H), for a list input a list of (L*D, T_i, H) arrays. Ordered by layer, then
+        by direction, as in states; aligned with the input, so that the last step of the reverse direction comes first.
+        With a projection, h has proj_size units.
     c : ndarray, list of ndarray, or None
-        An LSTM's c after each step, shaped in the same way.
+        The c of an LSTM after each step, with the same axes.
     gates : dict of str to (ndarray, or list of ndarray)
         "i", "f", "g", "o" of an LSTM (f also where it is 1 - i), "r", "z", "n" of a GRU (no "r" without a reset gate),
-        none of an RNN; after their activations, shaped in the same way.
+        none of an RNN; after their activations, with the same axes.
 
     Examples
     --------
@@ -54,9 +54,9 @@ class Inspection:
 def show_layer(
     plan: Plan, cell: Cell, params: list[Array], records: list[Record], x: Array, extent: Extent
 ) -> tuple[Inspection, Array]:
-    """What is to be seen of a run of a layer, and its output, (T, B, width).
+    """The `Inspection` of a run of a layer, and its output, (T, B, width).
 
-    `cell` is the reference's cell with the layer's options, `params` are the weights by layer, then by direction.
+    `cell` is the reference's cell with the layer's options; `params` are the weights by layer, then by direction.
     """
     kind, D = plan.kind, plan.directions
     if kind.norm_eps is not None:
@@ -84,7 +84,7 @@ def _read(cell: Cell, params: dict[str, Array], x: Array, tape: _core.Tape) -> d
 
 
 def _gates(cell: Cell, params: dict[str, Array], x: Array, s: tuple[Array, ...]) -> dict[str, Array]:
-    """Gates by name, from inputs (N, I) or tokens (N,) and the states before, (N, units) each."""
+    """Gates by name, from inputs (N, I) or tokens (N,) and the states before the step, (N, units) each."""
     W_ih, W_hh, b_ih, b_hh = (params.get(role) for role in ("W_ih", "W_hh", "b_ih", "b_hh"))
     assert W_ih is not None
     assert W_hh is not None
@@ -100,7 +100,7 @@ def _gates(cell: Cell, params: dict[str, Array], x: Array, s: tuple[Array, ...])
             a = normalise(a, cell.norm_groups, cell.norm_eps)[0] * gain.reshape(-1, 1, H)
         return a if bias is None else a + bias.reshape(-1, 1, H)
 
-    with np.errstate(all="ignore"):  # what overflows in the kernels may do so here
+    with np.errstate(all="ignore"):  # values that overflow in the kernels may overflow here, too
         a = np.zeros((G + cell.split, N, H), W_ih.dtype)
         a[:G] = by_gate(W_ih.T[x] if x.ndim == 1 else x @ W_ih.T, b_ih, gain_ih)
         first = cell.first

@@ -1,4 +1,4 @@
-"""Instruction sets: which there are, which one is used, and what else this build is made of."""
+"""Instruction sets: which are available, which one is used, and the configuration of this build."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ._version import __version__
 
 
 def available_isas() -> list[str]:
-    """Instruction sets that this build has kernels for and this CPU runs, best first.
+    """Instruction sets for which this build has kernels and which this CPU supports, best first.
 
     Examples
     --------
@@ -23,11 +23,11 @@ def available_isas() -> list[str]:
 
 
 def current_isa() -> str:
-    """The instruction set in use: the best one, or what the environment variable FUSEDRNN_ISA or `use_isa` says."""
+    """The instruction set in use: the best one, or that of the environment variable FUSEDRNN_ISA or `use_isa`."""
     return _core.current_isa()
 
 
-class use_isa:  # noqa: N801  a context manager that reads as a function, as np.errstate
+class use_isa:  # noqa: N801  a context manager that reads as a function, like np.errstate
     """Use another instruction set within a ``with`` block; for tests and comparisons.
 
     Parameters
@@ -38,12 +38,12 @@ class use_isa:  # noqa: N801  a context manager that reads as a function, as np.
     Raises
     ------
     TypeError, ValueError
-        There is no such instruction set, or this CPU does not run it.
+        There is no such instruction set, or this CPU does not support it.
 
     Notes
     -----
-    The choice holds for the whole process, other threads included. Frozen layers and tapes keep what they were made
-    with.
+    The choice applies to the whole process, including other threads. Frozen layers and tapes keep the instruction set
+    with which they were created.
 
     Examples
     --------
@@ -56,7 +56,7 @@ class use_isa:  # noqa: N801  a context manager that reads as a function, as np.
 
     def __init__(self, name: str) -> None:
         self._name = _validate.isa_name("use_isa", name, _core.available_isas())
-        self._previous: list[str] = []  # a stack: the same object may be entered again
+        self._previous: list[str] = []  # a stack, because the same object may be entered again
 
     def __enter__(self) -> str:
         self._previous.append(_core.current_isa())
@@ -70,12 +70,12 @@ class use_isa:  # noqa: N801  a context manager that reads as a function, as np.
 
 
 def show_config(file: TextIO | None = None) -> None:
-    """Print version, instruction sets, threads and how the kernels were built.
+    """Print version, instruction sets, threads and build configuration of the kernels.
 
     Parameters
     ----------
     file : file-like or None
-        Where to print; None is standard output.
+        Where to print; None means standard output.
 
     Examples
     --------

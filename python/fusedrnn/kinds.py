@@ -1,4 +1,4 @@
-"""Which cell a layer has: its options, checked, and what follows from them for parameters and kernels."""
+"""The kind of cell of a layer: its checked options, and the parameters and kernels that follow from them."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any, NamedTuple, TypeAlias
 from . import _core, _validate
 from .specs import ActivationLike, Bias
 
-#: name, alpha, beta, as the compiled module takes them; 0 where there is none.
+#: name, alpha, beta, as the compiled module takes them; a missing parameter is 0.
 Activation: TypeAlias = tuple[str, float, float]
 
 
-#: What the compiled module has: gates, states, parameters per unit and forms of each cell.
+#: The cells of the compiled module: gates, states, parameters per unit and forms of each.
 CELLS = _core.cells()
 
 
 class Options(NamedTuple):
-    """What a cell computes with that has any option; the compiled module takes it as it stands."""
+    """The options of a cell that has any, in the form that the compiled module takes."""
 
     gate: Activation
     state: Activation
@@ -34,7 +34,7 @@ class CellKind(NamedTuple):
     Attributes
     ----------
     name : str
-        Of its kernels.
+        Name of the cell in the kernels.
     states : tuple of str
         ("h",) or ("h", "c").
     gates : int
@@ -44,11 +44,11 @@ class CellKind(NamedTuple):
     peepholes : int
         Rows of ``weight_peephole``.
     options : Options or None
-        None for the usual form of a cell, whose kernels have their functions compiled in.
+        None for the usual cell, whose kernels have their functions compiled in.
     proj_size : int
         Units of a projected h; 0 without a projection.
     norm_eps : float or None
-        Of layer normalisation; None without it.
+        The eps of layer normalisation; None without layer normalisation.
     """
 
     name: str
@@ -67,7 +67,7 @@ class CellKind(NamedTuple):
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """What the kernels call the parameters of one layer in one direction, in the order of `direction_specs`."""
+        """The kernels' names of the parameters of one layer in one direction, in the order of `direction_specs`."""
         roles = ["W_ih", "W_hh"]
         roles += ["b_ih", "b_hh"] if self.bias is True else ["b_ih"] if self.bias else []
         roles += ["W_hr"] if self.proj_size else []
@@ -88,13 +88,13 @@ class CellKind(NamedTuple):
         return len(self.roles)
 
     def named(self, arrays: Sequence[Any], which: int = 0) -> dict[str, Any]:
-        """By role: one direction's parameters (or their gradients), of the parameters of all directions."""
+        """By role: the parameters (or gradients) of one direction, taken from those of all directions."""
         roles = self.roles
         start = which * len(roles)
         return dict(zip(roles, arrays[start : start + len(roles)], strict=True))
 
     def every(self, role: str) -> slice:
-        """Where the parameters of one role are among those of all directions."""
+        """The slice of the parameters of one role among those of all directions."""
         return slice(self.roles.index(role), None, self.each)
 
 
@@ -157,7 +157,7 @@ SIGMOID: Activation = ("sigmoid", 0.0, 0.0)
 def rnn_kind(
     nonlinearity: str, activation: ActivationLike | None = None, clip: float | None = None, bias: Bias = True
 ) -> CellKind:
-    """An Elman network; all arguments are checked ones."""
+    """An Elman network; all arguments have been checked."""
     state = _validate.full_activation(nonlinearity if activation is None else activation)
     if clip is None and state[0] in ("tanh", "relu"):
         return _kind(f"rnn_{state[0]}", bias)
@@ -172,7 +172,7 @@ def gru_kind(
     clip: float | None = None,
     bias: Bias = True,
 ) -> CellKind:
-    """A gated recurrent unit; all arguments are checked ones."""
+    """A gated recurrent unit; all arguments have been checked."""
     name = "gru_simple" if not reset_gate else "gru_after" if reset_after else "gru_before"
     gate, state = _validate.full_activation(recurrent_activation), _validate.full_activation(activation or "tanh")
     if (gate, state, clip) == (SIGMOID, TANH, None):
@@ -190,7 +190,7 @@ def lstm_kind(
     cell_clip: float | None = None,
     bias: Bias = True,
 ) -> CellKind:
-    """A long short-term memory; all arguments are checked ones."""
+    """A long short-term memory; all arguments have been checked."""
     gate, state = _validate.full_activation(recurrent_activation), _validate.full_activation(activation or "tanh")
     output = state if output_activation is None else _validate.full_activation(output_activation)
     options = Options(gate, state, output, _or_infinite(clip), _or_infinite(cell_clip), peephole)
@@ -202,11 +202,11 @@ def lstm_kind(
 
 
 def _kind(name: str, bias: Bias, options: Options | None = None, peepholes: int = 0) -> CellKind:
-    """A kind with what the compiled module says of its cell."""
+    """A kind, completed by what the compiled module says about its cell."""
     cell = CELLS[name]
     return CellKind(name, ("h", "c")[: cell["states"]], cell["gates"], bias, peepholes, options)
 
 
 def _or_infinite(limit: float | None) -> float:
-    """No limit is an infinite one."""
+    """Convert None, which means no limit, to infinity."""
     return math.inf if limit is None else limit

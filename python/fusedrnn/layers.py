@@ -25,39 +25,39 @@ class RNN(RecurrentLayer):
     input_size, hidden_size : int
         I and H, at least 1.
     num_layers : int
-        L; each layer's input is the output of the one below.
+        L; the input of each layer is the output of the layer below.
     nonlinearity : "tanh" or "relu"
     bias : True, False or "single"
-        Whether there are b_ih and b_hh, or neither, or b_ih alone.
+        True: b_ih and b_hh. False: no biases. "single": b_ih alone.
     batch_first : bool
         Whether x and y are (B, T, ...) instead of (T, B, ...).
     dropout : float
         0 <= dropout < 1; acts in ``forward``, on the outputs of all layers but the last.
     bidirectional : bool
-        Whether each layer runs over time both ways.
+        Whether each layer runs in both directions of time.
     merge : "concat", "sum", "mean", "mul" or None
-        How the outputs of two directions join; None gives those of the last layer as a pair (and concatenates below
-        it).
+        How the outputs of the two directions are merged; None returns those of the last layer as a pair (and
+        concatenates in the layers below it).
     activation : str, (str, float), (str, float, float) or None
-        Any function instead of `nonlinearity`: a name, or with its parameters (name, alpha) or (name, alpha, beta).
+        A function that replaces `nonlinearity`: a name, (name, alpha) or (name, alpha, beta).
         The names: "tanh", "sigmoid", "relu", "hard_sigmoid" (alpha x + beta within [0, 1]; 1/6 and 1/2), "hard_tanh",
         "softsign", "softplus", "leaky_relu" (alpha 0.01), "elu" (alpha 1), "affine" (alpha x + beta), "scaled_tanh"
         (alpha tanh(beta x)), "thresholded_relu" (x above alpha, 1), "linear".
     clip : float or None
-        Pre-activations are limited to [-clip, clip], and have no gradient outside (ONNX).
+        Pre-activations are limited to [-clip, clip]; the gradient is zero outside (ONNX).
     backwards : bool
         Whether a one-directional layer runs from the last step to the first; its outputs are aligned with its inputs.
     learned_state : bool
-        Whether the initial state is a parameter, ``h_0_l0`` (H,), used for every row where no state is given; zero at
-        first.
+        Whether the initial state is a parameter, ``h_0_l0`` (H,), which is used for all rows if no state is given; it
+        starts at zero.
     zoneout : float
-        Probability with which a unit's old h stays at a step of ``forward``. In inference each new h has this share of
-        the old one.
+        Probability that a unit keeps its old h at a step of ``forward``. In inference each new h contains this share
+        of the old h.
     recurrent_dropout : float
-        Probability with which ``forward`` drops a unit of h from the recurrent product: one mask for each row, layer
+        Probability that ``forward`` drops a unit of h from the recurrent product: one mask for each row, layer
         and direction, the same at all steps.
     weight_dropout : float
-        Probability with which ``forward`` drops an element of W_hh.
+        Probability that ``forward`` drops an element of W_hh.
     dtype : float32 or float64
     rng : int, numpy.random.Generator or None
         Draws the initial parameters from U(-1/sqrt(H), 1/sqrt(H)), in torch's order, and dropout masks.
@@ -69,15 +69,15 @@ class RNN(RecurrentLayer):
     ValueError
         An argument is out of range.
     MemoryError
-        The parameters would not fit into this machine.
+        The parameters do not fit into memory.
 
     Notes
     -----
     Elman, Finding structure in time, 1990. Zoneout: Krueger et al., Zoneout, 2016. Recurrent dropout: Gal and
     Ghahramani, A theoretically grounded application of dropout in recurrent neural networks, 2016. Weight dropout: Wan
     et al., Regularization of neural networks using DropConnect, 2013; Merity et al., Regularizing and optimizing LSTM
-    language models, 2017. Arguments, parameter names and shapes are those of ``torch.nn.RNN``; what
-    torch does not have is keyword-only. See `Parameterized` for ``params``, comparison and copying.
+    language models, 2017. Arguments, parameter names and shapes are those of ``torch.nn.RNN``;
+    arguments that torch does not have are keyword-only. See `Parameterized` for ``params``, comparison and copying.
 
     Examples
     --------
@@ -150,47 +150,47 @@ class GRU(RecurrentLayer):
     input_size, hidden_size : int
         I and H, at least 1.
     num_layers : int
-        L; each layer's input is the output of the one below.
+        L; the input of each layer is the output of the layer below.
     bias : True, False or "single"
-        Whether there are b_ih and b_hh, or neither, or b_ih alone.
+        True: b_ih and b_hh. False: no biases. "single": b_ih alone.
     batch_first : bool
         Whether x and y are (B, T, ...) instead of (T, B, ...).
     dropout : float
         0 <= dropout < 1; acts in ``forward``, on the outputs of all layers but the last.
     bidirectional : bool
-        Whether each layer runs over time both ways.
+        Whether each layer runs in both directions of time.
     reset_after : bool
         Whether the reset gate acts after the product with W_hn, or before.
     reset_gate : bool
-        Whether there is a gate r at all.
+        Whether there is a gate r.
     merge : "concat", "sum", "mean", "mul" or None
-        How the outputs of two directions join; None gives those of the last layer as a pair (and concatenates below
-        it).
+        How the outputs of the two directions are merged; None returns those of the last layer as a pair (and
+        concatenates in the layers below it).
     activation, recurrent_activation : str, (str, float), (str, float, float); None is "tanh"
-        In place of the tanh of n, and of the sigmoid of the gates: a name, or with its parameters (name, alpha) or
+        Functions that replace the tanh of n and the sigmoid of the gates: a name, (name, alpha) or
         (name, alpha, beta).
         The names: "tanh", "sigmoid", "relu", "hard_sigmoid" (alpha x + beta within [0, 1]; 1/6 and 1/2), "hard_tanh",
         "softsign", "softplus", "leaky_relu" (alpha 0.01), "elu" (alpha 1), "affine" (alpha x + beta), "scaled_tanh"
         (alpha tanh(beta x)), "thresholded_relu" (x above alpha, 1), "linear".
     clip : float or None
-        Pre-activations are limited to [-clip, clip], and have no gradient outside (ONNX).
+        Pre-activations are limited to [-clip, clip]; the gradient is zero outside (ONNX).
     backwards : bool
         Whether a one-directional layer runs from the last step to the first; its outputs are aligned with its inputs.
     learned_state : bool
-        Whether the initial state is a parameter, ``h_0_l0`` (H,), used for every row where no state is given; zero at
-        first.
+        Whether the initial state is a parameter, ``h_0_l0`` (H,), which is used for all rows if no state is given; it
+        starts at zero.
     zoneout : float
-        Probability with which a unit's old h stays at a step of ``forward``. In inference each new h has this share of
-        the old one.
+        Probability that a unit keeps its old h at a step of ``forward``. In inference each new h contains this share
+        of the old h.
     recurrent_dropout : float
-        Probability with which ``forward`` drops a unit of h from the recurrent product: one mask for each row, layer
+        Probability that ``forward`` drops a unit of h from the recurrent product: one mask for each row, layer
         and direction, the same at all steps.
     weight_dropout : float
-        Probability with which ``forward`` drops an element of W_hh.
+        Probability that ``forward`` drops an element of W_hh.
     layer_norm : bool
         Whether W_ih x and W_hh h are normalised over r and z together, and over n apart, before the biases are added;
-        parameters ``weight_ln_ih_l0`` and ``weight_ln_hh_l0`` (3*H,), the gains. Not together with other options of the
-        cell.
+        parameters ``weight_ln_ih_l0`` and ``weight_ln_hh_l0`` (3*H,), the gains. Cannot be combined with other options
+        of the cell.
     layer_norm_eps : float
         Added to the variances.
     dtype : float32 or float64
@@ -204,7 +204,7 @@ class GRU(RecurrentLayer):
     ValueError
         An argument is out of range, options do not go together, or ``reset_after=False`` comes without a reset gate.
     MemoryError
-        The parameters would not fit into this machine.
+        The parameters do not fit into memory.
 
     Notes
     -----
@@ -287,53 +287,54 @@ class LSTM(RecurrentLayer):
     input_size, hidden_size : int
         I and H, at least 1.
     num_layers : int
-        L; each layer's input is the output of the one below.
+        L; the input of each layer is the output of the layer below.
     bias : True, False or "single"
-        Whether there are b_ih and b_hh, or neither, or b_ih alone.
+        True: b_ih and b_hh. False: no biases. "single": b_ih alone.
     batch_first : bool
         Whether x and y are (B, T, ...) instead of (T, B, ...).
     dropout : float
         0 <= dropout < 1; acts in ``forward``, on the outputs of all layers but the last.
     bidirectional : bool
-        Whether each layer runs over time both ways.
+        Whether each layer runs in both directions of time.
     proj_size : int
-        If not 0, h' = W_hr (o * tanh(c')) has that many units, fewer than c; so have the outputs and the input of
+        If not 0, h' = W_hr (o * tanh(c')) has this many units, fewer than c; so do the outputs and the input of
         W_hh. Parameter ``weight_hr_l0`` (proj_size, hidden_size).
     peephole : "ifo", "o_prev" or None
-        "ifo": the gates also see the cell, i and f get + p * c, o gets + p * c'; parameter ``weight_peephole_l0``
-        (3, H), rows i f o, which is not ONNX's order i o f. "o_prev": o alone, and gets + p * c; (1, H).
+        "ifo": p * c is added to i and f before their activation, and p * c' to o; parameter ``weight_peephole_l0``
+        (3, H), rows i f o (not ONNX's order i o f). "o_prev": p * c is added to o alone; (1, H).
     coupled : bool
-        f = 1 - i. There is no gate f then: 3*H rows i g o, and peepholes (2, H), i o.
+        f = 1 - i. There is no gate f: weights have 3*H rows i g o, and peepholes are (2, H), rows i o.
     merge : "concat", "sum", "mean", "mul" or None
-        How the outputs of two directions join; None gives those of the last layer as a pair (and concatenates below
-        it).
+        How the outputs of the two directions are merged; None returns those of the last layer as a pair (and
+        concatenates in the layers below it).
     activation, recurrent_activation, output_activation : str, (str, float), (str, float, float) or None
-        In place of the tanh of g, of the sigmoid of the gates, and of the tanh of c', which is `activation` unless
-        given: a name, or with its parameters (name, alpha) or (name, alpha, beta).
+        Functions that replace the tanh of g, the sigmoid of the gates, and the tanh of c' (default: `activation`): a
+        name, (name, alpha) or (name, alpha, beta).
         The names: "tanh", "sigmoid", "relu", "hard_sigmoid" (alpha x + beta within [0, 1]; 1/6 and 1/2), "hard_tanh",
         "softsign", "softplus", "leaky_relu" (alpha 0.01), "elu" (alpha 1), "affine" (alpha x + beta), "scaled_tanh"
         (alpha tanh(beta x)), "thresholded_relu" (x above alpha, 1), "linear".
     clip : float or None
-        Pre-activations are limited to [-clip, clip], and have no gradient outside (ONNX).
+        Pre-activations are limited to [-clip, clip]; the gradient is zero outside (ONNX).
     cell_clip : float or None
-        c' is limited to [-cell_clip, cell_clip] before anything sees it, and has no gradient outside.
+        c' is limited to [-cell_clip, cell_clip] before it is used; the gradient is zero outside.
     backwards : bool
         Whether a one-directional layer runs from the last step to the first; its outputs are aligned with its inputs.
     learned_state : bool
-        Whether the initial state is a parameter, ``h_0_l0`` and ``c_0_l0`` (H,), used for every row where no state is
-        given; zero at first. With a projection ``h_0_l0`` is (proj_size,).
+        Whether the initial state is a parameter, ``h_0_l0`` and ``c_0_l0`` (H,), which are used for all rows if no
+        state is given; they start at zero. With a projection ``h_0_l0`` is (proj_size,).
     zoneout : float, or pair of these
-        Probability with which a unit's old h and c stay at a step of ``forward``. In inference each new h and c has
-        this share of the old one. One number is for both, a pair is (of h, of c).
+        Probability that a unit keeps its old h and c at a step of ``forward``. In inference each new h and c contains
+        this share of the old one. One number applies to both; a pair is (rate of h, rate of c).
     recurrent_dropout : float
-        Probability with which ``forward`` drops a unit of h from the recurrent product: one mask for each row, layer
+        Probability that ``forward`` drops a unit of h from the recurrent product: one mask for each row, layer
         and direction, the same at all steps.
     weight_dropout : float
-        Probability with which ``forward`` drops an element of W_hh.
+        Probability that ``forward`` drops an element of W_hh.
     layer_norm : bool
-        Whether W_ih x and W_hh h are normalised, each over all gates, before the biases are added, and c' on its way to
-        h'; parameters ``weight_ln_ih_l0`` and ``weight_ln_hh_l0`` (4*H,), ``weight_ln_c_l0`` and ``bias_ln_c_l0`` (H,).
-        Not together with other options of the cell.
+        Whether W_ih x and W_hh h are normalised, each over all gates, before the biases are added, and c' before it
+        enters h'; parameters ``weight_ln_ih_l0`` and ``weight_ln_hh_l0`` (4*H,), ``weight_ln_c_l0`` and
+        ``bias_ln_c_l0`` (H,).
+        Cannot be combined with other options of the cell.
     layer_norm_eps : float
         Added to the variances.
     dtype : float32 or float64
@@ -345,17 +346,17 @@ class LSTM(RecurrentLayer):
     TypeError
         An argument is of the wrong type.
     ValueError
-        An argument is out of range, or options do not go together.
+        An argument is out of range, or options cannot be combined.
     MemoryError
-        The parameters would not fit into this machine.
+        The parameters do not fit into memory.
 
     Notes
     -----
     Hochreiter and Schmidhuber, Long short-term memory, 1997; forget gates: Gers, Schmidhuber and Cummins, 2000;
     peepholes: Gers, Schraudolph and Schmidhuber, 2002; projection: Sak, Senior and Beaufays, 2014; layer normalisation:
     Ba, Kiros and Hinton, Layer normalization, 2016, supplementary material. All options with
-    their sources: docs/cells.md. Arguments, parameter names, shapes and gate order are those of ``torch.nn.LSTM``; what
-    torch does not have is keyword-only.
+    their sources: docs/cells.md. Arguments, parameter names, shapes and gate order are those of ``torch.nn.LSTM``;
+    arguments that torch does not have are keyword-only.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""What training drops at random inside a layer's steps: recurrent dropout, dropped weights and zoneout.
+"""Masks of training inside the steps of a layer: recurrent dropout, weight dropout and zoneout.
 
 The masks are arrays of bools, drawn from the layer's ``rng`` or given by the caller; the kernels apply them.
 """
@@ -19,7 +19,7 @@ Masks = dict[str, NDArray[np.bool_]]
 
 
 class Rates(NamedTuple):
-    """Probabilities: of dropping a unit of h or a weight of W_hh, and that an old state stays."""
+    """Probabilities of dropping a unit of h or a weight of W_hh, and of keeping an old state."""
 
     recurrent_dropout: float
     weight_dropout: float
@@ -28,7 +28,7 @@ class Rates(NamedTuple):
 
     @property
     def any(self) -> bool:
-        """Whether training needs masks at all."""
+        """Whether training needs any masks."""
         return bool(self.recurrent_dropout or self.weight_dropout or self.dropout or self.zoneout != (0.0, 0.0))
 
     def by_name(self) -> dict[str, float]:
@@ -48,7 +48,8 @@ def shapes(
 ) -> dict[str, tuple[tuple[int, ...], str]]:
     """Shape of each mask of a layer, and how it is derived.
 
-    `directions` counts those of all layers; `between` is how many outputs of lower layers there are, and their width.
+    `directions` is the number of directions of all layers together; `between` is the number of lower layers and the
+    width of their outputs.
     """
     h = "hidden_size" if len(units) == 1 or units[0] == units[1] else "proj_size"
     every = {
@@ -69,9 +70,9 @@ def settle(
     shapes: Mapping[str, tuple[tuple[int, ...], str]],
     rng: np.random.Generator,
 ) -> Masks:
-    """The masks that this call needs: the caller's, or drawn. True is what dropout keeps, and where an old state stays.
+    """The masks that this call needs: the caller's, or new ones. True where dropout or zoneout keeps the old value.
 
-    float32 draws whatever the dtype, so that layers of both dtypes drop the same.
+    Numbers are drawn in float32 for both dtypes, so that layers of both dtypes drop the same elements.
     """
     masks: Masks = {}
     for name, (shape, formula) in shapes.items():
@@ -87,7 +88,7 @@ def settle(
 def for_kernels(
     masks: Masks, rates: Rates, directions: int, dtype: np.dtype[Any]
 ) -> Iterator[tuple[Array | None, Array | None, Array | None] | None]:
-    """Of each layer and direction: factors of h in the recurrent product, and where the old values of h and c stay."""
+    """For each layer and direction: factors of h in the recurrent product, and where h and c keep their old values."""
     scale = dtype.type(1.0 / (1.0 - rates.recurrent_dropout))
     recurrent, h, c = (masks.get(name) for name in ("recurrent_dropout", "zoneout_h", "zoneout_c"))
     if recurrent is None and h is None and c is None:
@@ -101,6 +102,6 @@ def for_kernels(
 
 
 def weight_factors(masks: Masks, rates: Rates, dtype: np.dtype[Any]) -> Array | None:
-    """What each weight_hh, and its gradient, is multiplied with; (layers and directions, rows, columns)."""
+    """The factors of each weight_hh, and of its gradient; (layers and directions, rows, columns)."""
     kept = masks.get("weight_dropout")
     return None if kept is None else kept * dtype.type(1.0 / (1.0 - rates.weight_dropout))

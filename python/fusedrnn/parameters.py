@@ -1,4 +1,4 @@
-"""What layers and cells have in common: configuration and named parameters; saving, comparing and showing them."""
+"""Common base of layers and cells: configuration and named parameters; saving, comparing and showing them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from .specs import Bias, LoadReport, ParameterSpec
 
 Array = NDArray[Any]
 
-#: Version of what __getstate__ returns; raised when an old pickle would need translating.
+#: Version of the result of __getstate__; increased when old pickles would have to be converted.
 PICKLE_VERSION = 1
 
 
 def direction_specs(kind: CellKind, H: int, inputs: int, inputs_formula: str, suffix: str) -> tuple[ParameterSpec, ...]:
-    """Parameters of one cell, or of one layer in one direction, in torch's order; what torch has not comes last."""
+    """Parameters of one cell, or of one layer in one direction, in torch's order; those that torch lacks come last."""
     gates = kind.gates
     R, columns = (kind.proj_size, "proj_size") if kind.proj_size else (H, "hidden_size")
     rows = "hidden_size" if gates == 1 else f"{gates}*hidden_size"
@@ -44,12 +44,12 @@ def direction_specs(kind: CellKind, H: int, inputs: int, inputs_formula: str, su
 
 
 def count_elements(specs: Iterable[ParameterSpec]) -> int:
-    """How many numbers the parameters have."""
+    """The total number of elements of the parameters."""
     return sum(math.prod(spec.shape) for spec in specs)
 
 
 def layer_specs(plan: Plan) -> tuple[ParameterSpec, ...]:
-    """All parameters of a layer in torch's order: by layer, then by direction; refused if no machine holds them."""
+    """All parameters of a layer in torch's order: by layer, then by direction; an error if memory cannot hold them."""
 
     def of_layer(layer: int) -> list[ParameterSpec]:
         if layer == 0:
@@ -60,14 +60,14 @@ def layer_specs(plan: Plan) -> tuple[ParameterSpec, ...]:
         suffixes = [f"_l{layer}{way}" for way in ("", "_reverse")[: plan.directions]]
         return [spec for s in suffixes for spec in direction_specs(plan.kind, plan.hidden_size, inputs, formula, s)]
 
-    # Before there is a name for each: all layers above the first are alike.
+    # Checked before the names are created: all layers above the first are alike.
     elements = count_elements(of_layer(0)) + (plan.num_layers - 1) * count_elements(of_layer(1))
     _validate.room(plan.owner, "the parameters", elements, plan.dtype)
     return tuple(spec for layer in range(plan.num_layers) for spec in of_layer(layer))
 
 
 def learned_specs(plan: Plan) -> tuple[ParameterSpec, ...]:
-    """Initial states that are parameters; they come after all weights."""
+    """Learned initial states; they come after all weights."""
     if not plan.learned_state:
         return ()
     suffixes = [f"_l{k}{way}" for k in range(plan.num_layers) for way in ("", "_reverse")[: plan.directions]]
@@ -92,19 +92,19 @@ class Parameterized:
     ----------
     params : dict of str to ndarray
         Live and writable. An optimiser updates the arrays in place; an entry may also be replaced by another array,
-        whose shape and dtype are checked at the next call and never cast. Each parameter can be read as an attribute,
-        too, and assigning to that attribute replaces the entry.
+        whose shape and dtype are checked at the next call and which is never cast. Each parameter is also an attribute,
+        and assigning to the attribute replaces the entry.
     rng : numpy.random.Generator
-        Drew the initial parameters; draws dropout masks.
+        The generator of the initial parameters and of dropout masks.
 
     Notes
     -----
-    Two objects are equal when their types, configurations and parameter values are; ``rng`` is not compared. As they
-    can change, they have no hash. ``copy.copy`` shares parameter arrays and rng, ``copy.deepcopy`` and pickling do not.
+    Two objects are equal if their types, configurations and parameter values are; ``rng`` is not compared. They have no
+    hash, because they can change. ``copy.copy`` shares parameter arrays and rng; ``copy.deepcopy`` and pickling do not.
     """
 
-    #: `arguments_of` the constructor that knows the configuration: what repr, == and pickling speak of. A subclass of a
-    #: user's inherits them, whatever its own constructor takes.
+    #: `arguments_of` the constructor that defines the configuration, which repr, == and pickling use. A user's subclass
+    #: inherits them, whatever arguments its own constructor has.
     _arguments: ClassVar[tuple[tuple[str, object], ...]] = ()
 
     #: Attributes that can be assigned after construction.
@@ -116,31 +116,31 @@ class Parameterized:
     bias: Bias
     dtype: np.dtype[Any]
     rng: np.random.Generator
-    # What follows from the configuration; written through __dict__, as nothing of a configuration can be assigned.
+    # Derived from the configuration; written through __dict__, because a configuration cannot be assigned.
     _kind: CellKind
     _specs: tuple[ParameterSpec, ...]
 
-    # Equality is by value and values change: no hash, on purpose.
+    # Equality is by value and values change, so there is no hash.
     __hash__: ClassVar[None]  # type: ignore[assignment]
 
     def _configure(self, values: dict[str, Any]) -> None:
-        """Store checked constructor arguments and what follows from them."""
+        """Store checked constructor arguments and the values derived from them."""
         self.__dict__.update(values)
         self.__dict__["_kind"] = self._choose_kind()
         self.__dict__["_specs"] = self._specify()
 
     def _specify(self) -> tuple[ParameterSpec, ...]:
-        """The parameters this configuration has, in torch's order."""
+        """The parameters of this configuration, in torch's order."""
         raise NotImplementedError
 
     def _choose_kind(self) -> CellKind:
-        """The cell that this configuration asks for."""
+        """The cell of this configuration."""
         raise NotImplementedError
 
     def _sizes(
         self, input_size: int, hidden_size: int, bias: Bias, dtype: DTypeLike, rng: np.random.Generator | int | None
     ) -> dict[str, Any]:
-        """Check the arguments that every layer and cell has."""
+        """Check the arguments that all layers and cells share."""
         owner = type(self).__name__
         return {
             "input_size": _validate.size(owner, "input_size", input_size),
@@ -151,14 +151,14 @@ class Parameterized:
         }
 
     def _initialise(self) -> None:
-        """Draw the parameters, unless they are there already or come from elsewhere."""
+        """Draw the parameters, unless they exist already or come from another source."""
         if "params" not in self.__dict__:
             self._draw()
 
     def _draw(self) -> None:
-        """Draw the parameters from U(-1/sqrt(H), 1/sqrt(H)), in torch's order, those of layer norm excepted.
+        """Draw the parameters from U(-1/sqrt(H), 1/sqrt(H)), in torch's order, except those of layer norm.
 
-        Drawn in float64 and rounded, so that layers of both dtypes start from the same numbers.
+        Numbers are drawn in float64 and rounded, so that layers of both dtypes start from the same numbers.
         """
         bound = 1.0 / math.sqrt(self.hidden_size)
         self.__dict__["params"] = {
@@ -171,24 +171,24 @@ class Parameterized:
     def _restore(
         self, params: dict[str, Array], input_size: Any, hidden_size: Any, arguments: Mapping[str, Any], rng: Any
     ) -> None:
-        """Become what the constructor makes of these arguments, with parameters from elsewhere: none are drawn."""
-        # A subclass may take others; this is the class whose arguments they are.
+        """Initialise as the constructor would, but with parameters from another source; none are drawn."""
+        # A subclass may have other arguments; this is the class that defines them.
         cls: Any = next(cls for cls in type(self).__mro__ if "_arguments" in cls.__dict__)
         others = {name: value for name, value in arguments.items() if name != "dropout"}
         self.__dict__["params"] = params
         cls.__init__(self, input_size, hidden_size, **others, rng=rng)
-        if "dropout" in arguments:  # may have been set later, where it does nothing: nobody is warned
+        if "dropout" in arguments:  # may have been set later, where it has no effect, so there is no warning
             owner = type(self).__name__
             self.__dict__["dropout"] = _validate.probability(owner, "dropout", arguments["dropout"])
 
     def _with_params(self, params: dict[str, Array]) -> Self:
-        """The same object with other parameters: what bridges run, whose arrays belong to another library."""
+        """The same object with other parameters; used by bridges, whose arrays belong to another library."""
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__, params=params)
         return other
 
     def _arrays(self) -> list[Array]:
-        """The parameters as the kernels take them, checked: they may have changed since the last call."""
+        """The parameters for the kernels, checked, because they may have changed since the last call."""
         return _validate.parameters(type(self).__name__, self.params, self._specs, self.dtype)
 
     def _pack(self, training: bool) -> list[_core.Weights]:
@@ -201,7 +201,7 @@ class Parameterized:
         Returns
         -------
         dict of str to ndarray
-            In torch's order. Parameters that were replaced by unfit arrays are an error here, too.
+            In torch's order. Parameters that were replaced by arrays that do not fit are an error here, too.
 
         Examples
         --------
@@ -219,7 +219,7 @@ class Parameterized:
         d : mapping of str to array-like
             Arrays, torch tensors or nested lists under torch's names, cast to the dtype of this object.
         strict : bool
-            Whether missing and unexpected names are errors.
+            Whether missing or unexpected names are errors.
 
         Returns
         -------
@@ -229,8 +229,8 @@ class Parameterized:
         Raises
         ------
         ValueError, TypeError
-            Everything that is missing, unexpected, of wrong shape or no real number, in one message. Nothing is
-            changed then.
+            One message lists everything that is missing, unexpected, of wrong shape or not a real number. Nothing is
+            changed in this case.
         """
         strict = _validate.flag(type(self).__name__, "strict", strict)
         arrays, report = _validate.state_dict(type(self).__name__, d, self._specs, self.dtype, strict)
@@ -238,13 +238,13 @@ class Parameterized:
             old: Any = self.params.get(name)
             fits = isinstance(old, np.ndarray) and old.shape == array.shape and old.dtype == self.dtype
             if fits and old.flags.writeable:
-                old[...] = array  # optimisers and views keep seeing the parameter
+                old[...] = array  # so that optimisers and views still refer to the parameter
             else:
                 self.params[name] = array
         return report
 
     def __getattr__(self, name: str) -> Any:
-        # Only reached for what is no ordinary attribute. Through __dict__, as unpickling has no params yet.
+        # Only called for names that are not ordinary attributes. Uses __dict__, because unpickling has no params yet.
         params = self.__dict__.get("params", {})
         if name in params:
             return params[name]
@@ -270,7 +270,7 @@ class Parameterized:
         return [*super().__dir__(), *self.params]
 
     def _config(self) -> dict[str, object]:
-        """Constructor arguments by name; rng is none of them, as it changes."""
+        """Constructor arguments by name, without rng, because it changes."""
         names = ["input_size", "hidden_size", *(name for name, _ in self._arguments)]
         return {name: getattr(self, name) for name in names}
 
@@ -311,10 +311,10 @@ class Parameterized:
 def pack(
     kind: CellKind, arrays: list[Array], training: bool, zoneout: tuple[float, float] = (0.0, 0.0)
 ) -> list[_core.Weights]:
-    """Packed weights of consecutive groups of parameters, each as `direction_specs` has them."""
+    """Packed weights of consecutive groups of parameters, each in the order of `direction_specs`."""
     name = kind.name
-    # One instruction set for all, that of the first, whatever another thread chooses meanwhile.
-    if kind.is_usual and zoneout == (0.0, 0.0):  # as quickly as can be
+    # All use the instruction set of the first, whatever another thread chooses meanwhile.
+    if kind.is_usual and zoneout == (0.0, 0.0):  # fast path
         pack_usual = _core.usual_weights
         first = pack_usual(name, arrays[0], arrays[1], arrays[2], arrays[3], training)
         if len(arrays) == 4:
@@ -330,5 +330,5 @@ def pack(
 
 
 def same_arrays(a: Mapping[str, Array], b: Mapping[str, Array]) -> bool:
-    """Equal names and values; NaN equals NaN here, so that a copy always equals its original."""
+    """Whether names and values are equal; NaN equals NaN here, so that a copy always equals its original."""
     return a.keys() == b.keys() and all(np.array_equal(a[name], b[name], equal_nan=True) for name in a)

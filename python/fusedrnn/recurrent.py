@@ -1,4 +1,4 @@
-"""What `RNN`, `GRU` and `LSTM` have in common: a configuration, parameters, and what is done with a sequence."""
+"""Common base of `RNN`, `GRU` and `LSTM`: configuration, parameters, and the run over a sequence."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 
-#: What layer normalisation has no kernels for.
+#: Options that the kernels with layer normalisation do not support.
 NOT_NORMED = (
     *("reset_after", "reset_gate", "proj_size", "peephole", "coupled", "clip", "cell_clip"),
     *("activation", "recurrent_activation", "output_activation"),
@@ -31,7 +31,7 @@ NOT_NORMED = (
 
 
 class SavedLayer:
-    """What a layer's run saves for the backward pass."""
+    """The data that a layer's run saves for the backward pass."""
 
     __slots__ = ("extent", "factors", "from_initial", "masks", "plan", "records", "specs")
 
@@ -51,7 +51,7 @@ class SavedLayer:
         self.records = records
         self.from_initial = from_initial  # no state was given
         self.masks = masks
-        self.factors = factors  # of each weight_hh
+        self.factors = factors  # by which each weight_hh was multiplied
 
     @property
     def nbytes(self) -> int:
@@ -63,7 +63,7 @@ class SavedLayer:
         """See `Saved`."""
         plan = self.plan
         rows = plan.num_layers * plan.directions
-        shapes = [spec.shape for spec in self.specs[: rows * plan.kind.each]]  # learned initial states follow
+        shapes = [spec.shape for spec in self.specs[: rows * plan.kind.each]]  # without learned initial states
         dstate_0, dparams = yield from unroll.backward(plan, self.extent, self.records, dys, dstate_n, dx, shapes)
         if self.factors is not None:
             for dW_hh, factors in zip(dparams[plan.kind.every("W_hh")], self.factors, strict=True):
@@ -75,7 +75,7 @@ class SavedLayer:
 
 
 class RecurrentLayer(SequenceLayer, Parameterized):
-    """Base of `RNN`, `GRU` and `LSTM`: what is done with a sequence is the same for all of them."""
+    """Base of `RNN`, `GRU` and `LSTM`, which process sequences in the same way."""
 
     _assignable: ClassVar[frozenset[str]] = frozenset({"rng", "dropout", "recurrent_dropout", "weight_dropout"})
 
@@ -145,7 +145,7 @@ class RecurrentLayer(SequenceLayer, Parameterized):
         return layer_specs(plan) + learned_specs(plan)
 
     def _normed(self, kind: CellKind) -> CellKind:
-        """The kind with layer normalisation, if it is wanted and there is such a form."""
+        """The kind with layer normalisation, if it is requested and the cell supports it."""
         if not self.layer_norm:
             return kind
         if not kind.can_be_normed:
@@ -156,7 +156,7 @@ class RecurrentLayer(SequenceLayer, Parameterized):
         return kind._replace(norm_eps=self.layer_norm_eps)
 
     def _in_time(self, backwards: object, learned_state: object, bidirectional: bool) -> dict[str, Any]:
-        """Check where a layer starts, and from what."""
+        """Check the direction of a layer, and whether its initial state is learned."""
         owner = type(self).__name__
         return {
             "backwards": _validate.backwards(owner, backwards, bidirectional),
@@ -228,22 +228,22 @@ class RecurrentLayer(SequenceLayer, Parameterized):
         return self._specs[self._kind.roles.index(role)].shape
 
     def _show(self, saved: Any, x: Array, extent: Extent) -> tuple[Any, Array]:
-        from .inspection import show_layer  # with it comes the reference, which calls do without
+        from .inspection import show_layer  # imports the reference, which calls do not need
 
         weights, _ = self._plan.split_learned(self._arrays())
         return show_layer(self._plan, self._reference_cell(), weights, saved.records, x, extent)
 
     def _reference_cell(self) -> Cell:
-        """The reference's cell with the options of this layer, but for layer normalisation."""
+        """The reference's cell with the options of this layer, except layer normalisation."""
         raise NotImplementedError
 
     def freeze(self, precision: str | None = None) -> FrozenLayer:
-        """Pack the parameters once, for inference and streaming; later changes of the layer do not show.
+        """Pack the parameters once, for inference and streaming; later changes of the layer have no effect on it.
 
         Parameters
         ----------
         precision : "float32", "float64" or None
-            The layer's own dtype, which None stands for; others are not available yet.
+            The layer's own dtype, which is also the meaning of None; others are not available yet.
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""Plain data that arguments, parameters and messages share; imports nothing of ours."""
+"""Plain data shared by arguments, parameters and messages; imports no other file of fusedrnn."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple, TypeAlias
 #: A name, (name, alpha) or (name, alpha, beta).
 ActivationLike: TypeAlias = str | tuple[str, float] | tuple[str, float, float]
 
-#: Activation -> alpha (and beta) where they are not given; None: they must be given.
+#: Activation -> default alpha (and beta); None means that they must be given.
 ACTIVATIONS: dict[str, tuple[float | None, ...]] = {
     "tanh": (),
     "sigmoid": (),
@@ -24,22 +24,22 @@ ACTIVATIONS: dict[str, tuple[float | None, ...]] = {
     "linear": (),
 }
 
-#: Whether there are two biases, none, or one, as an argument of layers and cells.
+#: The argument of layers and cells that says whether there are two biases, none, or one.
 Bias: TypeAlias = bool | Literal["single"]
 
 
 class ParameterSpec(NamedTuple):
-    """What one parameter is called, its shape, and how the shape is derived."""
+    """Name and shape of one parameter, and how the shape is derived."""
 
     name: str
     shape: tuple[int, ...]
     formula: str
-    role: str  # in its cell: the name that the kernels know it by
-    initial: float | None = None  # of all its elements; None: drawn
+    role: str  # the kernels' name of the parameter
+    initial: float | None = None  # initial value of all elements; None: drawn
 
 
 class LoadReport(NamedTuple):
-    """What ``load_state_dict(d, strict=False)`` left alone, as torch names it."""
+    """The names that ``load_state_dict(d, strict=False)`` did not use, named as in torch."""
 
     missing_keys: list[str]
     unexpected_keys: list[str]

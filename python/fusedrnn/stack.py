@@ -21,29 +21,29 @@ Array = NDArray[Any]
 
 
 class Stack(LayerGroup):
-    """Layers of any kind, size and options, each of which reads what the one below puts out.
+    """Stacked layers of any kind, size and options; each reads the outputs of the layer below.
 
     Parameters
     ----------
     layers : sequence of RNN, GRU, LSTM, Bidirectional or Stack
-        From bottom to top. They are not copied: their parameters are the stack's. All have the same dtype and
-        ``batch_first``; only the last may have ``merge=None``.
+        From bottom to top. The layers are not copied: the stack shares their parameters. All layers have the same
+        dtype and ``batch_first``; only the last may have ``merge=None``.
     dropout : float
         0 <= dropout < 1; acts in ``forward``, on the outputs of all layers but the last.
     rng : int, numpy.random.Generator or None
-        Draws what is dropped between layers; layers have generators of their own.
+        Draws the masks of dropout between layers; each layer has its own generator.
 
     Raises
     ------
     TypeError
-        An argument is of the wrong kind, or the dtypes of two layers differ.
+        An argument has the wrong type, or the dtypes of two layers differ.
     ValueError
-        There is no layer, a layer occurs twice, or two layers do not fit each other.
+        There is no layer, a layer occurs twice, or two layers do not fit together.
 
     Notes
     -----
-    The state is a tuple with one entry for each layer, in that layer's own form; None stands for its initial one.
-    Parameters have the names of their layer after its number: ``"0.weight_ih_l0"``.
+    The state is a tuple with one entry for each layer, in the form of this layer's state; None means the initial state.
+    Names of parameters are prefixed with the number of their layer: ``"0.weight_ih_l0"``.
 
     Examples
     --------
@@ -108,7 +108,7 @@ class Stack(LayerGroup):
             last = len(finals) == len(state) - 1
             width = layer._plan.widths[0]
             ys = outputs if last else (_core.empty((extent.T, extent.B, width), layer.dtype),)
-            # Nobody reads the skipped steps of lower layers.
+            # Skipped steps of lower layers are never read.
             ran = yield from layer._run(x, own, extent if last else extent._replace(hold=False), ys, mode.of(name))
             finals.append(ran[0])
             saved[name] = ran[1]
@@ -126,12 +126,12 @@ class Stack(LayerGroup):
         return tuple(shown), x
 
     def _kept(self, mode: Mode, name: str, shape: tuple[int, ...]) -> NDArray[np.bool_]:
-        """What dropout leaves of a layer's outputs: the caller's mask, or one that is drawn."""
+        """The mask of a layer's outputs that dropout keeps: the caller's, or a new one."""
         if name in mode.masks:
             return _validate.given_mask(
                 "Stack", f"masks[{name!r}]", mode.masks[name], shape, "(T, B, width of its output)"
             )
-        # float32 draws whatever the dtype, so that stacks of both dtypes drop the same units.
+        # Numbers are drawn in float32 for both dtypes, so that stacks of both dtypes drop the same units.
         return self.rng.random(shape, np.float32) >= self.dropout
 
     def _own_masks(self) -> dict[str, float]:
@@ -145,7 +145,7 @@ class Stack(LayerGroup):
 
 
 class SavedStack(SavedGroup):
-    """What a stack's run saves: also what it dropped."""
+    """The data that a stack's run saves, including its dropout masks."""
 
     __slots__ = ("drops", "extent", "form")
 
@@ -161,7 +161,7 @@ class SavedStack(SavedGroup):
 
     @property
     def masks(self) -> dict[str, NDArray[np.bool_]]:
-        """What was dropped, under the group's names; first what was dropped between layers."""
+        """All masks, under the group's names; masks between layers come first."""
         return {
             f"dropout_{name}": drop.kept for name, drop in zip(self.members, self.drops, strict=False)
         } | super().masks
@@ -184,16 +184,17 @@ class SavedStack(SavedGroup):
 
 
 class StackStream:
-    """One step at a time over a frozen stack; owns its state. Made by ``frozen.stream()``.
+    """One step at a time over a frozen stack; owns its state. Created by ``frozen.stream()``.
 
     Attributes
     ----------
     state : tuple
-        One entry for each layer, as that layer's stream has it. Assigning copies; None means the initial state.
+        One entry for each layer, in the form of this layer's stream. Assigning copies; None means the initial state.
 
     Notes
     -----
-    As `Stream`: ``step(x_t, out=None)`` takes (B, I) floats or (B,) tokens and gives the bits of the whole sequence.
+    As in `Stream`, ``step(x_t, out=None)`` takes (B, I) floats or (B,) tokens; the steps give the same bits as a call
+    over the whole sequence.
 
     Examples
     --------
@@ -210,8 +211,8 @@ class StackStream:
         self._streams = [member.stream(batch_size) for member in frozen._group.layers]
         B = self._streams[0].batch_size
         self._between = [np.empty((B, above.input_size), frozen.dtype) for above in frozen._group.layers[1:]]
-        # Has an entry while nobody uses the stream. Each layer's stream refuses a second thread itself, but not one
-        # that comes between two layers' steps, where it would mix the outputs in `_between`. To pop is atomic.
+        # Has an entry while the stream is not in use. Each layer's stream refuses a second thread, but not a thread
+        # that comes between the steps of two layers, which would mix outputs in `_between`. `pop` is atomic.
         self._turn = [None]
 
     @property
@@ -241,12 +242,12 @@ class StackStream:
         x : array-like
             (B, I) floats, or (B,) tokens.
         out : ndarray (B, width) or None
-            Where to write; on one thread nothing is allocated then.
+            Array to write to; with `out`, a step on one thread allocates nothing.
 
         Returns
         -------
         ndarray (B, width)
-            The last layer's output; ``out`` if that was given.
+            The last layer's output; this is ``out`` if it was given.
 
         Raises
         ------
@@ -287,7 +288,7 @@ class StackStream:
         Raises
         ------
         TypeError, ValueError
-            `rows` is no array of bools of shape (B,).
+            `rows` is not an array of bools of shape (B,).
         """
         with self._in_turn():
             for stream in self._streams:
@@ -307,7 +308,7 @@ class StackStream:
 
 
 def _resume(frozen: FrozenGroup, batch_size: int, state: tuple[Any, ...]) -> StackStream:
-    """A stream that goes on from a state."""
+    """A stream that continues from a state."""
     stream = StackStream(frozen, batch_size)
     stream.state = state
     return stream

@@ -1,4 +1,4 @@
-"""Tapes: what forward saves for backward, and how gradients come out of it."""
+"""Tapes: the data that forward saves for backward, and the computation of gradients from it."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Array = NDArray[Any]
 
 
 class Sized(Protocol):
-    """What a tape holds: something that knows how large it is."""
+    """The contents of a tape: an object that knows its size."""
 
     @property
     def nbytes(self) -> int: ...
 
 
 class TapeBase:
-    """What all tapes share: memory that can be counted, given up, and held for the length of a ``with`` block."""
+    """Base of all tapes: memory that can be counted, released, and held for the duration of a ``with`` block."""
 
     __slots__ = ("_owner", "_saved")
 
@@ -41,15 +41,15 @@ class TapeBase:
 
     @property
     def released(self) -> bool:
-        """Whether the tape was given up."""
+        """Whether the tape was released."""
         return self._saved is None
 
     def release(self) -> None:
-        """Free the memory now; harmless when repeated."""
+        """Free the memory now; may be called again."""
         self._saved = None
 
     def _unreleased(self) -> Any:
-        """What the tape holds; an error if there is nothing any more."""
+        """The contents of the tape; an error if it was released."""
         if self._saved is None:
             raise _validate.released(self._owner)
         return self._saved
@@ -69,7 +69,7 @@ class TapeBase:
 
 
 class Saved(Protocol):
-    """What a run saves for the backward pass."""
+    """The data that a run saves for the backward pass."""
 
     @property
     def masks(self) -> dict[str, NDArray[np.bool_]]: ...
@@ -78,20 +78,20 @@ class Saved(Protocol):
     def backward(
         self, dys: tuple[Array | None, ...], dstate_n: Any, dx: Array | None
     ) -> Run[tuple[Any, dict[str, Array]]]:
-        """Gradients of the initial state and of the parameters, by name; that of x goes into `dx`."""
+        """Gradients of the initial state and of the parameters, by name; the gradient of x goes into `dx`."""
 
 
 class Tape(TapeBase):
-    """What ``layer.forward`` saves for the backward pass. Made by ``forward``, not by callers.
+    """The data that ``layer.forward`` saves for the backward pass. Created by ``forward``, not by callers.
 
     Attributes
     ----------
     masks : dict of str to ndarray of bool
-        What dropout kept, and where zoneout left the old state; ``forward(..., masks=tape.masks)`` repeats both.
+        True where dropout kept an element, or zoneout the old state; ``forward(..., masks=tape.masks)`` repeats both.
 
-    A tape owns copies of all that it needs: inputs, states and parameters may change or vanish after forward. It can be
-    used more than once, each time with the same bits, and from several threads. ``release()``, or leaving a ``with``
-    block, frees it.
+    A tape owns copies of all data that it needs: inputs, states and parameters may change or vanish after forward. A
+    tape can be used more than once, each time with the same bits, and from several threads. ``release()``, or leaving a
+    ``with`` block, frees its memory.
 
     Notes
     -----
@@ -112,11 +112,12 @@ class Tape(TapeBase):
     LSTM, layer_norm     14*R*H (LSTM's; both products)       2*B*H
     ==================== ==================================== ==============
 
-    Other activations, a clip or peepholes change nothing, except that such an RNN saves its pre-activation, too: 2*R*H.
+    Other activations, a clip or peepholes do not change these numbers, except that an RNN with other activations or a
+    clip also saves its pre-activation: 2*R*H.
 
-    R*I are added for its input (R integers of 8 bytes for tokens). ``merge="mul"`` adds 2*T*B*H for each layer,
+    The input of each layer adds R*I (R integers of 8 bytes for tokens). ``merge="mul"`` adds 2*T*B*H for each layer,
     dropout one byte for each output of all layers but the last, recurrent dropout another R*H, zoneout R*H bytes
-    and, of c, another R*H. The packed parameters are held as well, but not counted.
+    and, for c, another R*H. The tape also holds the packed parameters, which are not counted.
 
     Examples
     --------
@@ -144,9 +145,10 @@ class Tape(TapeBase):
         Parameters
         ----------
         dy : array-like, list of arrays, pair of these, or None
-            Gradient with respect to ``y``, of its shape. For a list input a list; for ``merge=None`` a pair, either of
-            which may be None. At skipped steps (past a row's length, or masked) it is never read, unless outputs were
-            held there (``past_end="hold"``): it then goes to the step that they are from.
+            Gradient with respect to ``y``, of the same shape. For a list input a list; for ``merge=None`` a pair,
+            either of which may be None. At skipped steps (past a row's length, or masked) the gradient is never read,
+            unless outputs were held there (``past_end="hold"``): then it is added to that of the step whose output was
+            held.
         dstate : array-like, pair of these, or None
             Gradient with respect to the final state: h, or (h, c), either of which may be None.
         need_dx : bool
@@ -159,9 +161,9 @@ class Tape(TapeBase):
         Raises
         ------
         ValueError
-            The tape was released, a shape is wrong, or there is neither `dy` nor `dstate`.
+            The tape was released, a shape is wrong, or neither `dy` nor `dstate` is given.
         TypeError
-            A gradient is no array of real numbers.
+            A gradient is not an array of real numbers.
 
         Notes
         -----
@@ -196,7 +198,7 @@ class Tape(TapeBase):
 
 
 class CellTape(TapeBase):
-    """What ``cell.forward`` saves for the backward pass of one step; see `Tape`."""
+    """The data that ``cell.forward`` saves for the backward pass of one step; see `Tape`."""
 
     __slots__ = ("_B", "_dtype", "_input_size", "_kind", "_specs", "_tokens", "_unbatched")
 
@@ -240,7 +242,7 @@ class CellTape(TapeBase):
         ValueError
             The tape was released, a shape is wrong, or there is no gradient.
         TypeError
-            A gradient is no array of real numbers.
+            A gradient is not an array of real numbers.
 
         Examples
         --------

@@ -1,4 +1,4 @@
-"""How many threads the kernels use."""
+"""The number of threads that the kernels use."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from types import TracebackType
 
 from . import _core, _validate
 
-#: More threads than any machine of today has cores; a larger number is a mistake.
+#: More threads than any current machine has cores; a larger number is a mistake.
 MOST_THREADS = 4096
 
 
 def get_num_threads() -> int:
-    """The largest number of threads that a call of this Python thread uses; small problems use fewer by themselves.
+    """The maximum number of threads for a call of this Python thread; small problems use fewer.
 
-    At first this is the number of cores that this process may run on, or OMP_NUM_THREADS if that is less.
+    The initial value is the number of cores that this process may run on, or OMP_NUM_THREADS if that is less.
     """
     return _core.get_num_threads()
 
 
 def set_num_threads(n: int) -> None:
-    """Set the largest number of threads that a call uses, for the whole process; `threads` has the last word.
+    """Set the maximum number of threads of a call, for the whole process; `threads` overrides it.
 
-    Results do not depend on it, bit for bit.
+    Results do not depend on the number of threads, bit for bit.
 
     Parameters
     ----------
@@ -31,14 +31,14 @@ def set_num_threads(n: int) -> None:
     Raises
     ------
     TypeError
-        `n` is no integer.
+        `n` is not an integer.
     ValueError
         `n` is less than 1, or absurdly large.
     """
     _core.set_num_threads(_validate.size("set_num_threads", "n", n, MOST_THREADS))
 
 
-class threads:  # noqa: N801  a context manager that reads as a function, as np.errstate
+class threads:  # noqa: N801  a context manager that reads as a function, like np.errstate
     """Use at most `n` threads within a ``with`` block, in calls of the Python thread that entered it.
 
     Parameters
@@ -61,7 +61,7 @@ class threads:  # noqa: N801  a context manager that reads as a function, as np.
 
     def __init__(self, n: int) -> None:
         self._n = _validate.size("threads", "n", n, MOST_THREADS)
-        self._previous: list[int] = []  # a stack: the same object may be entered again
+        self._previous: list[int] = []  # a stack, because the same object may be entered again
 
     def __enter__(self) -> int:
         self._previous.append(_core.get_local_num_threads())

@@ -1,4 +1,4 @@
-"""Pickles of `Bidirectional` from before it had a file of its name look for it here."""
+"""Old pickles of `Bidirectional` refer to this module, where the class used to be."""
 
 from .bidirectional import Bidirectional
 

@@ -1,4 +1,4 @@
-"""Runs: what a call has the kernels do, over stacked layers and two directions, with merging and dropout between.
+"""Runs: the kernels' calls for stacked layers and two directions, with merging and dropout between layers.
 
 Decision 0010 says why a run is a generator. Arrays are time-major here: x (T, B, I), y (T, B, H), states (B, H).
 """
@@ -24,35 +24,35 @@ empty = _core.empty
 
 #: Arguments of `_core.forward`, or of `_core.backward`.
 Call: TypeAlias = tuple[Any, ...]
-#: What makes the kernels do some calls, and returns what they return.
+#: A function that has the kernels execute some calls and returns their results.
 Kernels: TypeAlias = Callable[[list[Call]], Any]
 R = TypeVar("R")
-#: Something under way: it yields the kernels' calls that have to run next, is sent what they return, and in the end
-#: returns its result. Calls of one list do not depend on each other, but for those of `StackedCalls`.
+#: A computation in progress: it yields lists of calls that the kernels have to run next, receives their results, and
+#: finally returns its own result. Calls of one list do not depend on each other, except for those of `StackedCalls`.
 Run: TypeAlias = Generator[list[Call], Any, R]
 
 
 class StackedCalls(list[Call]):
-    """Calls of stacked layers, from bottom to top: the x of each is the y of the one before it. For inference alone."""
+    """Calls of stacked layers, from bottom to top: the x of each is the y of the previous call. Inference only."""
 
 
 def infer_all(calls: list[Call]) -> Any:
-    """Independent calls that save nothing."""
+    """Execute independent calls that save nothing."""
     return _core.forward_all(calls, False)
 
 
 def infer_stacked(calls: list[Call]) -> Any:
-    """Calls of stacked layers that save nothing; the kernels may run the layers beside each other, some steps apart."""
+    """Execute calls of stacked layers that save nothing; the kernels may run the layers as a wavefront."""
     return _core.forward_stacked(calls)
 
 
 def train_all(calls: list[Call]) -> Any:
-    """Independent calls that save tapes."""
+    """Execute independent calls that save tapes."""
     return _core.forward_all(calls, True)
 
 
 def run_to_end(run: Run[R], kernels: Kernels, stacked: Kernels | None = None) -> R:
-    """Do all calls of a run by `kernels`, those of stacked layers by `stacked`; returns the run's result."""
+    """Execute all calls of a run with `kernels`, or `stacked` for stacked layers; return the run's result."""
     returned = None
     while True:
         try:
@@ -68,10 +68,10 @@ def run_to_end(run: Run[R], kernels: Kernels, stacked: Kernels | None = None) ->
 
 
 def side_by_side(runs: Sequence[Run[R]]) -> Run[list[R]]:
-    """Several runs as one: what they have to run next goes to the kernels together, which spread it over threads.
+    """Several runs as one: their next calls go to the kernels together, and the kernels distribute them over threads.
 
-    Stacked calls of several runs go level by level: as many independent calls as there are runs use the threads better
-    than the layers of one run do.
+    Stacked calls of several runs are split into levels: one independent call per run uses the threads better than the
+    stacked layers of one run.
     """
     results: list[Any] = [None] * len(runs)
     returned: dict[int, Any] = dict.fromkeys(range(len(runs)))
@@ -99,7 +99,7 @@ def side_by_side(runs: Sequence[Run[R]]) -> Run[list[R]]:
 
 
 def _levels(calls: list[Call]) -> list[list[Call]]:
-    """Lists of independent calls, each of which has to run before the next."""
+    """Lists of independent calls; each list has to run before the next."""
     return [[call] for call in calls] if isinstance(calls, StackedCalls) else [calls]
 
 
@@ -109,24 +109,24 @@ def _levels(calls: list[Call]) -> list[list[Call]]:
 def direction_buffers(
     merge: str | None, outputs: Outputs, extent: Extent, widths: tuple[int, int], training: bool
 ) -> tuple[Array, Array]:
-    """Where both directions write: straight into the outputs as far as that can be."""
+    """The arrays that both directions write to: parts of the outputs where possible."""
     if merge is None:
         first, second = outputs
         return first, second
     y = outputs[0]
     if merge == "concat":
         return y[..., : widths[0]], y[..., widths[0] :]
-    # Backward of a product needs both factors, which must not be the caller's array.
+    # Backward of a product needs both factors, so they must not be stored in the caller's array.
     first = empty((extent.T, extent.B, widths[0]), y.dtype) if training and merge == "mul" else y
     return first, empty((extent.T, extent.B, widths[1]), y.dtype)
 
 
 def join(merge: str | None, outputs: Outputs, buffers: tuple[Array, ...], training: bool) -> tuple[Array, Array] | None:
-    """Merge both directions into the outputs; the factors of a product are handed back when training."""
+    """Merge both directions into the outputs; in training return the factors of a product."""
     if merge is None or merge == "concat":
         return None
     y, (first, second) = outputs[0], buffers
-    with np.errstate(all="ignore"):  # relu's infinities are the caller's business, as they are within the kernels
+    with np.errstate(all="ignore"):  # no warning for infinities of relu, as within the kernels
         if merge == "mul":
             np.multiply(first, second, out=y)
             return (first, second) if training else None
@@ -137,7 +137,7 @@ def join(merge: str | None, outputs: Outputs, buffers: tuple[Array, ...], traini
 
 
 def joined(merge: str | None, outputs: Sequence[Array]) -> Array:
-    """The output of one direction, or the merged ones of two (concatenated, where they are handed out as a pair)."""
+    """The output of one direction, or the merged outputs of two (concatenated if they are returned as a pair)."""
     if len(outputs) == 1:
         return outputs[0]
     if merge is None or merge == "concat":
@@ -150,7 +150,7 @@ def joined(merge: str | None, outputs: Sequence[Array]) -> Array:
 def split(
     merge: str | None, dys: tuple[Array | None, ...], factors: tuple[Array, Array] | None, width: int
 ) -> tuple[Array | None, Array | None]:
-    """Gradients of both directions from that of the merged output; `width` is the first one's."""
+    """Gradients of both directions from the gradient of the merged output; `width` is that of the first direction."""
     if merge is None:
         return dys[0], dys[1]
     d = dys[0]
@@ -160,7 +160,7 @@ def split(
         return d[..., :width], d[..., width:]
     if merge == "sum":
         return d, d
-    with np.errstate(all="ignore"):  # past a row's end there may be anything
+    with np.errstate(all="ignore"):  # values past a row's end are arbitrary
         if merge == "mean":
             half = d * d.dtype.type(0.5)
             return half, half
@@ -172,7 +172,7 @@ def split(
 
 
 class Drop:
-    """Dropout between two layers: what stays, multiplied so that the expected value does, too."""
+    """Dropout between two layers; the kept outputs are scaled so that the expected value does not change."""
 
     __slots__ = ("kept", "scale")
 
@@ -181,7 +181,7 @@ class Drop:
         self.scale = 1.0 / (1.0 - dropout)
 
     def __call__(self, array: Array) -> None:
-        """Outputs, or their gradients, in place; what is dropped becomes zero even if it was infinite."""
+        """Apply to outputs, or their gradients, in place; dropped elements become zero even if they were infinite."""
         with np.errstate(all="ignore"):
             array *= self.scale
         np.copyto(array, 0.0, where=~self.kept)
@@ -193,16 +193,16 @@ class Drop:
 
 # ---- forward --------------------------------------------------------------------------------------------------------
 
-#: Bytes of inner layers' outputs up to which all layers of an inference are handed to the kernels at once, which may
-#: then run them beside each other, some steps apart. Larger ones run one after the other: at most two are alive then.
+#: Up to this many bytes of inner layers' outputs, all layers of an inference are passed to the kernels at once, which
+#: may run them as a wavefront. Beyond it, layers run one after the other, so that at most two outputs are in memory.
 INNER_OUTPUTS = 64 << 20
 
 
 class Record(NamedTuple):
-    """What backward needs of one layer."""
+    """The data of one layer that backward needs."""
 
-    tapes: tuple[_core.Tape, ...]  # one for each direction
-    factors: tuple[Array, Array] | None = None  # both outputs, of merge="mul"
+    tapes: tuple[_core.Tape, ...]  # one per direction
+    factors: tuple[Array, Array] | None = None  # the outputs of both directions, for merge="mul"
     drop: Drop | None = None  # of this layer's output
 
     @property
@@ -223,9 +223,9 @@ def forward(
     dropout: float = 0.0,
     step_masks: Iterator[Any] = itertools.repeat(None),  # noqa: B008  an endless one has no state
 ) -> Run[tuple[tuple[Array, ...], list[Record]]]:
-    """Run all layers of one layer object; what backward needs is saved only if asked for.
+    """Run all layers of one layer object; data for backward is saved only on request.
 
-    `kept` is what dropout leaves of the outputs between layers, (L - 1, T, B, width).
+    `kept` is the mask of the outputs that dropout between layers keeps, (L - 1, T, B, width).
     """
     T, B, schedule = extent.T, extent.B, extent.schedule
     L, D, dtype = plan.num_layers, plan.directions, plan.dtype
@@ -250,7 +250,7 @@ def forward(
             continue
         tapes = yield calls
         calls = []
-        if extent.hold and last:  # nobody reads the skipped steps of lower layers
+        if extent.hold and last:  # skipped steps of lower layers are never read
             for y, reverse in zip(buffers, plan.ways, strict=True):
                 schedule.hold(y, reverse)
         factors = None if D == 1 else join(merge, ys, buffers, save)
@@ -265,7 +265,7 @@ def forward(
 
 
 def _rows(state: tuple[Array | None, ...] | None, i: int) -> tuple[Array | None, ...] | None:
-    """One layer and direction's parts of a state, (B, H) each."""
+    """The parts of a state of one layer and direction, (B, H) each."""
     return None if state is None else tuple([None if part is None else part[i] for part in state])
 
 
@@ -291,11 +291,11 @@ def backward(
         if D == 2:
             merge = plan.merge if layer == L - 1 else plan.inner_merge
             dys = split(merge, dys, record.factors, plan.output_size)
-        if extent.hold and layer == L - 1:  # the gradients of held outputs belong to the steps they are from
+        if extent.hold and layer == L - 1:  # gradients of held outputs belong to the steps that computed the outputs
             ways = zip(dys, plan.ways, strict=True)
             dys = tuple([None if dy is None else extent.schedule.sum_held(dy, reverse) for dy, reverse in ways])
         d_inputs = dx if layer == 0 else empty((extent.T, extent.B, plan.inner_width), dtype)
-        # By direction: arguments of `_core.backward`; the second adds to the first one's gradient of x.
+        # By direction: arguments of `_core.backward`; the second direction adds to the gradient of x of the first.
         yield [
             (
                 *(tape, dy, _rows(dstate_n, i) or no_state, d_inputs, i > layer * D, _rows(dstate_0, i)),
@@ -312,7 +312,7 @@ def backward(
 
 
 def add_up(parts: Sequence[Array | None]) -> None:
-    """The gradient of what several runs read, in the first one's memory."""
+    """The gradient of an input that several runs read, summed in the memory of the first."""
     total, *others = parts
     with np.errstate(all="ignore"):
         for other in others:

@@ -1,6 +1,6 @@
 """The same recurrent layers in plain NumPy, written to be read beside the textbook and beside `csrc/`.
 
-Slow and simple on purpose; everything else in fusedrnn is tested against it. Start with `cells/lstm.py`, then
+It is deliberately slow and simple; everything else in fusedrnn is tested against it. Start with `cells/lstm.py`, then
 `sequence.py`. The functions have the signatures of `fusedrnn.functional`, plus `dtype` (float64 by default).
 """
 

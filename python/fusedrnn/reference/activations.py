@@ -1,4 +1,4 @@
-"""The activation functions of cells and their slopes. Beside `csrc/math/math.h` and `csrc/math/activations.h`."""
+"""The activation functions of cells and their slopes. The twin of `csrc/math/math.h` and `csrc/math/activations.h`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ def sigmoid(x: Array) -> Array:
     Returns
     -------
     ndarray
-        Same shape and dtype. Precise in both tails; infinities saturate, NaN stays NaN.
+        Same shape and dtype. Accurate in both tails; infinities saturate, NaN stays NaN.
 
     Notes
     -----
@@ -42,7 +42,7 @@ def sigmoid(x: Array) -> Array:
 
 
 def _softsign(x: Array) -> Array:
-    """x / (1 + |x|); infinities are first made the largest numbers."""
+    """x / (1 + |x|); infinities are first replaced by the largest finite numbers."""
     largest = np.finfo(x.dtype).max
     x = np.clip(x, -largest, largest)
     y: Array = x / (1 + np.abs(x))
@@ -57,7 +57,7 @@ def _sigmoid_slope(x: Array) -> Array:
 
 Function = Callable[[Array, float, float], Array]
 
-#: Name -> value and slope as functions of (x, alpha, beta). At a kink the slope is that of the flatter side.
+#: Name -> value and slope as functions of (x, alpha, beta). At a kink the slope is the slope of the flatter side.
 ACTIVATIONS: dict[str, tuple[Function, Function]] = {
     "sigmoid": (lambda x, a, b: sigmoid(x), lambda x, a, b: _sigmoid_slope(x)),
     "tanh": (lambda x, a, b: np.tanh(x), lambda x, a, b: 1 - np.tanh(x) ** 2),
@@ -86,14 +86,14 @@ ACTIVATIONS: dict[str, tuple[Function, Function]] = {
 
 @dataclass(frozen=True)
 class Activation:
-    """One function, with its parameters, of an argument that may be clipped first.
+    """One function with its parameters; its argument may be clipped first.
 
     Attributes
     ----------
     name : str
         A key of `ACTIVATIONS`.
     alpha, beta : float
-        Its parameters; 0 where it has none.
+        The parameters of the function; a missing parameter is 0.
     clip : float
         The argument is limited to [-clip, clip], and the slope is zero outside.
     """
@@ -113,7 +113,7 @@ class Activation:
         return np.where(np.abs(x) > self.clip, 0.0, slope).astype(x.dtype)
 
 
-#: Name -> alpha (and beta) where they are not given; None: they must be.
+#: Name -> default alpha (and beta); None means that they must be given.
 DEFAULTS: dict[str, tuple[float | None, ...]] = {
     "hard_sigmoid": (1 / 6, 0.5),
     "leaky_relu": (0.01,),
@@ -131,7 +131,7 @@ def activation_of(given: str | tuple[Any, ...], clip: float | None = None) -> Ac
     ----------
     given : str or tuple
     clip : float or None
-        Limit of the argument; None is no limit.
+        Limit of the argument; None means no limit.
 
     Returns
     -------
@@ -140,7 +140,7 @@ def activation_of(given: str | tuple[Any, ...], clip: float | None = None) -> Ac
     Raises
     ------
     ValueError
-        There is no such function, or it has more or fewer parameters.
+        There is no such function, or the number of parameters is wrong.
 
     Examples
     --------

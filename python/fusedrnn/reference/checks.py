@@ -12,7 +12,7 @@ __all__ = ["cell_of", "check_tokens", "checked", "copy_of", "valid_and_cut"]
 
 
 def cell_of(name: str) -> Cell:
-    """The cell of a name."""
+    """The cell with this name."""
     if name not in CELLS:
         raise ValueError(f"cell is {name!r}; expected one of {', '.join(CELLS)}")
     return CELLS[name]
@@ -41,7 +41,7 @@ def checked(
     dtype: np.dtype[Any],
     W_hr: Array | None,
 ) -> tuple[Array, Array, Array, Array, Array, Array]:
-    """The arguments as arrays: x as it is, weights (G, H, I) and (G, H, R), biases (G, 1, H), lengths (B,)."""
+    """The arguments as arrays: x unchanged, weights (G, H, I) and (G, H, R), biases (G, 1, H), lengths (B,)."""
     layer, G = cell.name, cell.gates
     if dtype.kind != "f":
         raise TypeError(f"{layer}: dtype is {dtype}; expected a floating type")
@@ -83,7 +83,7 @@ def checked(
 def valid_and_cut(
     layer: str, T: int, lengths: Array, mask: ArrayLike | None, reset: ArrayLike | None, reverse: bool
 ) -> tuple[Array, Array]:
-    """Which steps run, and before which (in running order) the state is the initial one again; both (T, B)."""
+    """Which steps run, and before which (in running order) the initial state is restored; both (T, B)."""
     B = len(lengths)
     inside = np.arange(T)[:, None] < lengths
     runs = np.ones((B, T), bool) if mask is None else np.asarray(mask)
@@ -103,6 +103,6 @@ def valid_and_cut(
 
 
 def check_tokens(layer: str, x: Array, I: int, t: int) -> None:
-    """The input of one step: tokens stand for columns of W_ih."""
+    """The input of one step; tokens select columns of W_ih."""
     if x.ndim == 1 and x.size and not 0 <= x.min() <= x.max() < I:
         raise IndexError(f"{layer}: tokens at step {t} are from {x.min()} to {x.max()}; expected 0 to I-1 = {I - 1}")

@@ -1,4 +1,4 @@
-"""`sequence.py` for RNN, GRU and LSTM, under the names and with the arguments of `fusedrnn.functional`."""
+"""The functions of `sequence.py` for RNN, GRU and LSTM, with the names and arguments of `fusedrnn.functional`."""
 
 from typing import Any
 
@@ -44,11 +44,11 @@ def rnn_forward(
     nonlinearity : str
         "tanh" or "relu".
     activation : str or tuple, optional
-        Any function instead: a name of `ACTIVATIONS`, or (name, alpha), or (name, alpha, beta).
+        A function that replaces `nonlinearity`: a name of `ACTIVATIONS`, (name, alpha) or (name, alpha, beta).
     clip : float, optional
         Pre-activations are limited to [-clip, clip].
     zoneout_h : array_like, shape (T, B, H), optional
-        The share of its old value that each unit of h keeps, mostly 0 or 1.
+        The share of the old value that each unit of h keeps, usually 0 or 1.
 
     Returns
     -------
@@ -99,7 +99,7 @@ def rnn_backward(
     Raises
     ------
     ValueError
-        The tape is of another cell, a shape is wrong, or dy and dh_n are both None.
+        The tape is from another cell, a shape is wrong, or dy and dh_n are both None.
 
     Examples
     --------
@@ -145,11 +145,11 @@ def gru_forward(
     h_0 : array_like, shape (B, H), or None
         Initial state; None is zeros.
     reset_after : bool
-        True: the reset gate acts on the recurrent product (cuDNN, torch). False: on the state before it (Cho 2014).
+        True: the reset gate acts on the recurrent product (cuDNN, torch). False: on the old state (Cho 2014).
     reset_gate : bool
-        False: there is none, n = tanh(W_in x + b_in + W_hn h + b_hn).
+        False: there is no reset gate; n = tanh(W_in x + b_in + W_hn h + b_hn).
     activation, recurrent_activation : str or tuple, optional
-        In place of tanh and sigmoid; as for `rnn_forward`.
+        Functions that replace tanh and sigmoid; as for `rnn_forward`.
     clip, zoneout_h : optional
         As for `rnn_forward`.
 
@@ -196,12 +196,12 @@ def gru_backward(
     -------
     GRUGrads
         dx (T, B, I) or None, dh_0 (B, H), dW_ih (3*H, I), dW_hh (3*H, H), db_ih and db_hh (3*H,) or None. With
-        `reset_after` the n part of db_hh is not that of db_ih: the former is summed over r * da_n.
+        `reset_after` the n part of db_hh differs from that of db_ih: it is the sum of r * da_n.
 
     Raises
     ------
     ValueError
-        The tape is of another cell, a shape is wrong, or dy and dh_n are both None.
+        The tape is from another cell, a shape is wrong, or dy and dh_n are both None.
 
     Examples
     --------
@@ -258,7 +258,8 @@ def lstm_forward(
     coupled : bool
         f = 1 - i.
     activation, recurrent_activation, output_activation : str or tuple, optional
-        In place of g's tanh, of sigmoid, and of the tanh of c' (`activation` unless given); as for `rnn_forward`.
+        Functions that replace the tanh of g, sigmoid, and the tanh of c' (default: `activation`); as for
+        `rnn_forward`.
     clip, zoneout_h : optional
         As for `rnn_forward`.
     cell_clip : float, optional
@@ -322,7 +323,7 @@ def lstm_backward(
     Raises
     ------
     ValueError
-        The tape is of another cell, a shape is wrong, or dy, dh_n and dc_n are all None.
+        The tape is from another cell, a shape is wrong, or dy, dh_n and dc_n are all None.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Layer normalisation of what a step's two products give, and of an LSTM's c. The twin of `csrc/kernels/normed.h`.
+"""Layer normalisation of the two products of a step, and of the c of an LSTM. The twin of `csrc/kernels/normed.h`.
 
     LN(v; gain, bias) = gain * (v - mean(v)) / sqrt(var(v) + eps) + bias        over all units of a row
 
@@ -29,9 +29,9 @@ class LayerNorm(NamedTuple):
     Attributes
     ----------
     gain_ih, gain_hh : array_like, shape (G*H,)
-        Gains of the input product and of the recurrent one.
+        Gains of the input product and of the recurrent product.
     gain_c, bias_c : array_like, shape (H,), or None
-        Of an LSTM's c.
+        Gain and bias of the c of an LSTM.
     eps : float
         Added to the variance.
     """
@@ -50,14 +50,14 @@ def normalise(v: Array, groups: Groups, eps: float) -> tuple[Array, Array]:
     ----------
     v : ndarray, shape (G, B, H)
     groups : tuple of tuple of int
-        Which of the G gates have their mean and variance together.
+        Groups of the G gates that share mean and variance.
     eps : float
         Added to the variance.
 
     Returns
     -------
     normed, rate : ndarray, shape (G, B, H)
-        The values, and what their distances from the mean were multiplied with.
+        The values, and the factors by which their distances from the mean were multiplied.
     """
     normed, rate = np.zeros_like(v), np.zeros_like(v)
     for group in map(list, groups):
@@ -68,7 +68,7 @@ def normalise(v: Array, groups: Groups, eps: float) -> tuple[Array, Array]:
 
 
 def normalise_back(dnormed: Array, normed: Array, rate: Array, groups: Groups) -> Array:
-    """The gradient of v from that of `normed`: what would move mean or variance is taken out of it."""
+    """The gradient of v from that of `normed`: the components that would change mean or variance are removed."""
     dv = np.zeros_like(dnormed)
     for group in map(list, groups):
         d, n = dnormed[group], normed[group]

@@ -2,14 +2,15 @@
 
 The twin of `csrc/kernels/forward.h` and `csrc/kernels/backward.h`.
 
-`forward` and `backward` know no gate: they do the matrix products, ask a cell for the rest, and read its traits. Their
-arguments are checked in `checks.py`; `functions.py` gives them the names and the arguments of `fusedrnn.functional`.
+`forward` and `backward` do not depend on gates: they compute the matrix products, call a cell for the rest, and read
+its traits. `checks.py` checks the arguments; `functions.py` adds functions with the names and arguments of
+`fusedrnn.functional`.
 
 Time: `states[t]` is the state at the boundary between the steps t-1 and t. A forward layer goes from states[0] to
-states[T], a reverse one from states[T] to states[0]. At step t only the rows take part for which it is valid: not past
-their length, and not masked. The state of the others passes through. So a reverse layer starts each row at its last
-valid step, and padding is never read. A reset at t cuts a row at the boundary between t-1 and t, whichever way time
-runs: the step on the far side starts from the initial state.
+states[T], a reverse layer from states[T] to states[0]. Step t runs only in rows for which it is valid: not past the
+row's length, and not masked. The state of other rows passes through. Therefore a reverse layer starts each row at its
+last valid step, and padding is never read. A reset at t cuts a row at the boundary between t-1 and t, in both
+directions: the step after the boundary, in running order, starts from the initial state.
 
 Backpropagation through time: P. J. Werbos, Backpropagation through time: what it does and how to do it, Proceedings of
 the IEEE 78 (1990).
@@ -30,7 +31,7 @@ __all__ = ["SequenceGrads", "Tape", "backward", "forward"]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Tape:
-    """What `forward` saves for `backward`; owns copies of all it needs and may be used any number of times.
+    """The data that `forward` saves for `backward`; owns copies of all of it and may be used any number of times.
 
     Attributes
     ----------
@@ -38,7 +39,7 @@ class Tape:
     reverse : bool
         Whether time runs backwards.
     valid, cut : ndarray of bool, shape (T, B)
-        Which steps ran, and which begin (in running order) with the initial state again.
+        Which steps ran, and which start (in running order) from the initial state again.
     past_end : str
     x : ndarray, shape (T, B, I), or int (T, B) for tokens
         The input, zero in the padded part.
@@ -47,26 +48,26 @@ class Tape:
         U is the cell's number of unit parameters.
     has_b_ih, has_b_hh : bool
     states : ndarray, shape (T+1, states, B, H)
-        The states at the boundaries of the steps: before step t it is states[t], or states[t+1] if `reverse`. A
-        projected h has only the first R places.
+        The states at the boundaries of the steps: the state before step t is states[t], or states[t+1] if `reverse`. A
+        projected h uses only the first R places.
     starts : ndarray, shape (T, states, B, H)
-        The state that step t starts from: that before it, or the initial one after a reset.
+        The state from which step t starts: the previous state, or the initial state after a reset.
     saved : ndarray, shape (T, saved, B, H)
-        What the cell saved.
+        The data that the cell saved.
     operands : ndarray, shape (T, B, H)
-        What the last gate's recurrent product was taken of, in a cell of two phases.
+        The operand of the last gate's recurrent product, in a cell of two phases.
     W_hr : ndarray, shape (R, H), or None
         The projection of h.
     recurrent_mask : ndarray, shape (B, R)
         Factors of h in the recurrent product.
     shares : ndarray, shape (T, states, B, H)
-        Of its old value that each unit keeps.
+        The share of the old value that each unit keeps.
     candidates : ndarray, shape (T, states, B, H)
-        What the cell made of the states, before projection and zoneout.
+        The states that the cell computed, before projection and zoneout.
     gains : ndarray, shape (2, G, 1, H)
-        With layer normalisation, those of the two products.
+        With layer normalisation, the gains of the two products.
     normed : ndarray, shape (T, 2, 2, G, B, H)
-        With layer normalisation, of the two products what is normalised, and the rates.
+        With layer normalisation, the normalised values of the two products, and their rates.
     """
 
     cell: Cell
@@ -134,53 +135,53 @@ def forward(
 ) -> tuple[Array, tuple[Array, ...], Tape]:
     """Run any cell over whole sequences.
 
-    One step, where s~ is what the cell makes of a, of its own input part and the recurrent part below:
+    One step, where s~ is the state that the cell computes from the input part and the recurrent part below:
 
         recurrent part = W_hh (recurrent_mask * h) + b_hh     (reset before: of r * recurrent_mask * h)
         h~ = W_hr h~                                          with a projection
         s' = share * s + (1 - share) * s~                     zoneout, for each state
 
-    Layer normalisation acts on the products before their biases are added, and on an LSTM's c on its way to h.
+    Layer normalisation acts on the products before their biases are added, and on the c of an LSTM before it enters h.
 
     Parameters
     ----------
     cell : str or Cell
-        A key of `CELLS`, or a cell of any options. G below is its number of gates, U that of its unit parameters.
+        A key of `CELLS`, or a cell with any options. G below is its number of gates, U its number of unit parameters.
     x : array_like of float, shape (T, B, I), or of int, shape (T, B)
-        The input. Integers are tokens: x[t, b] = k stands for row k of the I x I identity matrix. Past a row's length
-        nothing is read.
+        The input. Integers are tokens: x[t, b] = k means row k of the I x I identity matrix. Values past a row's length
+        are not read.
     state : tuple of (array_like, shape (B, H), or None)
-        Initial state, (h,) or (h, c); None is zeros.
+        Initial state, (h,) or (h, c); None means zeros.
     W_ih, W_hh : array_like, shapes (G*H, I) and (G*H, H)
     b_ih, b_hh : array_like, shape (G*H,), or None
     W_peephole : array_like, shape (U, H), or None
-        Peepholes, if the cell has any; None is zeros.
+        Peepholes, if the cell has any; None means zeros.
     W_hr : array_like, shape (R, H), or None
-        Projection of an LSTM's h, R <= H; W_hh is then (G*H, R), and y, h and their gradients have R units.
+        Projection of the h of an LSTM, R <= H; W_hh is then (G*H, R), and y, h and their gradients have R units.
     recurrent_mask : array_like, shape (B, R), or None
-        Factors of h in the recurrent product (dropout: 0 or 1 / (1 - p)), the same at all steps; None is ones.
+        Factors of h in the recurrent product (dropout: 0 or 1 / (1 - p)), the same at all steps; None means ones.
     zoneout : tuple of array_like, or None
-        For each state the share of its old value that a unit keeps: a number, or (T, B, units), then mostly 0 or 1.
+        For each state the share of the old value that a unit keeps: a number, or (T, B, units), usually of 0 or 1.
     layer_norm : LayerNorm or None
-        Gains of the two products, gain and bias of an LSTM's c; of "gru_after" and "lstm".
+        Gains of the two products, gain and bias of the c of an LSTM; only for "gru_after" and "lstm".
     lengths : array_like of int, shape (B,), optional
-        Valid steps of each row, 0 to T, in any order. None: all T.
+        Number of valid steps of each row, 0 to T, in any order. None means T for all rows.
     mask : array_like of bool, shape (B, T), optional
-        Where it is False a step is skipped, besides those past the length: nothing is read, the state passes through.
+        False skips a step, in addition to those past the length: nothing is read, and the state passes through.
     reset : array_like of bool, shape (T, B), optional
-        Where it is True the row is cut before that step: what follows (in reverse: what is before it) starts from the
-        initial state again, also when that step itself is skipped. reset[0] means nothing.
+        True cuts the row before this step: the steps after the cut (in reverse: before it) start from the initial state
+        again, even if this step itself is skipped. reset[0] has no effect.
     past_end : str
-        What y is at skipped steps: "zero", or "hold", the output before it in running order (zero before the first).
+        y at skipped steps: "zero", or "hold", the previous output in running order (zero before the first).
     reverse : bool
         Run each row from its last valid step to its first. y keeps x's time axis.
     dtype : dtype
-        Every operation is done in this floating type.
+        The floating type of all operations.
 
     Returns
     -------
     y : ndarray, shape (T, B, H)
-        h after each step; see `past_end` for the skipped ones.
+        h after each step; see `past_end` for skipped steps.
     state_n : tuple of ndarray, shape (B, H)
         The state after each row's last step (in running order).
     tape : Tape
@@ -191,7 +192,7 @@ def forward(
     ValueError
         The cell's name, a shape, a length or `past_end` is wrong.
     TypeError
-        x is neither of floats nor of integers, `lengths` not of integers, a flag not a bool, or `dtype` not a floating
+        x has neither floats nor integers, `lengths` has no integers, a flag is not a bool, or `dtype` is not a floating
         type.
     IndexError
         A token is outside [0, I).
@@ -199,8 +200,8 @@ def forward(
     Notes
     -----
     Projection: H. Sak, A. Senior, F. Beaufays, arXiv:1402.1128 (2014). Recurrent mask: Y. Gal, Z. Ghahramani,
-    arXiv:1512.05287 (2015). Zoneout: D. Krueger et al., arXiv:1606.01305 (2016); as there, h~ = o * tanh(c~) is of the
-    new c before zoneout.
+    arXiv:1512.05287 (2015). Zoneout: D. Krueger et al., arXiv:1606.01305 (2016); as there, h~ = o * tanh(c~) is
+    computed from the new c before zoneout.
 
     Examples
     --------
@@ -308,24 +309,24 @@ def backward(
     *,
     need_dx: bool = True,
 ) -> SequenceGrads:
-    """Take the gradients of `forward`'s results back to its arguments.
+    """Compute the gradients of `forward`'s arguments from those of its results.
 
     Parameters
     ----------
     tape : Tape
         From `forward`.
     dy : array_like, shape (T, B, H), or None
-        Gradient of y; None is zeros. At skipped steps nothing is read, or, if outputs were held there, it goes to the
-        step they are from.
+        Gradient of y; None means zeros. At skipped steps the gradient is not read; if outputs were held there, it is
+        added to that of the step whose output was held.
     dstate_n : tuple of (array_like, shape (B, H), or None)
-        Gradient of state_n; None is zeros.
+        Gradient of state_n; None means zeros.
     need_dx : bool
-        Whether dx is wanted. It is None otherwise, and for tokens.
+        Whether to compute dx. Otherwise, and for tokens, dx is None.
 
     Returns
     -------
     SequenceGrads
-        dx is zero at skipped steps. A row that was cut has the sum over its runs as the gradient of its initial state.
+        dx is zero at skipped steps. In a row with cuts, the gradient of the initial state is the sum over its runs.
 
     Raises
     ------
@@ -392,7 +393,7 @@ def backward(
         da_x, da_h = da[:G], da[slot]
         db_ih += da_x.sum(axis=1)
         db_hh += da_h.sum(axis=1)
-        if cell.norm_eps is not None:  # from here on the gradients of the products
+        if cell.norm_eps is not None:  # from here on, da_x and da_h are gradients of the products
             (normed_x, rate_x), (normed_h, rate_h) = tape.normed[t][:, :, :, rows]
             dgains += np.stack([da_x * normed_x, da_h * normed_h]).sum(axis=2, keepdims=True)
             da_x = normalise_back(tape.gains[0] * da_x, normed_x, rate_x, cell.norm_groups)
@@ -461,7 +462,7 @@ def _add_input_outer(dW: Array, da: Array, x: Array) -> None:
 
 
 def _recurrent_slots(cell: Cell) -> Array:
-    """Where in `a` each gate's recurrent part goes: to the input part, or (the last `split` gates) behind the gates."""
+    """The row of `a` for each gate's recurrent part: that of its input part, or (last `split` gates) after them."""
     slot = np.arange(cell.gates)
     slot[cell.gates - cell.split :] += cell.split
     return slot
