@@ -1,9 +1,9 @@
-"""Bridges to other frameworks. None is imported before an object of it is handed over.
+"""Bridges to other frameworks. A framework is imported only when one of its objects is passed.
 
 Weights: ``from_torch``, ``to_torch``, ``from_keras``, ``to_keras``, ``from_onnx``, ``to_onnx``, ``from_paddle``,
 ``from_dynet``, ``from_madmom``, ``from_thinc`` and files, ``save_safetensors``, ``load_safetensors``, ``save_npz``,
-``load_npz``. Each bridge is a file ``weights_<framework>.py``, the only place that knows that framework's gate order;
-docs/conventions.md has them in one table.
+``load_npz``. Each bridge is a file ``weights_<framework>.py``, the only place that knows the framework's gate order;
+docs/conventions.md lists the conventions in one table.
 
 Gradients: ``fusedrnn.interop.autograd``, ``fusedrnn.interop.jax``, ``fusedrnn.interop.thinc`` and
 ``fusedrnn.interop.torch``; estimators: ``fusedrnn.interop.sklearn``;
@@ -45,7 +45,7 @@ __all__ = [
     "to_torch",
 ]
 
-#: Public name -> the module it is in, imported when it is first asked for.
+#: Public name -> its module, which is imported on first use.
 _MODULES = {
     "OnnxNode": "onnx_nodes",
     "from_dynet": "weights_dynet",

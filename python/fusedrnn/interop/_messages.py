@@ -1,4 +1,4 @@
-"""What the weight bridges say when they refuse something: ``owner: argument came-as-this; expected that``.
+"""Error messages of the weight bridges: ``owner: argument came-as-this; expected that``.
 
 What layers say stands in ``fusedrnn._validate``, and what the gradient bridges say about layers' calls.
 """

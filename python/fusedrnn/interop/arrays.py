@@ -1,7 +1,7 @@
 """Arrays of other libraries in and out, by DLPack and the array API standard; no library is imported here.
 
-Every layer takes any CPU array with ``__dlpack__`` or ``__array__`` as it is, without a copy if the dtype is its own,
-and returns NumPy arrays. `as_kind_of` hands these back as what came in.
+Every layer accepts any CPU array with ``__dlpack__`` or ``__array__``, without a copy if the dtype is the layer's, and
+returns NumPy arrays. `as_kind_of` converts these to the type of the input.
 
 Examples
 --------
@@ -28,15 +28,15 @@ __all__ = ["as_kind_of"]
 
 
 def as_kind_of(like: Any, value: Any) -> Any:
-    """NumPy arrays as arrays of the library that `like` is of, sharing memory where that library can.
+    """Convert NumPy arrays to arrays of the library of `like`, sharing memory if the library can.
 
     Parameters
     ----------
     like : array
-        Of a library that follows the array API standard, or whose top module has ``from_dlpack``, as torch's has.
-        NumPy arrays, numbers and nested lists of these stand for NumPy.
+        An array of a library that follows the array API standard, or whose top module has ``from_dlpack``, as torch's
+        does. NumPy arrays, numbers and nested lists of these mean NumPy.
     value : ndarray, None, or a nested tuple or list of these
-        What a layer or a tape returns.
+        The result of a layer or a tape.
 
     Returns
     -------
@@ -45,13 +45,13 @@ def as_kind_of(like: Any, value: Any) -> Any:
     Raises
     ------
     TypeError
-        The library of `like` cannot be told, or takes no DLPack.
+        The library of `like` cannot be determined, or does not support DLPack.
     """
     return _convert(_from_dlpack(like), value)
 
 
 def _from_dlpack(like: Any) -> Any:
-    """The function of the library that takes over an array; None for NumPy."""
+    """The function of the library that adopts an array; None for NumPy."""
     if isinstance(like, (np.ndarray, np.generic, list, tuple, int, float)):
         return None
     if hasattr(like, "__array_namespace__"):

@@ -1,12 +1,12 @@
 """Layers inside functions that HIPS autograd differentiates: ``grad(loss)`` for plain NumPy code.
 
-``apply(layer, params, x, state)`` is one primitive of autograd. All that is not recurrent (embedding, dense layer,
-softmax, loss) is written with ``autograd.numpy``; a training step runs the kernels forward once and backward once.
+``apply(layer, params, x, state)`` is one primitive of autograd. Everything else (embedding, dense layer, softmax, loss)
+is written with ``autograd.numpy``; a training step runs the kernels forward once and backward once.
 Needs ``pip install autograd``.
 
 Examples
 --------
-A GRU with a linear readout learns to repeat the last number it heard:
+A GRU with a linear readout learns to repeat the last number of its input:
 
 >>> import autograd.numpy as np
 >>> from autograd import value_and_grad
@@ -52,33 +52,33 @@ def apply(layer: Any, params: Any, x: Any, state: Any = None, **options: Any) ->
     Parameters
     ----------
     layer : layer or cell of fusedrnn
-        Its configuration, and its ``rng`` for dropout. Its own parameters are neither read nor changed, unless `params`
-        is None.
+        Its configuration is used, and its ``rng`` for dropout. Its parameters are neither read nor changed, unless
+        `params` is None.
     params : mapping of str to array-like, or None
         All parameters by name, shaped as ``layer.params``, which is itself such a mapping; cast to the layer's dtype.
-        None: the layer's own, which then get no gradient.
+        None: the layer's own, which then have no gradients.
     x, state
         As for calling the layer or the cell; tokens and lists of arrays included.
     **options
-        ``lengths`` and whatever else ``layer.forward`` takes; these are not differentiated.
+        ``lengths`` and other arguments of ``layer.forward``; these are not differentiated.
 
     Returns
     -------
     y, state
-        As from calling the layer; of a cell the new state alone. Traced by autograd if an argument was.
+        As from calling the layer; for a cell only the new state. Traced by autograd if an argument is.
 
     Raises
     ------
     TypeError, ValueError, IndexError
-        As for calling the layer; TypeError also if `params` is no mapping.
+        As for calling the layer; TypeError also if `params` is not a mapping.
     NotImplementedError
-        On differentiating twice, or forward mode: the kernels know first derivatives, in reverse.
+        For second derivatives or forward mode: the kernels compute only first derivatives, in reverse mode.
 
     Notes
     -----
-    Where nothing is traced this is ``layer(x, state)``: dropout does not act, and nothing is kept. Where something is,
-    it is ``layer.forward``, and the tape lives as long as autograd's own records. Gradients have the dtype of what they
-    belong to.
+    If no argument is traced, this is ``layer(x, state)``: dropout does not act, and nothing is saved. Otherwise it is
+    ``layer.forward``, and the tape lives as long as autograd's own records. Each gradient has the dtype of its
+    argument.
 
     Examples
     --------
@@ -108,7 +108,7 @@ def apply(layer: Any, params: Any, x: Any, state: Any = None, **options: Any) ->
 
 # ---- leaves: autograd traces arguments, not tuples of them -----------------------------------------------------------
 
-#: Takes as many leaves as it needs from an iterator, and makes of them what they were taken from.
+#: Takes as many leaves as it needs from an iterator, and rebuilds the original value from them.
 Rebuild = Callable[[Iterator[Any]], Any]
 
 
@@ -126,14 +126,14 @@ def _take_apart(value: Any, leaves: list[Any]) -> Rebuild:
 
 
 def _holds_arrays(value: Any) -> bool:
-    """Whether a tuple or list has arrays somewhere inside, or nothing; else it is one array in Python's numbers."""
+    """Whether a tuple or list contains arrays, or is empty; otherwise it is one array of Python numbers."""
     return _validate.is_list(value) or any(
         isbox(item) or (isinstance(item, (tuple, list)) and _holds_arrays(item)) for item in value
     )
 
 
 class _Call:
-    """One application of a layer: how arguments and results are made of leaves; from forward on, the tape."""
+    """One application of a layer: converts arguments and results from and to leaves; after forward holds the tape."""
 
     def __init__(self, layer: Any, options: dict[str, Any]) -> None:
         self.layer = layer
@@ -157,24 +157,24 @@ class _Call:
         return self.layer._with_params(params), x, state
 
     def keep(self, results: list[Any], tape: Any) -> tuple[Any, ...]:
-        """Keep the tape for backward; returns the leaves of the results."""
+        """Store the tape for backward; return the leaves of the results."""
         leaves: list[Any] = []
         self.tape = tape
         self._results = [_take_apart(result, leaves) for result in results]
         return tuple(leaves)
 
     def results(self, leaves: Any) -> tuple[Any, ...]:
-        """y and the state, or of a cell the state alone; or the gradients of these."""
+        """y and the state, or for a cell the state alone; or their gradients."""
         rest = iter(leaves)
         return tuple([result(rest) for result in self._results])
 
     def gradients(self, d_outputs: Any, argnums: list[int]) -> list[Any]:
-        """Gradients of those leaves of the arguments that autograd asks for."""
+        """Gradients of the arguments' leaves that autograd requests."""
         need_dx = any(i < self._x_leaves for i in argnums)
         grads = self.tape.backward(*self.results(d_outputs), need_dx=need_dx)
         leaves: list[Any] = []
         _take_apart(grads.x, leaves)
-        leaves += [None] * (self._x_leaves - len(leaves))  # where no gradient was wanted, or tokens have none
+        leaves += [None] * (self._x_leaves - len(leaves))  # no gradient was requested, or tokens have none
         if self._has_state:
             _take_apart(grads.state, leaves)
         leaves += [grads.params[name] for name in self._names]
@@ -193,7 +193,7 @@ def _run(call: _Call, *leaves: Any) -> tuple[Any, ...]:
 
 
 def _backward(argnums: tuple[int, ...], outputs: Any, args: tuple[Any, ...], options: Any) -> Callable[[Any], Any]:
-    """autograd's protocol: what takes gradients of the outputs to those of the arguments it asks for."""
+    """autograd's protocol: a function from gradients of the outputs to gradients of the requested arguments."""
     call, *leaves = args
     dtypes = [np.result_type(leaves[i - 1]) for i in argnums if not isbox(leaves[i - 1])]
 

@@ -1,4 +1,4 @@
-"""What the weight bridges share: blocks of gates, the weights of one direction in our convention, layers made of them.
+"""Shared by the weight bridges: blocks of gates, weights of a direction in fusedrnn's convention, layers from them.
 
 A bridge cuts another framework's arrays into `Direction`s, in the order of `GATES`, and names the options that differ
 from their defaults; `build` makes the layer. The names and the maths of the options are those of `fusedrnn.layers`.
@@ -22,16 +22,16 @@ from .stored import Stored
 
 Array = NDArray[Any]
 
-#: Our gate order, a letter for each block of rows: torch's.
+#: fusedrnn's gate order, which is torch's, with one letter for each block of rows.
 GATES = {"RNN": "h", "GRU": "rzn", "LSTM": "ifgo"}
 
 
-#: The number of a layer in a parameter's name.
+#: The layer number in a parameter's name.
 LAYER = re.compile(r"_l([0-9]{1,9})(?:_reverse)?$")
 
 
 class Direction(NamedTuple):
-    """Weights of one layer in one direction, in our convention; None is what the layer does not have."""
+    """Weights of one layer in one direction, in fusedrnn's convention; None for weights that the layer lacks."""
 
     W_ih: Array  # (G*H, I)
     W_hh: Array  # (G*H, H), with a projection (G*H, P)
@@ -67,7 +67,7 @@ def reorder(rows: Array, theirs: str, ours: str) -> Array:
 
 
 def negate(rows: Array, gate: str, order: str) -> Array:
-    """A copy with one gate's block negated: sigmoid(-a) = 1 - sigmoid(a) turns that gate the other way round."""
+    """A copy with one gate's block negated: sigmoid(-a) = 1 - sigmoid(a) inverts this gate."""
     rows = rows.copy()
     H = len(rows) // len(order)
     rows[order.index(gate) * H :][:H] *= -1
@@ -75,12 +75,12 @@ def negate(rows: Array, gate: str, order: str) -> Array:
 
 
 def float_dtype(array: Array | Stored) -> np.dtype[Any]:
-    """The layer's dtype for an array of weights: float64 stays, all else is float32."""
+    """The layer's dtype for an array of weights: float64 stays float64, everything else becomes float32."""
     return np.dtype(np.float64 if array.dtype == np.float64 else np.float32)
 
 
 def as_weights(owner: str, name: str, value: Any) -> Array:
-    """Arrays, tensors and nested lists as a real array; bfloat16 and float8, which NumPy lacks, by way of float32."""
+    """Arrays, tensors and nested lists as a real array; bfloat16 and float8, which NumPy lacks, become float32."""
     if isinstance(value, Stored):
         value = value.read()
     elif hasattr(value, "detach"):
@@ -119,7 +119,7 @@ def check_kind(owner: str, kind: object) -> None:
 
 
 def gates_of(owner: str, rows: int, hidden_size: int) -> str:
-    """Which layer has so many rows of weights."""
+    """The kind of layer with this many rows of weights."""
     for kind, order in GATES.items():
         if rows == len(order) * hidden_size:
             return kind
@@ -199,12 +199,12 @@ class Pair(NamedTuple):
 
 
 def assemble(owner: str, parts: Sequence[Part | Pair], dtype: DTypeLike | None, **options: Any) -> Any:
-    """Layers one above the other: as one layer object where they are alike, else as a `Stack`."""
+    """Stacked layers: one layer object if they are alike, otherwise a `Stack`."""
     first, last = parts[0], parts[-1]
     if dtype is None:
         dtype = float_dtype((first if isinstance(first, Part) else first.forward).directions[0].W_ih)
     if isinstance(last, Part):
-        # A pair, unmerged, can only come out of the last one; it is concatenated below.
+        # Only the last layer can return an unmerged pair; below it, outputs are concatenated.
         below = last.options | ({"merge": last.options["merge"] or "concat"} if "merge" in last.options else {})
         own = [part for part in parts if isinstance(part, Part) and part.form == last.form]
         if len(own) == len(parts) and all(part.options == below for part in own[:-1]):
@@ -298,7 +298,7 @@ def named(stack: Sequence[Sequence[Direction]]) -> dict[str, Array]:
 
 
 def directions_of(params: Mapping[str, Array], num_layers: int, bidirectional: bool) -> list[list[Direction]]:
-    """The other way: a layer's parameters as one list of `Direction`s for each layer."""
+    """The inverse: a layer's parameters as one list of `Direction`s for each layer."""
     return [
         [
             Direction(**{field: params.get(f"{name}_l{layer}{suffix}") for field, name in PARAMETERS.items()})  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
 """Layers inside functions that JAX compiles and differentiates, on the CPU: under ``jit`` and ``grad``.
 
-``apply(layer, params, x, state)`` is a custom call of XLA (no ``pure_callback``): XLA's buffers are read and written
-where they are. Tested with JAX 0.5 to 0.10.
+``apply(layer, params, x, state)`` is a custom call of XLA (no ``pure_callback``): XLA's buffers are read and written in
+place. Tested with JAX 0.5 to 0.10.
 
 Examples
 --------
@@ -36,10 +36,10 @@ from . import _xla_ffi
 
 __all__ = ["apply"]
 
-#: Tapes that wait for their backward pass. One more, and the oldest goes; its backward pass then runs forward again.
+#: Limit of tapes that wait for backward. Beyond it the oldest is dropped; its backward pass then runs forward again.
 MOST_TAPES = 16
 
-#: What makes forward differ from inference; acts only with a key.
+#: Options that make forward differ from inference; they act only with a key.
 RANDOM = ("dropout", "recurrent_dropout", "weight_dropout", "zoneout")
 
 
@@ -49,15 +49,15 @@ def apply(layer: Any, params: Any, x: Any, state: Any = None, *, lengths: Any = 
     Parameters
     ----------
     layer : RNN, GRU or LSTM of fusedrnn
-        Its configuration; its own parameters are neither read nor changed, unless `params` is None.
+        Only the configuration is used; the layer's parameters are neither read nor changed, unless `params` is None.
     params : mapping of str to array, or None
         All parameters by name, shaped as ``layer.params``; cast to the layer's dtype. None: the layer's own.
     x : array
-        Floats or integer tokens, in the shapes that the layer takes; no list.
+        Floats or integer tokens, in the shapes that the layer accepts; not a list.
     state : array, pair of these, or None
     lengths : integers (B,) or None
     key : JAX's random key, or None
-        Draws dropout masks; without a key nothing is dropped.
+        Draws dropout masks; without a key dropout does not act.
 
     Returns
     -------
@@ -67,15 +67,15 @@ def apply(layer: Any, params: Any, x: Any, state: Any = None, *, lengths: Any = 
     Raises
     ------
     TypeError, ValueError
-        As for calling the layer, as far as shapes and dtypes show it; ValueError also for a float64 layer while
+        As for calling the layer, for errors of shapes and dtypes; ValueError also for a float64 layer while
         ``jax_enable_x64`` is off.
 
     Notes
     -----
-    The first derivative in reverse is what there is: no forward mode, no second derivative. ``vmap`` runs one call
-    after the other; a batch belongs into the layer's own batch axis. What is wrong with values (a token or a length out
-    of range) shows when the compiled function runs, as an error of JAX with the layer's message. Forward leaves a tape
-    for backward; where it is gone (`MOST_TAPES`), or wanted twice, backward runs forward again, with the same bits.
+    Only first derivatives in reverse mode are supported: no forward mode, no second derivatives. ``vmap`` runs one call
+    after the other; use the layer's own batch axis for batches. Errors in values (a token or a length out of range) are
+    raised when the compiled function runs, as an error of JAX with the layer's message. Forward stores a tape for
+    backward; if the tape is gone (`MOST_TAPES`) or needed twice, backward runs forward again, with the same bits.
     """
     owner = type(layer).__name__
     if not isinstance(layer, RecurrentLayer):
@@ -104,7 +104,7 @@ def apply(layer: Any, params: Any, x: Any, state: Any = None, *, lengths: Any = 
 
 
 class _Call:
-    """A configuration of a layer, and which arguments it is called with."""
+    """The configuration of a layer, and the arguments of its call."""
 
     def __init__(self, layer: Any, tree: Any) -> None:
         self.layer = layer._with_params({})
@@ -132,7 +132,7 @@ class _Call:
         return (y, state), tape
 
     def gradients(self, tape: Any, d_outputs: Any, floats: list[bool]) -> list[Any]:
-        """Of those leaves that are floats, in order."""
+        """For those leaves that are floats, in order."""
         grads = tape.backward(*jax.tree.unflatten(self.results, d_outputs))
         arguments = jax.tree.unflatten(self.tree, floats)
         found = {
@@ -168,7 +168,7 @@ def _call_of(number: int) -> _Call:
 
 @functools.lru_cache(maxsize=1024)
 def _result_shapes(number: int, shapes: tuple[Any, ...]) -> tuple[Any, ...]:
-    """By a trial on zeros: whatever the layer is, it knows best. Errors of shape and dtype come up here, too."""
+    """Found by a trial on zeros, which works for every layer and also raises errors of shape and dtype."""
     call = _calls[number]
     outputs = call.infer([np.zeros(shape, dtype) for shape, dtype in shapes])
     leaves, call.results = jax.tree.flatten(outputs)

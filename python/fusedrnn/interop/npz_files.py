@@ -1,6 +1,6 @@
 """Arrays in npz files: zip archives of npy files, whose format `numpy.lib.format` describes.
 
-NumPy's own reader unpacks what a header asks for. Here sizes are compared first, with the file and with what is needed.
+NumPy's own reader unpacks as much as a header says. This reader first compares sizes with the file and with the need.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import numpy as np
 from . import _messages
 from .stored import MOST_AXES, Array, Stored, reading
 
-#: What packed arrays may unpack to, in bytes: as much as this, and this much for each byte of the file. Weights that
-#: are not all alike pack to a half or a tenth; deflate could pack zeros a thousandfold.
+#: Limits of the unpacked size, in bytes: a constant part, and a part for each byte of the file. Typical weights are
+#: packed to a half or a tenth of their size; deflate could pack zeros a thousandfold.
 ROOM = 64 * 2**20
 ROOM_EACH = 256
 
-#: Longest npy header, as NumPy has it for files that are not trusted.
+#: Longest npy header, NumPy's limit for untrusted files.
 LONGEST_HEADER = 10000
 
 #: Bytes of the longest text.
@@ -35,7 +35,7 @@ DTYPE = re.compile(r"[<>=|]?[a-zA-Z][0-9]*")
 
 
 class Header(NamedTuple):
-    """What an npy file says of its array."""
+    """The header of an npy file."""
 
     length: int  # of the header itself
     shape: tuple[int, ...]
@@ -63,7 +63,7 @@ class Npz:
             }
 
     def take(self, name: str, nbytes: int) -> None:
-        """Count what is unpacked."""
+        """Count unpacked bytes."""
         if nbytes > self.left:
             raise ValueError(_messages.unpacks_to(self.owner, name, nbytes, self.left, self.size))
         self.left -= nbytes
@@ -87,7 +87,7 @@ class NpzMember(Stored):
 
     @functools.cached_property
     def header(self) -> Header:
-        """Read and compared with the archive's directory; of the array itself nothing is unpacked."""
+        """Read and compare with the archive's directory; the array itself is not unpacked."""
         owner, name, info = self.npz.owner, self.name, self.info
         if info.compress_type not in METHODS:
             expected = f"one of {', '.join(f'{number} ({method})' for number, method in METHODS.items())}"
@@ -124,7 +124,7 @@ class NpzMember(Stored):
         return Header(length, shape, dtype, "F" if fortran else "C")
 
     def unpack(self) -> Array:
-        """The array's bytes; the archive's checksum is compared, as the end is reached."""
+        """The array's bytes; the archive's checksum is compared, because the end is reached."""
         header, owner, name = self.header, self.npz.owner, self.name
         self.npz.take(name, header.nbytes)
         content = np.empty(header.nbytes, np.uint8)

@@ -1,4 +1,4 @@
-"""Tensors of an ONNX model that are constant, or follow from constants, without running what could run for ever.
+"""Tensors of an ONNX model that are constant, or follow from constants, without running unbounded computations.
 
 ONNX's own reference evaluates one node at a time: of the operators in `COSTS` only, which have neither loops nor
 subgraphs, and only if the result is no larger than the model gives reason for. Model functions are never run.
@@ -149,17 +149,17 @@ class Evaluator:
         self.steps = STEPS
 
     def step(self) -> None:
-        """A node is gone through."""
+        """Count a visited node."""
         if self.steps == 0:
             raise ValueError(_messages.too_large(self.owner, "what lies between nodes", "more steps", str(STEPS)))
         self.steps -= 1
 
     def earn(self, array: Array) -> None:
-        """The model has this array, which gives reason for more."""
+        """The model contains this array, so the budget grows."""
         self.elements += ELEMENTS_EACH * array.size
 
     def spend(self, what: str, elements: float) -> None:
-        """So many are made."""
+        """Count computed elements."""
         if elements > self.elements:
             left = f"{self.elements:.0f} more, as the model's own tensors give reason for"
             raise ValueError(_messages.too_large(self.owner, what, f"{elements:.0f} elements", left))

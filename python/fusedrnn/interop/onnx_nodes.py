@@ -128,7 +128,7 @@ def split_state(state: Any) -> tuple[Any, Any]:
 
 
 def join_states(first: Any, second: Any) -> Any:
-    """The way back."""
+    """The inverse."""
     if isinstance(first, tuple):
         return tuple([np.concatenate(parts) for parts in zip(first, second, strict=True)])
     return np.concatenate((first, second))

@@ -16,10 +16,10 @@ import numpy as np
 from . import _messages
 from .stored import MOST_AXES, Array, Stored, reading
 
-#: Longest header, as the package has it.
+#: Longest header, as in the package.
 LONGEST_HEADER = 100_000_000
 
-#: dtype in the file -> how NumPy reads it as it is; all else is skipped unless it is needed, and refused then.
+#: dtype in the file -> NumPy's dtype; other dtypes are skipped, and an error if the tensor is needed.
 PLAIN = {
     "F64": "<f8",
     "F32": "<f4",
@@ -34,12 +34,12 @@ PLAIN = {
     "U8": "|u1",
 }
 
-#: Floats that NumPy has not -> the integers that hold them; they become float32.
+#: Floats that NumPy lacks -> the integers that hold them; they are converted to float32.
 SHORT_FLOATS = {"BF16": "<u2", "F8_E5M2": "|u1", "F8_E4M3": "|u1"}
 
 
 class Tensor(Stored):
-    """One tensor of a file that is open."""
+    """One tensor of an open file."""
 
     def __init__(self, owner: str, file: BinaryIO, name: str, entry: Any, start: int) -> None:
         self.owner = owner
@@ -114,7 +114,7 @@ def float8_e4m3() -> Array:
 
 
 def no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object whose names all differ."""
+    """A JSON object without duplicate names."""
     found = dict(pairs)
     if len(found) != len(pairs):
         counts = collections.Counter(name for name, _ in pairs)
@@ -123,7 +123,7 @@ def no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def tensors_of(owner: str, file: BinaryIO) -> tuple[dict[str, Stored], dict[str, Any]]:
-    """The tensors of an open file, which has to stay open, and its metadata."""
+    """The tensors of a file, which must stay open, and its metadata."""
     size = file.seek(0, 2)
     file.seek(0)
     length = int.from_bytes(file.read(8), "little")

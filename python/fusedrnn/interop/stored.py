@@ -1,6 +1,6 @@
-"""Arrays in files: their shapes and dtypes are known before they are read, and they are read when they are needed.
+"""Arrays in files: shapes and dtypes are known before an array is read, and arrays are read when they are needed.
 
-So that a small file cannot ask for large work: a bridge compares shapes first, and reads what a layer has room for.
+This prevents a small file from causing large work: a bridge compares shapes first, and reads only arrays that fit.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from . import _messages
 
 Array = NDArray[Any]
 
-#: Of an array: NumPy's own limit.
+#: Most axes of an array: NumPy's own limit.
 MOST_AXES = 64
 
 
@@ -31,7 +31,7 @@ class Stored(ABC):
     @property
     @abstractmethod
     def dtype(self) -> np.dtype[Any]:
-        """What `read` gives."""
+        """The array that `read` returns."""
 
     @abstractmethod
     def read(self) -> Array: ...
@@ -39,7 +39,7 @@ class Stored(ABC):
 
 @contextmanager
 def reading(owner: str, what: str) -> Iterator[None]:
-    """Around what another library reads: whatever it raises says that the file is not as it should be."""
+    """Around reading by another library: whatever it raises means that the file is faulty."""
     try:
         yield
     except MemoryError:
@@ -50,7 +50,7 @@ def reading(owner: str, what: str) -> Iterator[None]:
 
 @contextmanager
 def faults_of(owner: str, path: str | None) -> Iterator[None]:
-    """Around all that is made of a file, or of its content: what is wrong with it is a ValueError that names it."""
+    """Around all processing of a file or its content: every fault becomes a ValueError that names the file."""
     try:
         yield
     except (ValueError, TypeError, RecursionError) as error:

@@ -1,7 +1,7 @@
 """thinc models on fusedrnn's kernels: ``FusedLSTM`` and ``FusedGRU``, with the arguments of thinc's ``LSTM.v1``.
 
-They take sequences as ``Padded``, ``Ragged``, a list of arrays, or an array (steps, rows, width), and give the same
-kind back; ``with_padded`` around them works but is not needed. In thinc's registry they are ``fusedrnn.LSTM.v1`` and
+They take sequences as ``Padded``, ``Ragged``, a list of arrays, or an array (steps, rows, width), and return the same
+type; ``with_padded`` around them works but is not needed. In thinc's registry they are ``fusedrnn.LSTM.v1`` and
 ``fusedrnn.GRU.v1`` as soon as this module is imported. Needs thinc.
 
 Examples
@@ -46,9 +46,9 @@ def FusedLSTM(
     Parameters
     ----------
     nO, nI : int or None
-        Width of output and input; None is found out by ``initialize``. With `bi`, each direction has nO / 2 units.
+        Width of output and input; None is inferred by ``initialize``. With `bi`, each direction has nO / 2 units.
     bi : bool
-        Whether each layer runs both ways.
+        Whether each layer runs in both directions.
     depth : int
         Number of layers.
     dropout : float
@@ -75,7 +75,7 @@ def FusedLSTM(
 def FusedGRU(
     nO: int | None = None, nI: int | None = None, *, bi: bool = False, depth: int = 1, dropout: float = 0.0
 ) -> Any:
-    """A stack of GRU layers; as `FusedLSTM`."""
+    """A stack of GRU layers; see `FusedLSTM`."""
     return _model("GRU", nO, nI, bi, depth, dropout)
 
 
@@ -101,7 +101,7 @@ def _model(cell: str, nO: Any, nI: Any, bi: bool, depth: int, dropout: float) ->
 
 @functools.lru_cache(maxsize=64)
 def _layer(cell: str, nI: int, hidden: int, depth: int, bi: bool, dropout: float) -> Any:
-    """A layer whose configuration is what counts."""
+    """A layer of which only the configuration is used."""
     make: Any = getattr(fusedrnn, cell)
     return make(nI, hidden, depth, dropout=dropout if depth > 1 else 0.0, bidirectional=bi, rng=0)
 
@@ -147,7 +147,7 @@ def _no_backprop(dY: Any) -> Any:
 
 
 def _sequences(X: Any) -> tuple[Any, Any, Callable[[Any], Any], Callable[[Any], Any]]:
-    """What our layer takes, lengths, and how results become the caller's kind and its gradients ours."""
+    """The input for the layer, the lengths, and conversions of results to the caller's type and of gradients back."""
     if isinstance(X, Padded):
         return X.data, X.lengths, lambda y: Padded(y, X.size_at_t, X.lengths, X.indices), lambda dY: dY.data
     if isinstance(X, Ragged):

@@ -1,7 +1,7 @@
-"""torch modules that run on fusedrnn's kernels: ``RNN``, ``GRU``, ``LSTM`` in place of ``torch.nn``'s, on the CPU.
+"""torch modules that run on fusedrnn's kernels: ``RNN``, ``GRU``, ``LSTM`` instead of ``torch.nn``'s, on the CPU.
 
-They are torch's own modules (arguments, parameters, initialisation, ``state_dict``, ``isinstance``) whose forward and
-backward pass are ours. Tensors are passed without a copy, and torch's number of threads is used. Needs torch.
+They are torch's own modules (arguments, parameters, initialisation, ``state_dict``, ``isinstance``) with fusedrnn's
+forward and backward pass. Tensors are passed without a copy, and torch's number of threads is used. Needs torch.
 
 Examples
 --------
@@ -13,7 +13,7 @@ Examples
 >>> lstm.weight_hh_l0.grad.shape
 torch.Size([64, 16])
 
-Every recurrent layer of a model that exists already, its optimiser included:
+Every recurrent layer of an existing model, which may already have an optimiser:
 
 >>> model = torch.nn.ModuleDict({"encoder": torch.nn.GRU(8, 16), "head": torch.nn.Linear(16, 2)})
 >>> from_module(model)["encoder"]
@@ -40,12 +40,12 @@ __all__ = ["GRU", "LSTM", "RNN", "from_module"]
 
 Array = NDArray[Any]
 
-#: What can be computed with.
+#: The supported dtypes.
 DTYPES = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
 
 
 def _opaque(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Not to be looked into by torch.compile, which calls it as it is; without loading torch.compile's machinery."""
+    """Exclude a function from tracing by torch.compile, without importing torch.compile's machinery."""
     disabled: Callable[..., Any] | None = None
 
     @functools.wraps(function)
@@ -63,16 +63,16 @@ def _opaque(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _Recurrent:
-    """What our three modules have in common; comes before torch's class in the order of bases."""
+    """Common base of the three modules; precedes torch's class in the order of bases."""
 
     def forward(self, input: Any, hx: Any = None) -> tuple[Any, Any]:
-        """As torch's module of this name.
+        """Run as torch's module of the same name does.
 
         Parameters
         ----------
         input : Tensor or PackedSequence
             Floats of the parameters' dtype and torch's shapes; or integer tokens without the last axis, each a one-hot
-            vector (torch has no such thing).
+            vector (which torch does not support).
         hx : Tensor, pair of these, or None
             Initial state: h_0, for LSTM (h_0, c_0).
 
@@ -86,7 +86,7 @@ class _Recurrent:
         TypeError, ValueError, IndexError
             As for calling fusedrnn's layer; TypeError also if tensors are not on the CPU, or of another dtype.
         NotImplementedError
-            From the backward pass with ``create_graph=True``: the kernels know first derivatives.
+            From the backward pass with ``create_graph=True``: the kernels compute only first derivatives.
         """
         return self._forward(input, hx)  # type: ignore[no-any-return]
 
@@ -97,7 +97,7 @@ class _Recurrent:
         return self._padded(input, hx, self.batch_first, None)  # type: ignore[no-any-return]
 
     def _packed(self: Any, packed: Any, hx: Any) -> tuple[Any, Any]:
-        """By way of a padded sequence; rows stay in the order in which they are packed, that of falling lengths."""
+        """Run on a padded sequence; rows stay in their packed order, by decreasing length."""
         data, batch_sizes, order, order_back = packed
         x, lengths = torch._VF._pad_packed_sequence(data, batch_sizes, False, 0, len(batch_sizes))
         if hx is not None:
@@ -110,12 +110,12 @@ class _Recurrent:
         names = self._flat_weights_names
         try:
             params = [self._parameters[name] for name in names]
-        except KeyError:  # some come from elsewhere: weight_norm, parametrizations, pruning
+        except KeyError:  # some are computed by weight_norm, parametrizations or pruning
             params = [getattr(self, name) for name in names]
         x = _checked(type(self).__name__, x, params[0].dtype)
         dropout = self.dropout if self.training else 0.0
         layer = self._layer_with(names, params, self._configured(batch_first, dropout, DTYPES[params[0].dtype]))
-        if dropout:  # from torch's generator, so that its seed is what decides
+        if dropout:  # from torch's generator, so that torch's seed determines the masks
             layer = layer._with_params(layer.params)  # not the one that other threads may be using
             layer.rng = int(torch.randint(2**63 - 1, ()))
         state = () if hx is None else hx if isinstance(hx, (tuple, list)) else (hx,)
@@ -149,7 +149,7 @@ class _Recurrent:
         )
 
     def _layer_with(self: Any, names: list[str], params: list[Any], configured: Any) -> Any:
-        """The layer on the parameters as arrays. To make these takes torch microseconds: kept while they are valid."""
+        """The layer with the parameters as arrays, which are cached, as creating them takes microseconds."""
         where = [(tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) for tensor in params]
         kept = self.__dict__.get("_kept_layer")
         if kept is None or kept[0] is not configured or kept[1] != where:
@@ -210,23 +210,23 @@ class LSTM(_Recurrent, torch.nn.LSTM):
 
 
 def from_module(module: Any) -> Any:
-    """Let every ``torch.nn.RNN``, ``GRU`` and ``LSTM`` in a module run on our kernels from now on, in place.
+    """Make every ``torch.nn.RNN``, ``GRU`` and ``LSTM`` in a module use fusedrnn's kernels, in place.
 
     Parameters
     ----------
     module : torch.nn.Module
-        A recurrent layer, or anything that contains some. Subclasses of these layers are left as they are, since what
-        they do is their own.
+        A recurrent layer, or a module that contains some. Subclasses of these layers are left unchanged, because they
+        may compute something else.
 
     Returns
     -------
     torch.nn.Module
-        The same object: parameters, hooks, and optimisers that hold the parameters stay valid.
+        The same object: parameters, hooks, and optimisers that refer to the parameters stay valid.
 
     Raises
     ------
     TypeError
-        `module` is no module.
+        `module` is not a torch module.
 
     Examples
     --------
@@ -282,8 +282,8 @@ class _Sequence(torch.autograd.Function):
         return tuple([from_numpy(d) if need else None for need, d in zip(needed, found, strict=True)])
 
 
-class _torchs_threads:  # noqa: N801  reads as fusedrnn.threads, which takes longer to check what cannot be wrong here
-    """As many threads within a ``with`` block as torch would use."""
+class _torchs_threads:  # noqa: N801  like fusedrnn.threads, but without checks that are not needed here
+    """Use torch's number of threads within a ``with`` block."""
 
     def __enter__(self) -> None:
         self._before = _core.get_local_num_threads()
@@ -294,7 +294,7 @@ class _torchs_threads:  # noqa: N801  reads as fusedrnn.threads, which takes lon
 
 
 def _graph_is_kept() -> bool:
-    """Whether the backward pass that is going on was told retain_graph=True; torch does not say so officially."""
+    """Whether the current backward pass has retain_graph=True; torch has no official way to ask."""
     ask = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
     return ask is None or bool(ask())
 
@@ -329,7 +329,7 @@ def _layer(
 
 
 def _checked(owner: str, x: Any, dtype: Any) -> Any:
-    """`x` as the parameters' dtype has it; only autocast casts."""
+    """`x` in the parameters' dtype; it is cast only under autocast."""
     if dtype not in DTYPES:
         raise _validate.tensor_dtype(owner, "the parameters", dtype, "torch.float32 or torch.float64")
     if x.dtype is not dtype and x.is_floating_point():
@@ -346,6 +346,6 @@ def _array(tensor: Any) -> Array:
 
 
 def _state(parts: Any) -> Any:
-    """As our layers take it: None, h, or (h, c)."""
+    """The state in the form of fusedrnn's layers: None, h, or (h, c)."""
     parts = tuple(parts)
     return parts if len(parts) > 1 else parts[0] if parts else None

@@ -1,6 +1,6 @@
 """Layers in safetensors and npz files: the parameters under their names, and what the constructor needs as JSON.
 
-Files that others wrote, a state dict without that JSON, are read as `from_torch` reads one.
+Files of other programs, which hold a state dict without this JSON, are read as by `from_torch`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from .safetensors_files import tensors_of
 from .stored import Stored, faults_of
 from .weights_torch import from_state_dict, several_prefixes
 
-#: Where the JSON is: an entry of the safetensors header, an array of one string in an npz file.
+#: Place of the JSON: an entry of the safetensors header, an array of one string in an npz file.
 KEY = "fusedrnn"
 
-#: Version of the JSON; raised when old files would need translating.
+#: Version of the JSON; increased when old files would have to be converted.
 VERSION = 1
 
 #: What files may hold, by name.
@@ -46,11 +46,11 @@ def save_safetensors(layer: Any, path: Path) -> None:
     Raises
     ------
     TypeError
-        `layer` is no layer.
+        `layer` is not a layer.
 
     Notes
     -----
-    Needs the package safetensors. torch reads the file as a state dict: the names are its own.
+    Needs the package safetensors. torch can read the file as a state dict, because the names are torch's.
 
     Examples
     --------
@@ -73,9 +73,9 @@ def load_safetensors(path: Path, prefix: str | None = None) -> Any:
     Parameters
     ----------
     path : path
-        What `save_safetensors` wrote, or a state dict that torch or others wrote.
+        A file of `save_safetensors`, or a state dict written by torch or another program.
     prefix : str or None
-        Of a state dict: which recurrent module, as `from_torch` has it.
+        The recurrent module of a state dict, as in `from_torch`.
 
     Returns
     -------
@@ -86,12 +86,12 @@ def load_safetensors(path: Path, prefix: str | None = None) -> Any:
     ValueError
         The file is damaged, holds no such layer, or was written by a later version.
     OSError
-        There is no such file, or it may not be read.
+        There is no such file, or it cannot be read.
 
     Notes
     -----
     Read with NumPy alone. float16, bfloat16 and float8 (E4M3, E5M2) become float32, exactly. Sizes are compared with
-    the arrays before any is read, and no other tensors are.
+    the arrays before any array is read; other tensors are not read.
     """
     owner = "load_safetensors"
     with open(os.fspath(path), "rb") as file, faults_of(owner, os.fspath(path)):
@@ -109,12 +109,12 @@ def save_npz(layer: Any, path: Path) -> None:
     ----------
     layer : RNN, GRU, LSTM, or a cell
     path : path
-        Replaced if it exists; written as it is, without adding ``.npz``.
+        Replaced if it exists; used unchanged, without adding ``.npz``.
 
     Raises
     ------
     TypeError
-        `layer` is no layer.
+        `layer` is not a layer.
 
     Examples
     --------
@@ -137,9 +137,9 @@ def load_npz(path: Path, prefix: str | None = None) -> Any:
     Parameters
     ----------
     path : path
-        What `save_npz` wrote, or arrays under torch's names.
+        A file of `save_npz`, or arrays under torch's names.
     prefix : str or None
-        Of a state dict: which recurrent module, as `from_torch` has it.
+        The recurrent module of a state dict, as in `from_torch`.
 
     Returns
     -------
@@ -149,13 +149,13 @@ def load_npz(path: Path, prefix: str | None = None) -> Any:
     ------
     ValueError
         The file is damaged, holds no such layer, holds pickled objects, or was written by a later version; or the
-        arrays would unpack to very much more than the file.
+        arrays would unpack to much more than the size of the file.
     OSError
         There is no such file, or it may not be read.
 
     Notes
     -----
-    Sizes are compared with the arrays before any is unpacked, and no other arrays are.
+    Sizes are compared with the arrays before any array is unpacked; other arrays are not unpacked.
     """
     owner = "load_npz"
     with open(os.fspath(path), "rb") as file, faults_of(owner, os.fspath(path)):
@@ -193,7 +193,7 @@ def restore(owner: str, description: str | None, arrays: Mapping[str, Stored], p
 
 
 def parse(owner: str, description: str) -> tuple[type[Any], dict[str, Any]]:
-    """The class and the constructor's arguments, of which the names and sizes are still to be looked at."""
+    """The class and the constructor's arguments, whose names and sizes have not been checked yet."""
     try:
         record = json.loads(description)
         version, name, arguments = record["version"], record["class"], record["arguments"]

@@ -34,7 +34,7 @@ DYNET_GATES = {"RNN": "h", "GRU": "zrn", "LSTM": "ifog"}
 def from_dynet(
     source: Any, kind: str | None = None, *, forget_bias: float = 1.0, dtype: DTypeLike | None = None
 ) -> Any:
-    """The layer that does what a DyNet builder does.
+    """Convert a DyNet builder to an equivalent layer of fusedrnn.
 
     Parameters
     ----------

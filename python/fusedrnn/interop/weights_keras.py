@@ -89,43 +89,44 @@ def from_keras(
     batch_first: bool = True,
     dtype: DTypeLike | None = None,
 ) -> Any:
-    """The layer that does what a Keras layer does.
+    """Convert a Keras layer to an equivalent layer of fusedrnn.
 
     Parameters
     ----------
     source : keras layer, or list of arrays
         ``SimpleRNN``, ``GRU``, ``LSTM``, ``Bidirectional`` of one of these, ``RNN`` over one of their cells (of Keras 3
-        or 2), a ``Sequential`` or a list of such layers, one above the other; or what ``layer.get_weights()`` gives:
-        kernel, recurrent kernel and bias, for two directions forward and backward one after the other.
+        or 2), a ``Sequential`` or a list of such layers, which are stacked; or the result of ``layer.get_weights()``:
+        kernel, recurrent kernel and bias, for two directions forward, then backward.
     kind : "RNN", "GRU", "LSTM" or None
-        What a list has to be; its shapes tell, so this is a check only.
+        The expected kind; only a check, because the shapes determine the kind.
     activation, recurrent_activation
-        Of a list, as `fusedrnn.LSTM` takes them; a layer tells them.
+        For a list of arrays, as in `fusedrnn.LSTM`; a layer has its own.
     reset_after : bool or None
-        Of a list of a GRU: the shape of its bias tells; without biases None is True, Keras' default.
+        For a list of arrays of a GRU: the shape of the bias determines it; without biases None means True, Keras'
+        default.
     go_backwards : bool
-        Of a list.
+        For a list of arrays.
     merge_mode : "concat", "sum", "ave", "mul" or None
-        Of a list for two directions.
+        For a list of arrays of two directions.
     batch_first : bool
         Keras' axes are (B, T, I).
     dtype : float32, float64 or None
-        None is that of the weights.
+        None means that of the weights.
 
     Returns
     -------
     RNN, GRU, LSTM, Stack or Bidirectional
-        A `Stack` of layers that are not alike, a `Bidirectional` of directions that are not. Gives all outputs, aligned
-        with the input, and the final state, whatever ``return_sequences`` and ``return_state`` are. Dropout rates,
-        which act in training only, are not taken over.
+        A `Stack` if layers differ, a `Bidirectional` if directions differ. It returns all outputs, aligned with the
+        input, and the final state, whatever ``return_sequences`` and ``return_state`` are. Dropout rates, which act in
+        training only, are not converted.
 
     Raises
     ------
     TypeError
         `source` is neither.
     ValueError
-        Shapes do not fit together or contradict an argument; the layer does what fusedrnn does not, such as an
-        activation that is a function; it has no weights yet.
+        Shapes do not fit together or contradict an argument; the layer uses a feature that fusedrnn lacks, such as
+        an activation that is a function; it has no weights yet.
 
     Examples
     --------
@@ -181,7 +182,7 @@ def state_activation(kind: str, name: Any) -> dict[str, Any]:
 
 
 def of_layers(owner: str, sources: Sequence[Any]) -> list[Part | Pair]:
-    """Layers one above the other."""
+    """Stacked layers."""
     parts: list[Part | Pair] = []
     flipped = False  # whether Keras has the steps in reversed order here
     for layer in flat(sources):
@@ -306,7 +307,7 @@ def of_direction(
 
 
 def to_keras(layer: Any, *, return_state: bool = False) -> keras.layers.Layer:
-    """The Keras layer that does what a layer does.
+    """Convert a layer to an equivalent Keras layer.
 
     Parameters
     ----------

@@ -36,7 +36,7 @@ GATE_ATTRIBUTES = {
 
 
 def from_madmom(source: Any, *, dtype: DTypeLike | None = None) -> Any:
-    """The layer that does what a layer of madmom does.
+    """Convert a layer of madmom to an equivalent layer of fusedrnn.
 
     Parameters
     ----------

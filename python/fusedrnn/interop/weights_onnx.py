@@ -98,34 +98,33 @@ def from_onnx(
     Parameters
     ----------
     source : onnx.ModelProto, path, bytes of a model, or onnx.NodeProto
-        Needs the package onnx, for reading. Weights may be initializers, constants, or computed from these (sliced,
+        Reading needs the package onnx. Weights may be initializers, constants, or computed from these (sliced,
         concatenated, dequantized): by operators of the standard, not by loops or functions of the model, and at most
-        10,000 of them. Nodes are found in the branches of If and the bodies of Loop, too.
+        10,000 of them. Nodes are also found in the branches of If and the bodies of Loop.
     tensors : mapping of str to arrays, or None
-        Weights that the model takes as inputs; for a node all of them, under the node's names.
+        Weights that are inputs of the model; for a node all weights, under the node's names.
     dtype : float32, float64 or None
-        None is that of the weights; float16 and bfloat16 become float32.
+        None means that of the weights; float16 and bfloat16 become float32.
     chain : bool
-        Whether the model's nodes stand upon each other and are wanted as one: a layer, or a `Stack` where they differ.
-        Two nodes over the same input, one for each direction, are a `Bidirectional`. ``batch_first`` is the nodes'
-        ``layout``.
+        Whether to convert the model's stacked nodes to one object: a layer, or a `Stack` if they differ. Two nodes over
+        the same input, one for each direction, become a `Bidirectional`. ``batch_first`` is the nodes' ``layout``.
 
     Returns
     -------
     dict of str to OnnxNode, or OnnxNode
-        By name, in the model's order; of a NodeProto the node alone. With ``chain=True`` an RNN, GRU, LSTM, Stack or
+        By name, in the model's order; for a NodeProto the node alone. With ``chain=True`` an RNN, GRU, LSTM, Stack or
         Bidirectional.
 
     Raises
     ------
     TypeError
-        `source` is none of these, or a tensor is no array.
+        `source` is none of these, or a tensor is not an array.
     OSError
-        There is no such file, or it may not be read.
+        There is no such file, or it cannot be read.
     ValueError
-        The model is damaged, or computes far more than it holds; there is no such node; an attribute or a shape is not
-        as the standard has it; weights are not constant and not among `tensors`; with ``chain=True``, a node reads
-        something else than what the one below puts out, or has lengths or an initial state of its own.
+        The model is damaged, or computes far more than it holds; there is no such node; an attribute or a shape
+        violates the standard; weights are not constant and not among `tensors`; with ``chain=True``, a node does not
+        read the outputs of the node below, or has its own lengths or initial state.
     """
     import onnx
 

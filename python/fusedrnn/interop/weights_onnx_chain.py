@@ -1,4 +1,4 @@
-"""ONNX -> fusedrnn: a model's recurrent nodes as one layer, if each reads what the one below puts out.
+"""ONNX -> fusedrnn: a model's recurrent nodes as one layer, if each reads the outputs of the node below.
 
 What lies between two nodes (squeezed axes, transposes, a merge of directions) is not recognised by its pattern: ONNX's
 own reference runs it on random outputs, and what comes out must be those outputs, merged in one of our ways.

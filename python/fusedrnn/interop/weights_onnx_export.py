@@ -67,7 +67,7 @@ ONNX_NAMES = {
 
 
 def to_onnx(layer: Any, *, lengths: bool = False, state: bool = False, name: str = "fusedrnn") -> onnx.ModelProto:
-    """An ONNX model that does what a layer does; onnxruntime runs it (in float32, which is all it has kernels for).
+    """Convert a layer to an equivalent ONNX model; onnxruntime can run it (only in float32, for which it has kernels).
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ def to_onnx(layer: Any, *, lengths: bool = False, state: bool = False, name: str
     Raises
     ------
     TypeError
-        `layer` is no layer.
+        `layer` is not a layer.
     ValueError
         The layer has an option that the operators do not have.
     """

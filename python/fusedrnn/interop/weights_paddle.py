@@ -39,7 +39,7 @@ def from_paddle(
     time_major: bool | None = None,
     dtype: DTypeLike | None = None,
 ) -> Any:
-    """The layer, or cell, that does what a ``paddle.nn`` layer does.
+    """Convert a ``paddle.nn`` layer to an equivalent layer or cell of fusedrnn.
 
     Parameters
     ----------

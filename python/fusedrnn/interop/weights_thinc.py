@@ -34,7 +34,7 @@ def from_thinc(
     bi: bool = False,
     dtype: DTypeLike | None = None,
 ) -> Any:
-    """The LSTM that does what thinc's does.
+    """Convert thinc's LSTM to an equivalent LSTM of fusedrnn.
 
     Parameters
     ----------

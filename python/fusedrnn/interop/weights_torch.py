@@ -59,38 +59,38 @@ def from_torch(
     dropout: float = 0.0,
     dtype: DTypeLike | None = None,
 ) -> Any:
-    """The layer, or cell, that does what a torch module does.
+    """Convert a torch module to an equivalent layer or cell of fusedrnn.
 
     Parameters
     ----------
     source : torch.nn.Module, or mapping of str to tensors or arrays
         ``nn.RNN``, ``nn.GRU``, ``nn.LSTM``, one of their cells, a module that contains one of them; or a state dict of
-        any of these (of tensors, or of arrays: torch is not needed then).
+        any of these (of tensors, or of arrays, for which torch is not needed).
     prefix : str, sequence of str, or None
-        Where several recurrent modules are in it: which one, such as ``"encoder.lstm."`` (the dot may be left out); or
-        which ones stand upon each other, from bottom to top. Those of a ``Sequential`` or ``ModuleList`` do so in its
-        order.
+        If `source` contains several recurrent modules: the one to convert, such as ``"encoder.lstm."`` (the dot may be
+        left out); or the stacked ones, from bottom to top. The modules of a ``Sequential`` or ``ModuleList`` are
+        stacked in its order.
     kind : "RNN", "GRU", "LSTM" or None
-        What a state dict has to be; its shapes tell, so this is a check only.
+        The expected kind; only a check, because the shapes determine the kind.
     nonlinearity : "tanh", "relu" or None
-        Of an RNN given as a state dict, which does not tell; None is "tanh".
+        For an RNN given as a state dict, which does not contain it; None means "tanh".
     batch_first : bool or None
-        None is as the module has it; False for a state dict, which does not tell.
+        None means the module's own; False for a state dict, which does not contain it.
     dropout : float
-        Between layers, in training; a module tells it.
+        Dropout between layers, in training; a module has its own.
     dtype : float32, float64 or None
-        None is that of the weights; float16 and bfloat16 become float32.
+        None means that of the weights; float16 and bfloat16 become float32.
 
     Returns
     -------
-    RNN, GRU, LSTM, or RNNCell, GRUCell, LSTMCell; Stack, where several modules stand upon each other
+    RNN, GRU, LSTM, or RNNCell, GRUCell, LSTMCell; or a Stack of several modules
 
     Raises
     ------
     TypeError
-        `source` is neither, or holds no real numbers.
+        `source` is neither, or does not hold real numbers.
     ValueError
-        There is no recurrent module in it, or several without an order; parameters are missing or do not fit together.
+        `source` has no recurrent module, or several without an order; parameters are missing or do not fit together.
 
     Examples
     --------
@@ -241,7 +241,7 @@ def from_state_dict(
 
 
 def to_torch(layer: Any) -> torch.nn.Module:
-    """The torch module that does what a layer or a cell does.
+    """Convert a layer or a cell to an equivalent torch module.
 
     Parameters
     ----------

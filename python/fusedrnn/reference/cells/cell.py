@@ -1,7 +1,7 @@
-"""What a cell is: the gate maths of one timestep, and a few numbers that tell the time loop all it needs to know.
+"""The interface of a cell: the gate maths of one timestep, and a few numbers that the time loop needs.
 
 The twin of `csrc/cells/cell.h`. Shapes: B the rows of the batch that are active at a step, H hidden units. Every array
-a cell sees is (B, H). `a` (pre-activations: input part + recurrent part + biases), `s` (states before the step, s[0] is
+of a cell is (B, H). `a` (pre-activations: input part + recurrent part + biases), `s` (states before the step, s[0] is
 h), `s_new` (after it) and `save` are a few of these: a tuple, or the first axis of an array. Gradients are `d` + name.
 
     cell         gates  states  split  phases  note
@@ -11,10 +11,10 @@ h), `s_new` (after it) and `save` are a few of these: a tuple, or the first axis
     GRUSimple      2      1       0      1     no gate r
     LSTM           4      2       0      1     3 gates when coupled; unit parameters are its peepholes
 
-A cell is an object that holds its functions and options. All of them save pre-activations, from which values and slopes
-follow for any activation; the kernels save values instead where that is enough.
+A cell is an object that holds its functions and options. All cells save pre-activations, from which values and slopes
+follow for any activation; the kernels save values instead if these suffice.
 
-Here the gates always stand in torch's order; the kernels may put them in another one (`order` in cell.h).
+The reference always has the gates in torch's order; the kernels may use another order (`order` in cell.h).
 """
 
 import copy
@@ -31,7 +31,7 @@ Arrays: TypeAlias = Sequence[Array] | Array
 
 
 class _Traits(ABC):
-    """What the time loop asks of every cell.
+    """The interface between the time loop and every cell.
 
     Attributes
     ----------
@@ -44,15 +44,15 @@ class _Traits(ABC):
     saved : int
         Arrays that forward saves for backward, besides the states.
     split : int
-        1 if the last gate needs its recurrent part apart from its input part: `a` then has one row more at its end.
+        1 if the last gate needs its recurrent part apart from its input part: `a` then has an extra row at the end.
     unit_parameters : int
         Parameters p of one element per hidden unit (peepholes).
     phases : int
-        2 if the recurrent product of the last gate is not of h but of something the other gates decide, else 1.
+        2 if the operand of the last gate's recurrent product is not h but computed from the other gates, else 1.
     norm_groups : tuple of tuple of int
-        Gates that layer normalisation takes together (`layer_norm.py`); none for a cell that has no such form.
+        Gates that share mean and variance in layer normalisation (`layer_norm.py`); empty if the cell has no such form.
     norm_eps : float or None
-        Of layer normalisation, if the cell is in that form; see `normed`.
+        The eps of layer normalisation, if the cell is in this form; see `normed`.
     """
 
     name: str
@@ -77,11 +77,11 @@ class _Traits(ABC):
 
     @abstractmethod
     def gate_values(self, save: Arrays) -> dict[str, Array]:
-        """Return the gates by name, after their activations, of what forward saved (both phases)."""
+        """Return the gates by name, after their activations, from the data that forward saved (both phases)."""
 
 
 class OnePhaseCell(_Traits):
-    """A cell whose recurrent products are all of h."""
+    """A cell whose recurrent products all have the operand h."""
 
     phases: Literal[1] = 1
 
@@ -104,7 +104,7 @@ class OnePhaseCell(_Traits):
 
 
 class TwoPhaseCell(_Traits):
-    """A cell whose last gate multiplies its rows of `W_hh` with an operand that the other gates decide."""
+    """A cell whose last gate multiplies its rows of `W_hh` by an operand computed from the other gates."""
 
     phases: Literal[2] = 2
 
@@ -119,7 +119,7 @@ class TwoPhaseCell(_Traits):
 
     @abstractmethod
     def forward(self, a: Arrays, s: Arrays, save: Arrays) -> tuple[Arrays, Arrays]:
-        """Second phase, `a` of the last gate, `save` of the first ones: return s_new and what else to save."""
+        """Second phase, with `a` of the last gate and `save` of the first: return s_new and further data to save."""
 
     @abstractmethod
     def backward(self, save: Arrays, s: Arrays, ds_new: Arrays) -> tuple[Arrays, Arrays]:

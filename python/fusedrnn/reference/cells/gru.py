@@ -8,8 +8,8 @@
 
 Before: K. Cho et al., Learning phrase representations using RNN encoder-decoder, EMNLP 2014, arXiv:1406.1078, eq. 5-8.
 After: the form of cuDNN and torch.nn.GRU, where one product per step is enough and b_hn is not the same as b_in.
-Simple: how textbooks introduce the unit, before they add the reset (or relevance) gate.
-Other functions may stand in place of sigmoid (`gate`) and tanh (`state`).
+Simple: the form in which textbooks introduce the unit, before they add the reset (or relevance) gate.
+Other functions can replace sigmoid (`gate`) and tanh (`state`).
 """
 
 from fusedrnn.reference.activations import Activation
@@ -36,7 +36,7 @@ class GRUAfter(OnePhaseCell):
         return ((1 - z) * n + z * s[0],), (a[0], a[1], a_n, u)
 
     def backward(self, save: Arrays, s: Arrays, s_new: Arrays, p: Arrays, ds_new: Arrays) -> tuple[Arrays, Arrays]:
-        """W_hn and b_hn see du = r * da_n where W_in and b_in see da_n."""
+        """The gradient for W_hn and b_hn is du = r * da_n, that for W_in and b_in is da_n."""
         a_r, a_z, a_n, u = save
         r, z, n, dh = self.gate(a_r), self.gate(a_z), self.state(a_n), ds_new[0]
         da_n = dh * (1 - z) * self.state.slope(a_n)

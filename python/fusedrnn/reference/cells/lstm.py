@@ -7,14 +7,14 @@
     peephole "ifo":     a_i += p_i * c,   a_f += p_f * c,   a_o += p_o * c'      (p: i, f, o)
     peephole "o_prev":  a_o += p_o * c                                          (p: o)
     coupled:            f = 1 - i; there is no gate f                           (gates i, g, o; p: i, o)
-    cell clip:          c' is limited to [-cell_clip, cell_clip] before anything sees it
+    cell clip:          c' is limited to [-cell_clip, cell_clip] before it is used
     layer norm:         h' = o * tanh(LN(c'))                                   (p: gain, bias; `layer_norm.py`)
 
 S. Hochreiter, J. Schmidhuber, Long short-term memory, Neural Computation 9 (1997); the forget gate f is from
 F. A. Gers, J. Schmidhuber, F. Cummins, Learning to forget, Neural Computation 12 (2000); peepholes from F. A. Gers,
 N. N. Schraudolph, J. Schmidhuber, Learning precise timing with LSTM recurrent networks, JMLR 3 (2002); coupled gates as
 in K. Greff et al., LSTM: a search space odyssey, arXiv:1503.04069 (2015); the clip from H. Sak, A. Senior, F. Beaufays,
-arXiv:1402.1128 (2014). Other functions may stand in place of sigmoid (`gate`), the tanh of g (`state`) and that of c'
+arXiv:1402.1128 (2014). Other functions can replace sigmoid (`gate`), the tanh of g (`state`) and the tanh of c'
 (`output`).
 """
 
@@ -99,7 +99,7 @@ class LSTM(OnePhaseCell):
         return (da_i, *da_f, da_g, da_o), (np.zeros_like(dh), dc_old)
 
     def unit_gradients(self, save: Arrays, s: Arrays, s_new: Arrays, p: Arrays, ds_new: Arrays, da: Arrays) -> Arrays:
-        """dp: what a peephole's gate gets, times what the peephole sees; of layer norm the gain's and the bias's."""
+        """dp: the gradient of a peephole's gate times the peephole's input; with layer norm those of gain and bias."""
         da_i, *da_f, _, da_o = da
         if self.norm_eps is not None:
             seen, normed, _ = self._seen(s_new[1], p)
@@ -112,7 +112,7 @@ class LSTM(OnePhaseCell):
         return (da_i * s[1], *(d * s[1] for d in da_f), da_o * s_new[1])
 
     def gate_values(self, save: Arrays) -> dict[str, Array]:
-        """i, f, g, o; f also when coupled."""
+        """i, f, g, o; f also if coupled."""
         a_i, *a_f, a_g, a_o = save
         i, f, g = self._gates(a_i, a_f, a_g)
         return {"i": i, "f": f, "g": g, "o": self.gate(a_o)}
@@ -122,7 +122,7 @@ class LSTM(OnePhaseCell):
         return i, (1 - i if self.coupled else self.gate(a_f[0])), self.state(a_g)
 
     def _seen(self, c: Array, p: Arrays) -> tuple[Array, Array, Array]:
-        """What h' sees of c; and c normalised, and the rate, if it is."""
+        """The function of c that enters h'; and, with layer norm, c normalised, and the rate."""
         if self.norm_eps is None:
             return c, c, c
         normed, rate = normalise(c[None], ((0,),), self.norm_eps)
