@@ -147,8 +147,10 @@ def test_layers_equal_their_composition(data):
     check = Checker(dtype, K, max(T, 1) * layer.num_layers)
     check.group("results", [turn(a) for a in ys], expected_ys)
     check.group("state", states, expected.state)
-    check.group("gradients", [] if tokens else [turn(grads.x)], [] if tokens else [dx])
-    check.group("dstate", dstates, dstate_0)
+    # Both are sums of the same gradients of pre-activations times weights. If x has one element and the terms of its
+    # gradient cancel, the gradient alone does not show the scale of the terms, on which rounding depends.
+    inputs, d_inputs = ([], []) if tokens else ([turn(grads.x)], [dx])
+    check.group("gradients", [*inputs, *dstates], [*d_inputs, *dstate_0])
     check.group("parameters", [grads.params[name] for name in layer.params], [dparams[name] for name in layer.params])
 
 
