@@ -16,8 +16,10 @@ Machine this_machine() {
 }
 
 Machine machine_for(double seconds, ThreadLimit& threads) {
-  Machine machine = this_machine();
-  if (seconds >= machine.region) machine.threads = threads.most();
+  Machine machine;
+  if (seconds < (after_fork() ? machine.forked_region : machine.region)) return machine;
+  machine = this_machine();
+  machine.threads = threads.most();
   return machine;
 }
 

@@ -100,8 +100,7 @@ Weights<T>::Weights(const Kernels& kernels_, CellId cell_, const CellOptions& op
   }
   memory_ = arena.allocate();
   nbytes = arena.size();
-  Machine machine = this_machine();
-  packed.fetch_ahead = static_cast<double>(recurrent_bytes()) > machine.l2_bytes;
+  packed.fetch_ahead = recurrent_bytes() > l2_bytes();
   if (unit_parameters > 0) {
     std::memset(packed.units, 0, unit_parameters * wide * sizeof(T));
     for (Index row = 0; row < raw.unit_rows; ++row)
@@ -111,6 +110,7 @@ Weights<T>::Weights(const Kernels& kernels_, CellId cell_, const CellOptions& op
   if (structure.normed) kernel().pack_norm(raw.norm, packed.norm, H);
 
   const auto pack = [&](Member& m) { kernel().pack(raw, packed, m); };
+  Machine machine;
   const double bytes = static_cast<double>(nbytes);
   if (bytes >= machine.pack_alone_bytes) machine.threads = ThreadLimit().most();
   const Index threads = threads_for_packing(bytes, machine);

@@ -205,15 +205,15 @@ class StackStream:
     """
 
     def __init__(self, frozen: FrozenGroup, batch_size: int = 1) -> None:
-        if "_turn" in self.__dict__:  # another thread may be in a step
+        if hasattr(self, "_in_use"):  # another thread may be in a step
             raise _validate.initialised("StackStream", "frozen.stream()")
         self._frozen = frozen
         self._streams = [member.stream(batch_size) for member in frozen._group.layers]
         B = self._streams[0].batch_size
         self._between = [np.empty((B, above.input_size), frozen.dtype) for above in frozen._group.layers[1:]]
-        # Has an entry while the stream is not in use. Each layer's stream refuses a second thread, but not a thread
-        # that comes between the steps of two layers, which would mix outputs in `_between`. `pop` is atomic.
-        self._turn = [None]
+        # Each layer's stream refuses a second thread, but not a thread that comes between the steps of two layers and
+        # would mix outputs in `_between`. Python does not change threads between the check and the assignment.
+        self._in_use = False
 
     @property
     def batch_size(self) -> int:
@@ -222,17 +222,13 @@ class StackStream:
 
     @contextmanager
     def _in_turn(self) -> Iterator[None]:
-        self._take_turn()
+        if self._in_use:
+            raise _validate.in_use("StackStream")
+        self._in_use = True
         try:
             yield
         finally:
-            self._turn.append(None)
-
-    def _take_turn(self) -> None:
-        try:
-            self._turn.pop()
-        except IndexError:
-            raise _validate.in_use("StackStream") from None
+            self._in_use = False
 
     def step(self, x: Any, out: Array | None = None) -> Array:
         """One step of all layers.
@@ -256,14 +252,16 @@ class StackStream:
         RuntimeError
             The stream is in use by another thread.
         """
-        self._take_turn()
+        if self._in_use:
+            raise _validate.in_use("StackStream")
+        self._in_use = True
         try:
             for stream, between in zip(self._streams[:-1], self._between, strict=True):
                 x = stream.step(x, between)
             y: Array = self._streams[-1].step(x, out)
             return y
         finally:
-            self._turn.append(None)
+            self._in_use = False
 
     @property
     def state(self) -> tuple[Any, ...]:
