@@ -19,7 +19,7 @@ from .timing import Samples
 FORMAT = 3
 _READABLE = (2, FORMAT)  # format 2 had no summaries
 
-# Stands in every file, for whoever opens one.
+# Written into every file, to explain the file to its readers.
 _ABOUT = (
     "Results of `python -m fusedrnn bench`, one a line. peers: name -> every sample, or "
     "[median seconds per call, median of the ratios to the subject's time, 10th percentile, 90th percentile]. "
