@@ -82,7 +82,7 @@ def _svg(figure: Any) -> str:
     text = re.sub(r' (?:d|x|y|transform)="[^"]*"', _shortened, buffer.getvalue())
     text = re.sub(r' transform="rotate\(0 [^"]*"', "", text)
     text = re.sub(r"<g>\s*(<use [^>]*>)\s*</g>", r"\1", text)
-    # Another version measures letters otherwise and moves everything a little: a comparison of files depends on the version.
+    # Another version measures letters differently and moves everything a little: comparisons need the version.
     version = importlib.import_module("matplotlib").__version__
     return text.replace("<svg ", f"<!-- drawn with matplotlib {version} -->\n<svg ", 1)
 
