@@ -103,6 +103,19 @@ def usual_weights(
 ) -> Weights:
     """`Weights` of the parameters that most cells have, as quickly as can be."""
 
+def number_tokens(
+    tokens: NDArray[np.int64],  # (T, B), C-contiguous
+    schedule: Schedule,
+    input_size: int,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The distinct tokens of the steps that run, ascending; and (T, B), the place of each step's token among them.
+
+    Places are 0 at skipped steps. IndexError for a token outside [0, input_size) at a step that runs.
+    """
+
+def take_columns(W: Array, ids: NDArray[np.int64]) -> Array:
+    """``W[:, ids]`` as a C-contiguous array, from a matrix with any strides; reads only these columns."""
+
 @final
 class Tape:
     """What forward saved for backward. Owns all its memory; nothing of the caller's is referenced."""

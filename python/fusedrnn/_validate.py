@@ -314,16 +314,16 @@ def no_pickle(owner: str, problem: str) -> ValueError:
 
 
 def parameters(
-    owner: str, params: Mapping[str, Any], specs: Sequence[ParameterSpec], dtype: np.dtype[Any]
+    owner: str, params: Mapping[str, Any], specs: Sequence[ParameterSpec], dtype: Any, as_is: Sequence[int] = ()
 ) -> list[Array]:
-    """The parameters in the order of `specs`, C-contiguous and aligned; copied only if they are not."""
+    """The parameters in the order of `specs`; copied if not C-contiguous and aligned, except those at `as_is`."""
     arrays = []
     for spec in specs:
         name, shape, _, _, _ = spec  # the fastest access to a tuple's members
         array = params.get(name)
         if type(array) is not ndarray or array.dtype is not dtype or array.shape != shape:
             array = _unusual_parameter(owner, params, spec, dtype)
-        if not array.flags.carray and not (array.flags.c_contiguous and array.flags.aligned):
+        if not array.flags.carray and not ((array.flags.c_contiguous and array.flags.aligned) or len(arrays) in as_is):
             array = np.array(array, order="C")
         arrays.append(array)
     if len(params) != len(specs):
@@ -1067,7 +1067,7 @@ def functional_weights(
     W_peephole: Any = None,
     W_hr: Any = None,
 ) -> tuple[Array, Array, Array | None, Array | None, Array | None, Array | None, np.dtype[Any]]:
-    """Weights of one layer in one direction; their shapes define the sizes, and W_ih's dtype defines the dtype."""
+    """Weights of one layer in one direction; shapes define the sizes, W_ih's dtype the dtype; W_ih has any strides."""
     rows = "hidden_size" if gates == 1 else f"{gates}*hidden_size"
     arrays: list[Array | None] = []
     dtype: np.dtype[Any] | None = None
@@ -1083,7 +1083,7 @@ def functional_weights(
             dtype = np.dtype(array.dtype.type)
         elif array.dtype.type is not dtype.type:
             raise TypeError(f"{owner}: {name} has dtype {array.dtype}; expected {dtype}, as W_ih has")
-        if not (array.flags.c_contiguous and array.flags.aligned and array.dtype.isnative):
+        if not array.dtype.isnative or (name != "W_ih" and not (array.flags.c_contiguous and array.flags.aligned)):
             array = np.array(array, dtype=dtype, order="C")
         arrays.append(array)
     ih, hh, hr = arrays[0], arrays[1], arrays[5]

@@ -164,6 +164,11 @@ class Plan(Form):
         return arrays[:count], tuple([np.stack(arrays[count + p :: each]) for p in range(each)])
 
     @property
+    def lowest_W_ih(self) -> range:
+        """The places of the lowest layer's weight_ih, of each direction, among the parameters."""
+        return range(0, self.directions * self.kind.each, self.kind.each)
+
+    @property
     def width_formula(self) -> str:
         """Width of an output, for messages."""
         return self.unit_formula if self.widths[0] == self.output_size else f"2*{self.unit_formula}"

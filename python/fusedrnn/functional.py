@@ -21,8 +21,8 @@ from .form import read_steps
 from .grads import GRUGrads, LSTMGrads, RNNGrads
 from .kinds import CellKind, gru_kind, gru_options, lstm_kind, lstm_options, rnn_kind, rnn_options
 from .specs import ActivationLike
-from .tape import TapeBase
-from .unroll import Record
+from .tape import FunctionalTape
+from .tokens import dense, pack_columns, see
 
 __all__ = [
     "FunctionalTape",
@@ -38,30 +38,6 @@ __all__ = [
 ]
 
 Array = NDArray[Any]
-
-
-class FunctionalTape(TapeBase):
-    """The data that a forward function saves for its backward function; has ``nbytes`` and ``release()``, as `Tape`."""
-
-    __slots__ = ("_dtype", "_hold", "_made_by", "_shapes", "_sizes", "_tokens")
-
-    def __init__(
-        self,
-        made_by: str,
-        tape: _core.Tape,
-        sizes: tuple[int, int, int, tuple[int, ...]],
-        shapes: dict[str, tuple[int, ...]],
-        dtype: np.dtype[Any],
-        tokens: bool,
-        hold: tuple[_core.Schedule, bool] | None,
-    ) -> None:
-        super().__init__(made_by, Record((tape,)))
-        self._made_by = made_by
-        self._sizes = sizes  # T, B, I, and the units of each state
-        self._shapes = shapes  # of the parameters, by role
-        self._dtype = dtype
-        self._tokens = tokens
-        self._hold = hold  # with past_end="hold": the schedule, which knows where outputs are held, and the direction
 
 
 def rnn_forward(
@@ -297,7 +273,12 @@ def lstm_forward(
 
 
 def rnn_backward(
-    tape: FunctionalTape, dy: ArrayLike | None = None, dh_n: ArrayLike | None = None, *, need_dx: bool = True
+    tape: FunctionalTape,
+    dy: ArrayLike | None = None,
+    dh_n: ArrayLike | None = None,
+    *,
+    need_dx: bool = True,
+    sparse: bool = False,
 ) -> RNNGrads:
     """Gradients of a scalar with respect to everything that went into `rnn_forward`.
 
@@ -311,6 +292,8 @@ def rnn_backward(
         Gradient with respect to h_n.
     need_dx : bool
         False skips dx.
+    sparse : bool
+        True returns dW_ih of tokens as a `SparseGrad`, whose size does not grow with the vocabulary.
 
     Returns
     -------
@@ -323,12 +306,17 @@ def rnn_backward(
     ValueError
         The tape was released, a shape is wrong, or there is no gradient at all.
     """
-    dx, (dh_0,), dparams = _backward("rnn_backward", "rnn_forward", tape, dy, {"dh_n": dh_n}, need_dx)
+    dx, (dh_0,), dparams = _backward("rnn_backward", "rnn_forward", tape, dy, {"dh_n": dh_n}, need_dx, sparse)
     return RNNGrads(dx, dh_0, *dparams[:4])
 
 
 def gru_backward(
-    tape: FunctionalTape, dy: ArrayLike | None = None, dh_n: ArrayLike | None = None, *, need_dx: bool = True
+    tape: FunctionalTape,
+    dy: ArrayLike | None = None,
+    dh_n: ArrayLike | None = None,
+    *,
+    need_dx: bool = True,
+    sparse: bool = False,
 ) -> GRUGrads:
     """Gradients of a scalar with respect to everything that went into `gru_forward`.
 
@@ -336,7 +324,7 @@ def gru_backward(
     ----------
     tape : FunctionalTape
         From `gru_forward`; may be used again.
-    dy, dh_n, need_dx
+    dy, dh_n, need_dx, sparse
         As for `rnn_backward`.
 
     Returns
@@ -348,7 +336,7 @@ def gru_backward(
     TypeError, ValueError
         As for `rnn_backward`.
     """
-    dx, (dh_0,), dparams = _backward("gru_backward", "gru_forward", tape, dy, {"dh_n": dh_n}, need_dx)
+    dx, (dh_0,), dparams = _backward("gru_backward", "gru_forward", tape, dy, {"dh_n": dh_n}, need_dx, sparse)
     return GRUGrads(dx, dh_0, *dparams[:4])
 
 
@@ -359,6 +347,7 @@ def lstm_backward(
     dc_n: ArrayLike | None = None,
     *,
     need_dx: bool = True,
+    sparse: bool = False,
 ) -> LSTMGrads:
     """Gradients of a scalar with respect to everything that went into `lstm_forward`.
 
@@ -366,7 +355,7 @@ def lstm_backward(
     ----------
     tape : FunctionalTape
         From `lstm_forward`; may be used again.
-    dy, need_dx
+    dy, need_dx, sparse
         As for `rnn_backward`.
     dh_n, dc_n : array-like (B, H), or None for zeros
         Gradients with respect to h_n and c_n.
@@ -381,7 +370,7 @@ def lstm_backward(
         As for `rnn_backward`.
     """
     dx, (dh_0, dc_0), dparams = _backward(
-        "lstm_backward", "lstm_forward", tape, dy, {"dh_n": dh_n, "dc_n": dc_n}, need_dx
+        "lstm_backward", "lstm_forward", tape, dy, {"dh_n": dh_n, "dc_n": dc_n}, need_dx, sparse
     )
     return LSTMGrads(dx, dh_0, dc_0, *dparams)
 
@@ -418,7 +407,12 @@ def _forward(
     reverse = _validate.flag(owner, "reverse", reverse)
     y = _core.empty((T, B, units[0]), dtype)
     state_n = tuple(_core.empty((B, n), dtype) for n in units)
-    given = dict(zip(ROLES, (W_ih, W_hh, *others), strict=True))
+    arrays: list[Any] = [W_ih, W_hh, *others]
+    seen = see(x, schedule, I, True)
+    pack_columns(seen, arrays, (0,))
+    if seen is not None:
+        x = seen.numbers
+    given = dict(zip(ROLES, arrays, strict=True))
     packed = _core.Weights(kind.name, {role: w for role, w in given.items() if w is not None}, True, kind.options)
     tape = _core.forward(packed, x, state, y, state_n, schedule, reverse, True, used)
     assert tape is not None
@@ -428,7 +422,7 @@ def _forward(
     return (
         y,
         state_n,
-        FunctionalTape(owner, tape, (T, B, I, units), shapes, dtype, tokens, (schedule, reverse) if hold else None),
+        FunctionalTape(owner, tape, (T, B, I, units), shapes, dtype, seen, (schedule, reverse) if hold else None),
     )
 
 
@@ -449,7 +443,7 @@ def _masks(
 
 
 def _backward(
-    owner: str, made_by: str, tape: FunctionalTape, dy: Any, dstate_n: dict[str, Any], need_dx: Any
+    owner: str, made_by: str, tape: FunctionalTape, dy: Any, dstate_n: dict[str, Any], need_dx: Any, sparse: Any
 ) -> tuple[Array | None, tuple[Array, ...], tuple[Any, ...]]:
     _validate.functional_tape(owner, tape, made_by)
     (saved,) = tape._unreleased().tapes
@@ -457,6 +451,7 @@ def _backward(
     H = units[-1]
     dtype = tape._dtype
     need_dx = _validate.flag(owner, "need_dx", need_dx)
+    sparse, seen = _validate.flag(owner, "sparse", sparse), tape._seen
     if dy is not None:
         dy = _validate.floats(owner, "dy", dy, dtype, rows=True)
         _validate.exact_shape(owner, "dy", dy, (T, B, units[0]), f"(T, B, {_unit_name(units[0], H)})")
@@ -469,10 +464,13 @@ def _backward(
     )
     if dy is None and all(part is None for part in parts):
         raise _validate.nothing_to_do_functional(owner, list(dstate_n))
-    dx = _core.empty((T, B, I), dtype) if need_dx and not tape._tokens else None
+    dx = _core.empty((T, B, I), dtype) if need_dx and seen is None else None
     dstate_0 = tuple(_core.empty((B, n), dtype) for n in units)
-    dparams = {role: _core.empty(shape, dtype) for role, shape in tape._shapes.items()}
+    dparams: dict[str, Any] = {role: _core.empty(shape, dtype) for role, shape in tape._shapes.items()}
     _core.backward(saved, dy, parts, dx, False, dstate_0, dparams)
+    if seen is not None:
+        gradient = seen.gradient(dparams["W_ih"], I)
+        dparams["W_ih"] = gradient if sparse else dense(gradient)
     return dx, dstate_0, tuple([dparams.get(role) for role in ROLES])
 
 

@@ -16,6 +16,7 @@ from .kinds import CellKind
 from .masks import Masks, Rates
 from .parameters import Parameterized, layer_specs, learned_specs, pack
 from .specs import Bias, ParameterSpec
+from .tokens import Seen, pack_columns, see
 from .unroll import Record, Run
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ NOT_NORMED = (
 class SavedLayer:
     """The data that a layer's run saves for the backward pass."""
 
-    __slots__ = ("extent", "factors", "from_initial", "masks", "plan", "records", "specs")
+    __slots__ = ("extent", "factors", "from_initial", "masks", "plan", "records", "seen", "specs")
 
     def __init__(
         self,
@@ -44,6 +45,7 @@ class SavedLayer:
         from_initial: bool,
         masks: Masks,
         factors: Array | None,
+        seen: Seen | None,
     ) -> None:
         self.plan = plan
         self.specs = specs
@@ -52,6 +54,7 @@ class SavedLayer:
         self.from_initial = from_initial  # no state was given
         self.masks = masks
         self.factors = factors  # by which each weight_hh was multiplied
+        self.seen = seen  # the tokens
 
     @property
     def nbytes(self) -> int:
@@ -59,12 +62,18 @@ class SavedLayer:
 
     def backward(
         self, dys: tuple[Array | None, ...], dstate_n: Any, dx: Array | None
-    ) -> Run[tuple[tuple[Array, ...], dict[str, Array]]]:
+    ) -> Run[tuple[tuple[Array, ...], dict[str, Any]]]:
         """See `Saved`."""
-        plan = self.plan
+        plan, seen = self.plan, self.seen
         rows = plan.num_layers * plan.directions
         shapes = [spec.shape for spec in self.specs[: rows * plan.kind.each]]  # without learned initial states
+        lowest = plan.lowest_W_ih if seen is not None else ()
+        for i in lowest:
+            shapes[i] = (shapes[i][0], max(1, len(seen.ids)))
+        dparams: list[Any]
         dstate_0, dparams = yield from unroll.backward(plan, self.extent, self.records, dys, dstate_n, dx, shapes)
+        for i in lowest:
+            dparams[i] = seen.gradient(dparams[i], plan.input_size)
         if self.factors is not None:
             for dW_hh, factors in zip(dparams[plan.kind.every("W_hh")], self.factors, strict=True):
                 dW_hh *= factors
@@ -202,7 +211,12 @@ class RecurrentLayer(SequenceLayer, Parameterized):
         self, x: Array, state: Any, extent: Extent, outputs: Outputs, mode: Mode
     ) -> Run[tuple[tuple[Array, ...], SavedLayer | None]]:
         plan = self._plan
-        arrays, learned = plan.split_learned(self._arrays())
+        lowest = plan.lowest_W_ih if x.ndim == 2 else ()
+        arrays, learned = plan.split_learned(self._arrays(lowest))
+        seen = see(x, extent.schedule, plan.input_size, mode.save)
+        pack_columns(seen, arrays, lowest)
+        if seen is not None:
+            x = seen.numbers
         rows, rates = plan.num_layers * plan.directions, self._rates
         used: Masks = {}
         if mode.drop and rates.any:
@@ -221,7 +235,7 @@ class RecurrentLayer(SequenceLayer, Parameterized):
         )
         if not mode.save:
             return state_n, None
-        return state_n, SavedLayer(plan, self._specs, extent, records, state is None, used, factors)
+        return state_n, SavedLayer(plan, self._specs, extent, records, state is None, used, factors, seen)
 
     def _shape_of(self, role: str) -> tuple[int, ...]:
         """Shape of the lowest layer's parameter of a role."""
@@ -230,8 +244,9 @@ class RecurrentLayer(SequenceLayer, Parameterized):
     def _show(self, saved: Any, x: Array, extent: Extent) -> tuple[Any, Array]:
         from .inspection import show_layer  # imports the reference, which calls do not need
 
-        weights, _ = self._plan.split_learned(self._arrays())
-        return show_layer(self._plan, self._reference_cell(), weights, saved.records, x, extent)
+        plan = self._plan
+        weights, _ = plan.split_learned(self._arrays(plan.lowest_W_ih if x.ndim == 2 else ()))
+        return show_layer(plan, self._reference_cell(), weights, saved.records, x, extent)
 
     def _reference_cell(self) -> Cell:
         """The reference's cell with the options of this layer, except layer normalisation."""

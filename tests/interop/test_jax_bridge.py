@@ -149,6 +149,17 @@ def test_tokens(rng):
         jax.block_until_ready(apply(layer, None, np.full((T, B), 9)))
 
 
+def test_tokens_of_a_large_vocabulary(rng):
+    layer = fusedrnn.LSTM(5000, H, dtype="float64", bidirectional=True)
+    x = rng.integers(0, 5000, (T, B))
+    y, _, tape = layer.forward(x)
+    y_jax, _ = jax.jit(lambda p: apply(layer, p, x))(layer.params)
+    np.testing.assert_array_equal(y_jax, y)
+    d = jax.jit(jax.grad(lambda p: apply(layer, p, x)[0].sum()))(layer.params)
+    for name, expected in tape.backward(np.ones_like(y)).params.items():
+        np.testing.assert_array_equal(d[name], expected, err_msg=name)
+
+
 def test_one_number_for_one_configuration(rng):
     layer, x, _ = problem(rng, "GRU")
     apply(layer, None, x)

@@ -382,6 +382,65 @@ def test_tokens():
     assert torch.count_nonzero(ours.weight_ih_l0.grad)
 
 
+@KIND
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_sparse_gradients_of_tokens(kind, dtype):
+    name, _, nonlinearity = kind.partition(" ")
+    options = {"nonlinearity": nonlinearity} if nonlinearity else {}
+    plain = getattr(bridge, name)(700, H, bidirectional=True, dtype=dtype, **options)
+    sparse = copy.deepcopy(plain)
+    sparse.sparse = True
+    x = torch.randint(0, 700, (T, B))
+    for module in (plain, sparse):
+        y, _ = module(x)
+        y.pow(2).sum().backward()
+    for key, d in plain.named_parameters():
+        own = getattr(sparse, key).grad
+        assert own.is_sparse == key.startswith("weight_ih_l0")
+        assert torch.equal(own.to_dense(), d.grad), key
+        if own.is_sparse:  # what was promised to torch
+            assert own.is_coalesced()
+            again = torch.sparse_coo_tensor(own.indices(), own.values(), own.shape, check_invariants=True).coalesce()
+            assert torch.equal(again.indices(), own.indices())
+    for module in (plain, sparse):
+        torch.optim.SGD(module.parameters(), 0.1).step()
+    for key, w in plain.named_parameters():
+        assert torch.equal(getattr(sparse, key), w), key
+    torch.optim.SparseAdam([p for p in sparse.parameters() if p.grad.is_sparse]).step()
+    sparse.zero_grad()
+    sum(sparse(x)[0].sum() for _ in range(2)).backward()  # two gradients are added
+    plain.load_state_dict(sparse.state_dict())
+    plain.zero_grad()
+    (2 * plain(x)[0].sum()).backward()
+    torch.testing.assert_close(sparse.weight_ih_l0.grad.to_dense(), plain.weight_ih_l0.grad)
+    assert pickle.loads(pickle.dumps(sparse)).sparse
+
+
+def test_where_gradients_cannot_be_sparse():
+    module = bridge.GRU(700, H)
+    module.sparse = True
+    module(torch.zeros(T, B, 700))[0].sum().backward()
+    assert not module.weight_ih_l0.grad.is_sparse
+    torch.nn.utils.parametrizations.weight_norm(module, "weight_ih_l0")
+    module(torch.randint(0, 700, (T, B)))[0].sum().backward()
+    assert not module.parametrizations.weight_ih_l0.original1.grad.is_sparse
+    module.sparse = 2
+    with pytest.raises(TypeError, match="sparse"):
+        module(torch.randint(0, 700, (T, B)))
+
+
+def test_weights_in_any_order_of_memory():
+    module = bridge.LSTM(700, H)
+    x = torch.randint(0, 700, (T, B))
+    expected = module(x)[0]
+    turned = torch.nn.Parameter(module.weight_ih_l0.detach().t().contiguous().t())
+    module.weight_ih_l0 = turned
+    y = module(x)[0]
+    assert torch.equal(y, expected)
+    y.sum().backward()
+    assert turned.grad.shape == turned.shape
+
+
 # ---- from_module -----------------------------------------------------------------------------------------------------
 
 

@@ -31,6 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import _validate
+from ..grads import SparseGrad
 from ..recurrent import RecurrentLayer
 from . import _xla_ffi
 
@@ -133,7 +134,7 @@ class _Call:
 
     def gradients(self, tape: Any, d_outputs: Any, floats: list[bool]) -> list[Any]:
         """For those leaves that are floats, in order."""
-        grads = tape.backward(*jax.tree.unflatten(self.results, d_outputs))
+        grads = tape.backward(*jax.tree.unflatten(self.results, d_outputs), sparse=True)
         arguments = jax.tree.unflatten(self.tree, floats)
         found = {
             "key": None,
@@ -181,7 +182,11 @@ def _shapes(leaves: Any) -> tuple[Any, ...]:
 
 def _write(results: Any, arrays: Any) -> None:
     for result, array in zip(results, arrays, strict=True):
-        np.copyto(result, array)
+        if isinstance(array, SparseGrad):  # XLA's arrays are dense
+            result.fill(0)
+            array._write_to(result)
+        else:
+            np.copyto(result, array)
 
 
 @_xla_ffi.handler
