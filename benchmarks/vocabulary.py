@@ -96,9 +96,7 @@ def seconds(call: Callable[[], Any]) -> float:
 
 def main() -> None:
     sizes = arguments.vocabularies
-    print(
-        f"LSTM, H = {H}, float32, weight_ih in {arguments.order} order; {fusedrnn.current_isa()}; us (ratio)\n"
-    )
+    print(f"LSTM, H = {H}, float32, weight_ih in {arguments.order} order; {fusedrnn.current_isa()}; us (ratio)\n")
     print(f"| T * B | call | {' | '.join(f'V = {V:,}' for V in sizes)} |")
     print("| ---: | --- |" + " ---: |" * len(sizes))
     for n in arguments.tokens:

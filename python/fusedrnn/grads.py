@@ -60,6 +60,13 @@ class SparseGrad:
     vocabulary : int
         Number of tokens, and of columns of the parameter: ``input_size``.
 
+    Raises
+    ------
+    TypeError
+        `ids` is not an array of int64, or `values` not an array of floats.
+    ValueError
+        The shapes do not fit each other; or, from the methods, an array does not have the shape of the parameter.
+
     Attributes
     ----------
     ids, values : ndarray
@@ -71,13 +78,6 @@ class SparseGrad:
         That of `values`.
     nbytes : int
         Bytes of `ids` and `values`.
-
-    Raises
-    ------
-    TypeError
-        `ids` is not an array of int64, or `values` not an array of floats.
-    ValueError
-        The shapes do not fit each other; or, from the methods, an array does not have the shape of the parameter.
 
     Notes
     -----
