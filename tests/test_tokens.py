@@ -17,7 +17,7 @@ from hypothesis import given, note
 from hypothesis import strategies as st
 
 import fusedrnn
-from fusedrnn import SparseGrad, _core, cells, functional, recurrent
+from fusedrnn import SparseGrad, _core, functional, one_direction, recurrent, recurrent_cell
 from problems import assert_same_bits
 from test_properties import KINDS, examples, strided
 
@@ -41,7 +41,7 @@ CELLS: list[tuple[str, dict[str, Any]]] = [
 def every_column() -> Any:
     """Calls pack all columns of weight_ih, and gradients have all columns from the start."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (recurrent, cells, functional):
+        for module in (recurrent, recurrent_cell, one_direction):
             patch.setattr(module, "see", lambda *_: None)
         yield
 
