@@ -65,7 +65,7 @@ def torch_step(layer: Any) -> Callable[[Any], Any] | None:
 
 
 def calls_of(V: int, ids: Any) -> dict[str, Callable[[], Any]]:
-    W_ih = np.asarray(rng.random((4 * H, V), np.float32), order=arguments.order)
+    W_ih = rng.random((4 * H, V), np.float32) if arguments.order == "C" else rng.random((V, 4 * H), np.float32).T
     layer, cell = restored(fusedrnn.LSTM, "_l0", W_ih), restored(fusedrnn.LSTMCell, "", W_ih)
     T, B = ids[V][0].shape
     dy = np.ones((T, B, H), np.float32)
