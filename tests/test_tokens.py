@@ -17,7 +17,7 @@ from hypothesis import given, note
 from hypothesis import strategies as st
 
 import fusedrnn
-from fusedrnn import SparseGrad, _core, functional, one_direction, recurrent, recurrent_cell
+from fusedrnn import SparseGrad, _core, functional, one_direction, recurrent, recurrent_cell, reference
 from problems import assert_same_bits
 from test_properties import KINDS, examples, strided
 
@@ -347,6 +347,12 @@ def test_functions(data):
     assert_same_bits(tuple(back(tape, y)), tuple(expected), "dense")
     sparse = back(tape, y, sparse=True)
     assert_same_bits(tuple(sparse._replace(dW_ih=sparse.dW_ih.to_dense())), tuple(expected), "sparse")
+    *_, own = getattr(reference, f"{name}_forward")(x, *states, W_ih, W_hh)
+    theirs = getattr(reference, f"{name}_backward")(own, np.ones((T, B, H)), sparse=True).dW_ih
+    assert_same_bits(theirs.ids, sparse.dW_ih.ids, "ids")
+    assert_same_bits(
+        theirs.to_dense(), getattr(reference, f"{name}_backward")(own, np.ones((T, B, H))).dW_ih, "reference"
+    )
 
 
 GROUPS = {

@@ -88,13 +88,18 @@ def rnn_forward(
 
 
 def rnn_backward(
-    tape: Tape, dy: ArrayLike | None = None, dh_n: ArrayLike | None = None, *, need_dx: bool = True
+    tape: Tape,
+    dy: ArrayLike | None = None,
+    dh_n: ArrayLike | None = None,
+    *,
+    need_dx: bool = True,
+    sparse: bool = False,
 ) -> RNNGrads:
     """Gradients of `rnn_forward`.
 
     Parameters
     ----------
-    tape, dy, need_dx
+    tape, dy, need_dx, sparse
         See `backward`.
     dh_n : array_like, shape (B, H), or None
         Gradient of h_n; None is zeros.
@@ -118,7 +123,7 @@ def rnn_backward(
     (5, 4)
     """
     _check_tape(tape, "rnn")
-    grads = backward(tape, dy, (dh_n,), need_dx=need_dx)
+    grads = backward(tape, dy, (dh_n,), need_dx=need_dx, sparse=sparse)
     return RNNGrads(grads.dx, grads.dstate[0], grads.dW_ih, grads.dW_hh, grads.db_ih, grads.db_hh)
 
 
@@ -189,13 +194,18 @@ def gru_forward(
 
 
 def gru_backward(
-    tape: Tape, dy: ArrayLike | None = None, dh_n: ArrayLike | None = None, *, need_dx: bool = True
+    tape: Tape,
+    dy: ArrayLike | None = None,
+    dh_n: ArrayLike | None = None,
+    *,
+    need_dx: bool = True,
+    sparse: bool = False,
 ) -> GRUGrads:
     """Gradients of `gru_forward`.
 
     Parameters
     ----------
-    tape, dy, need_dx
+    tape, dy, need_dx, sparse
         See `backward`.
     dh_n : array_like, shape (B, H), or None
         Gradient of h_n; None is zeros.
@@ -220,7 +230,7 @@ def gru_backward(
     (15, 4)
     """
     _check_tape(tape, "gru")
-    grads = backward(tape, dy, (dh_n,), need_dx=need_dx)
+    grads = backward(tape, dy, (dh_n,), need_dx=need_dx, sparse=sparse)
     return GRUGrads(grads.dx, grads.dstate[0], grads.dW_ih, grads.dW_hh, grads.db_ih, grads.db_hh)
 
 
@@ -312,12 +322,13 @@ def lstm_backward(
     dc_n: ArrayLike | None = None,
     *,
     need_dx: bool = True,
+    sparse: bool = False,
 ) -> LSTMGrads:
     """Gradients of `lstm_forward`.
 
     Parameters
     ----------
-    tape, dy, need_dx
+    tape, dy, need_dx, sparse
         See `backward`.
     dh_n, dc_n : array_like, shape (B, H), or None
         Gradients of h_n and c_n; None is zeros.
@@ -342,7 +353,7 @@ def lstm_backward(
     (20, 4)
     """
     _check_tape(tape, "lstm")
-    grads = backward(tape, dy, (dh_n, dc_n), need_dx=need_dx)
+    grads = backward(tape, dy, (dh_n, dc_n), need_dx=need_dx, sparse=sparse)
     dh_0, dc_0 = grads.dstate
     weights = (grads.dW_ih, grads.dW_hh, grads.db_ih, grads.db_hh, grads.dW_peephole, grads.dW_hr)
     return LSTMGrads(grads.dx, dh_0, dc_0, *weights)
@@ -374,10 +385,15 @@ def functions_of(name: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
         return y, h_n, tape
 
     def backward_function(
-        tape: Tape, dy: ArrayLike | None = None, dh_n: ArrayLike | None = None, *, need_dx: bool = True
+        tape: Tape,
+        dy: ArrayLike | None = None,
+        dh_n: ArrayLike | None = None,
+        *,
+        need_dx: bool = True,
+        sparse: bool = False,
     ) -> CellGrads:
         _check_tape(tape, name)
-        grads = backward(tape, dy, (dh_n,), need_dx=need_dx)
+        grads = backward(tape, dy, (dh_n,), need_dx=need_dx, sparse=sparse)
         return CellGrads(grads.dx, grads.dstate[0], grads.dW_ih, grads.dW_hh, grads.db_ih, grads.db_hh)
 
     for function, way in ((forward_function, "forward"), (backward_function, "backward")):

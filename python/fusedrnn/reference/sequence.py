@@ -17,11 +17,12 @@ the IEEE 78 (1990).
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
+from fusedrnn.grads import SparseGrad
 from fusedrnn.reference.cells.cell import Array, Cell
 from fusedrnn.reference.checks import cell_of, check_tokens, checked, copy_of, valid_and_cut
 from fusedrnn.reference.layer_norm import LayerNorm, normalise, normalise_back
@@ -103,7 +104,7 @@ class SequenceGrads(NamedTuple):
 
     dx: Array | None
     dstate: tuple[Array, ...]
-    dW_ih: Array
+    dW_ih: Any
     dW_hh: Array
     db_ih: Array | None
     db_hh: Array | None
@@ -308,6 +309,7 @@ def backward(
     dstate_n: tuple[ArrayLike | None, ...],
     *,
     need_dx: bool = True,
+    sparse: bool = False,
 ) -> SequenceGrads:
     """Compute the gradients of `forward`'s arguments from those of its results.
 
@@ -322,6 +324,8 @@ def backward(
         Gradient of state_n; None means zeros.
     need_dx : bool
         Whether to compute dx. Otherwise, and for tokens, dx is None.
+    sparse : bool
+        Whether dW_ih of tokens is a `fusedrnn.SparseGrad`: the columns of the tokens at steps that ran.
 
     Returns
     -------
@@ -412,12 +416,16 @@ def backward(
         dinitial[:, tape.cut[t]] += ds[:, tape.cut[t]]
         ds[:, tape.cut[t]] = 0
 
+    dW: Any = dW_ih.reshape(G * H, I)
+    if sparse and x.ndim == 2:
+        ids = np.unique(x[tape.valid]).astype(np.int64)
+        dW = SparseGrad(ids, dW[:, ids], I)
     normalised = cell.norm_eps is not None
     dlayer_norm = LayerNorm(*dgains.reshape(2, -1), *dp) if normalised else None
     return SequenceGrads(
         dx,
         tuple(d[:, :units] for d, units in zip(ds + dinitial, (R, H), strict=False)),
-        dW_ih.reshape(G * H, I),
+        dW,
         dW_hh.reshape(G * H, R),
         db_ih.reshape(G * H) if tape.has_b_ih else None,
         db_hh.reshape(G * H) if tape.has_b_hh else None,
