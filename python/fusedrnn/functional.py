@@ -21,8 +21,7 @@ from .form import read_steps
 from .grads import GRUGrads, LSTMGrads, RNNGrads
 from .kinds import CellKind, gru_kind, gru_options, lstm_kind, lstm_options, rnn_kind, rnn_options
 from .specs import ActivationLike
-from .tape import TapeBase
-from .unroll import Record
+from .tape import FunctionalTape
 
 __all__ = [
     "FunctionalTape",
@@ -40,30 +39,6 @@ __all__ = [
 Array = NDArray[Any]
 
 
-class FunctionalTape(TapeBase):
-    """The data that a forward function saves for its backward function; has ``nbytes`` and ``release()``, as `Tape`."""
-
-    __slots__ = ("_dtype", "_hold", "_made_by", "_shapes", "_sizes", "_tokens")
-
-    def __init__(
-        self,
-        made_by: str,
-        tape: _core.Tape,
-        sizes: tuple[int, int, int, tuple[int, ...]],
-        shapes: dict[str, tuple[int, ...]],
-        dtype: np.dtype[Any],
-        tokens: bool,
-        hold: tuple[_core.Schedule, bool] | None,
-    ) -> None:
-        super().__init__(made_by, Record((tape,)))
-        self._made_by = made_by
-        self._sizes = sizes  # T, B, I, and the units of each state
-        self._shapes = shapes  # of the parameters, by role
-        self._dtype = dtype
-        self._tokens = tokens
-        self._hold = hold  # with past_end="hold": the schedule, which knows where outputs are held, and the direction
-
-
 def rnn_forward(
     x: ArrayLike,
     h_0: ArrayLike | None,
@@ -77,6 +52,7 @@ def rnn_forward(
     clip: float | None = None,
     recurrent_mask: ArrayLike | None = None,
     zoneout_h: ArrayLike | None = None,
+    h_initial: ArrayLike | None = None,
     lengths: ArrayLike | None = None,
     mask: ArrayLike | None = None,
     reset: ArrayLike | None = None,
@@ -88,7 +64,8 @@ def rnn_forward(
     Parameters
     ----------
     x : array-like, (T, B, I) floats or (T, B) integer tokens
-    h_0 : array-like (B, H), or None for zeros
+    h_0 : array-like (B, H), or None for `h_initial`
+        The state before the first step.
     W_ih, W_hh : array-like, (H, I) and (H, H)
     b_ih, b_hh : array-like (H,), or None for none
     nonlinearity : "tanh" or "relu"
@@ -101,13 +78,15 @@ def rnn_forward(
         weights, multiply W_hh (and its gradient) by such factors.
     zoneout_h : bool (T, B, H), or None
         True where a unit of h keeps its old value at a step.
+    h_initial : array-like (H,), or None for zeros
+        The layer's own initial state, to which a reset returns.
     lengths : integers (B,), or None for T
         Number of valid steps of each row. Later steps are not read, and the state passes through.
-    mask : bool (B, T), or None
+    mask : bool (T, B), or None
         False skips a step, in addition to those past the row's length: nothing is read, and the state passes through.
     reset : bool (T, B), or None
-        True cuts the row before this step: the steps after the cut (in reverse: before it) start from the initial state
-        again, even if this step itself is skipped. reset[0] has no effect.
+        True cuts the row before this step: the steps after the cut (in reverse: before it) start from `h_initial`,
+        whatever `h_0` is, even if this step itself is skipped. In reverse reset[0] has no effect.
     past_end : "zero" or "hold"
         y at skipped steps: zero, or the previous output in running order (zero before the first).
     reverse : bool
@@ -140,7 +119,8 @@ def rnn_forward(
     owner = "rnn_forward"
     kind = rnn_kind(**rnn_options(owner, nonlinearity, activation, clip))
     steps, masks = (lengths, mask, reset, past_end), (recurrent_mask, zoneout_h)
-    y, (h_n,), tape = _forward(owner, kind, x, {"h_0": h_0}, (W_ih, W_hh, b_ih, b_hh), masks, steps, reverse)
+    states = {"h_0": h_0}, {"h_initial": h_initial}
+    y, (h_n,), tape = _forward(owner, kind, x, *states, (W_ih, W_hh, b_ih, b_hh), masks, steps, reverse)
     return y, h_n, tape
 
 
@@ -159,6 +139,7 @@ def gru_forward(
     clip: float | None = None,
     recurrent_mask: ArrayLike | None = None,
     zoneout_h: ArrayLike | None = None,
+    h_initial: ArrayLike | None = None,
     lengths: ArrayLike | None = None,
     mask: ArrayLike | None = None,
     reset: ArrayLike | None = None,
@@ -169,7 +150,7 @@ def gru_forward(
 
     Parameters
     ----------
-    x, h_0, clip, recurrent_mask, zoneout_h, lengths, mask, reset, past_end, reverse
+    x, h_0, clip, recurrent_mask, zoneout_h, h_initial, lengths, mask, reset, past_end, reverse
         As for `rnn_forward`. With ``reset_after=False`` the recurrent product of n is that of r * recurrent_mask * h.
     W_ih, W_hh : array-like, (3*H, I) and (3*H, H)
     b_ih, b_hh : array-like (3*H,), or None for none
@@ -207,7 +188,8 @@ def gru_forward(
     owner = "gru_forward"
     kind = gru_kind(**gru_options(owner, reset_after, reset_gate, activation, recurrent_activation, clip))
     steps, masks = (lengths, mask, reset, past_end), (recurrent_mask, zoneout_h)
-    y, (h_n,), tape = _forward(owner, kind, x, {"h_0": h_0}, (W_ih, W_hh, b_ih, b_hh), masks, steps, reverse)
+    states = {"h_0": h_0}, {"h_initial": h_initial}
+    y, (h_n,), tape = _forward(owner, kind, x, *states, (W_ih, W_hh, b_ih, b_hh), masks, steps, reverse)
     return y, h_n, tape
 
 
@@ -232,6 +214,8 @@ def lstm_forward(
     recurrent_mask: ArrayLike | None = None,
     zoneout_h: ArrayLike | None = None,
     zoneout_c: ArrayLike | None = None,
+    h_initial: ArrayLike | None = None,
+    c_initial: ArrayLike | None = None,
     lengths: ArrayLike | None = None,
     mask: ArrayLike | None = None,
     reset: ArrayLike | None = None,
@@ -244,7 +228,7 @@ def lstm_forward(
     ----------
     x, clip, recurrent_mask, zoneout_h, lengths, mask, reset, past_end, reverse
         As for `rnn_forward`.
-    h_0, c_0 : array-like (B, H), or None for zeros
+    h_0, c_0 : array-like (B, H), or None for `h_initial`, `c_initial`
     W_ih, W_hh : array-like, (4*H, I) and (4*H, H)
     b_ih, b_hh : array-like (4*H,), or None for none
     W_peephole : array-like, or None without peepholes
@@ -258,7 +242,10 @@ def lstm_forward(
     cell_clip : float or None
         c_t is limited to [-cell_clip, cell_clip].
     W_hr : array-like (P, H) with P < H, or None
-        h_t = W_hr (o * tanh(c_t)). Then h_0, y, h_n, recurrent_mask and zoneout_h have P units, and W_hh is (4*H, P).
+        h_t = W_hr (o * tanh(c_t)). Then h_0, h_initial, y, h_n, recurrent_mask and zoneout_h have P units, and W_hh is
+        (4*H, P).
+    h_initial, c_initial : array-like (H,), or None for zeros
+        The layer's own initial state, to which a reset returns.
     zoneout_c : bool (T, B, H), or None
         True where a unit of c keeps its old value at a step; h_t is computed from the new value in any case.
 
@@ -292,7 +279,8 @@ def lstm_forward(
     kind = lstm_kind(**lstm_options(owner, peephole, coupled, *functions, clip, cell_clip))
     weights = (W_ih, W_hh, b_ih, b_hh, W_peephole, W_hr)
     steps, masks = (lengths, mask, reset, past_end), (recurrent_mask, zoneout_h, zoneout_c)
-    y, (h_n, c_n), tape = _forward(owner, kind, x, {"h_0": h_0, "c_0": c_0}, weights, masks, steps, reverse)
+    states = {"h_0": h_0, "c_0": c_0}, {"h_initial": h_initial, "c_initial": c_initial}
+    y, (h_n, c_n), tape = _forward(owner, kind, x, *states, weights, masks, steps, reverse)
     return y, h_n, c_n, tape
 
 
@@ -323,8 +311,8 @@ def rnn_backward(
     ValueError
         The tape was released, a shape is wrong, or there is no gradient at all.
     """
-    dx, (dh_0,), dparams = _backward("rnn_backward", "rnn_forward", tape, dy, {"dh_n": dh_n}, need_dx)
-    return RNNGrads(dx, dh_0, *dparams[:4])
+    dx, dstate, dparams, own = _backward("rnn_backward", "rnn_forward", tape, dy, {"dh_n": dh_n}, need_dx)
+    return RNNGrads(dx, *dstate, *dparams[:4], *own)
 
 
 def gru_backward(
@@ -348,8 +336,8 @@ def gru_backward(
     TypeError, ValueError
         As for `rnn_backward`.
     """
-    dx, (dh_0,), dparams = _backward("gru_backward", "gru_forward", tape, dy, {"dh_n": dh_n}, need_dx)
-    return GRUGrads(dx, dh_0, *dparams[:4])
+    dx, dstate, dparams, own = _backward("gru_backward", "gru_forward", tape, dy, {"dh_n": dh_n}, need_dx)
+    return GRUGrads(dx, *dstate, *dparams[:4], *own)
 
 
 def lstm_backward(
@@ -380,10 +368,10 @@ def lstm_backward(
     TypeError, ValueError
         As for `rnn_backward`.
     """
-    dx, (dh_0, dc_0), dparams = _backward(
+    dx, dstate, dparams, own = _backward(
         "lstm_backward", "lstm_forward", tape, dy, {"dh_n": dh_n, "dc_n": dc_n}, need_dx
     )
-    return LSTMGrads(dx, dh_0, dc_0, *dparams)
+    return LSTMGrads(dx, *dstate, *dparams, *own)
 
 
 #: Parameters of a function in the order of its arguments, under the kernels' names.
@@ -395,6 +383,7 @@ def _forward(
     kind: CellKind,
     x: Any,
     state_0: dict[str, Any],
+    initial: dict[str, Any],
     weights: tuple[Any, ...],
     masks: tuple[Any, ...],
     steps: tuple[Any, Any, Any, Any],
@@ -411,8 +400,12 @@ def _forward(
     if tokens:
         x = _validate.tokens(owner, x, I, lengths, "batch", mask)
     state = tuple(
-        np.zeros((B, n), dtype) if value is None else _rows(owner, name, value, B, n, H, dtype)
+        None if value is None else _rows(owner, name, value, B, n, H, dtype)
         for (name, value), n in zip(state_0.items(), units, strict=True)
+    )
+    own = tuple(
+        None if value is None else _vector(owner, name, value, n, H, dtype)
+        for (name, value), n in zip(initial.items(), units, strict=True)
     )
     used = _masks(owner, masks, T, B, units, H, dtype)
     reverse = _validate.flag(owner, "reverse", reverse)
@@ -420,16 +413,14 @@ def _forward(
     state_n = tuple(_core.empty((B, n), dtype) for n in units)
     given = dict(zip(ROLES, (W_ih, W_hh, *others), strict=True))
     packed = _core.Weights(kind.name, {role: w for role, w in given.items() if w is not None}, True, kind.options)
-    tape = _core.forward(packed, x, state, y, state_n, schedule, reverse, True, used)
+    tape = _core.forward(packed, x, state, y, state_n, schedule, reverse, True, used, own)
     assert tape is not None
     if hold:
         schedule.hold(y, reverse)
     shapes = {role: w.shape for role, w in given.items() if w is not None}
-    return (
-        y,
-        state_n,
-        FunctionalTape(owner, tape, (T, B, I, units), shapes, dtype, tokens, (schedule, reverse) if hold else None),
-    )
+    held = (schedule, reverse) if hold else None
+    has_own = tuple(part is not None for part in own)
+    return y, state_n, FunctionalTape(owner, tape, (T, B, I, units), shapes, dtype, tokens, held, has_own)
 
 
 def _masks(
@@ -450,7 +441,7 @@ def _masks(
 
 def _backward(
     owner: str, made_by: str, tape: FunctionalTape, dy: Any, dstate_n: dict[str, Any], need_dx: Any
-) -> tuple[Array | None, tuple[Array, ...], tuple[Any, ...]]:
+) -> tuple[Array | None, tuple[Array, ...], tuple[Any, ...], tuple[Array | None, ...]]:
     _validate.functional_tape(owner, tape, made_by)
     (saved,) = tape._unreleased().tapes
     T, B, I, units = tape._sizes
@@ -472,8 +463,11 @@ def _backward(
     dx = _core.empty((T, B, I), dtype) if need_dx and not tape._tokens else None
     dstate_0 = tuple(_core.empty((B, n), dtype) for n in units)
     dparams = {role: _core.empty(shape, dtype) for role, shape in tape._shapes.items()}
-    _core.backward(saved, dy, parts, dx, False, dstate_0, dparams)
-    return dx, dstate_0, tuple([dparams.get(role) for role in ROLES])
+    dinitial = tuple(np.empty_like(d) for d in dstate_0) if any(tape._initial) else None
+    _core.backward(saved, dy, parts, dx, False, dstate_0, dparams, dinitial)
+    pairs = zip(dinitial or dstate_0, tape._initial, strict=True)
+    own = tuple(d.sum(axis=0) if has_own else None for d, has_own in pairs)
+    return dx, dstate_0, tuple([dparams.get(role) for role in ROLES]), own
 
 
 def _rows(owner: str, name: str, value: Any, B: int, units: int, H: int, dtype: np.dtype[Any]) -> Array:
@@ -481,6 +475,13 @@ def _rows(owner: str, name: str, value: Any, B: int, units: int, H: int, dtype: 
     array = _validate.floats(owner, name, value, dtype, rows=True)
     _validate.exact_shape(owner, name, array, (B, units), f"(B, {_unit_name(units, H)})")
     return array
+
+
+def _vector(owner: str, name: str, value: Any, units: int, H: int, dtype: np.dtype[Any]) -> Array:
+    """An own initial state, (units,), contiguous."""
+    array = _validate.floats(owner, name, value, dtype, rows=True)
+    _validate.exact_shape(owner, name, array, (units,), f"({_unit_name(units, H)},)")
+    return np.ascontiguousarray(array)
 
 
 def _unit_name(units: int, H: int) -> str:
