@@ -35,8 +35,9 @@ struct BackwardArguments {
 
 // The parts of a state; None for all parts if the state is None.
 static py::tuple parts_of(const py::object& state, std::size_t count, const char* name) {
-  if (state.is_none()) return count == 1 ? py::make_tuple(py::none()) : py::make_tuple(py::none(), py::none());
-  const auto parts = py::cast<py::tuple>(state);
+  py::tuple parts(count);
+  for (std::size_t s = 0; state.is_none() && s < count; ++s) parts[s] = py::none();
+  if (!state.is_none()) parts = py::cast<py::tuple>(state);
   require(parts.size() == count, name);
   return parts;
 }
