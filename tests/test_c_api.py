@@ -669,19 +669,17 @@ def test_structs_may_grow(rng):
     p = make_problem(rng, "rnn_tanh", "float32", T=2, B=1, I=3, H=4)
     weights = pack(p.cell, p.weights)
 
-    class Newer(StructuredForward):
+    class Newer(SteppedForward):
         _fields_ = [("an_option", Pointer)]
 
     newer = Newer(T=2, B=1, x=p.x)
-    assert newer.size == ct.sizeof(StructuredForward) + 8
+    assert newer.size == ct.sizeof(SteppedForward) + 8
     done(API.forward(weights, ct.byref(newer), None))
     newer.an_option = 1
     refused(API.forward(weights, ct.byref(newer), None), "an option is set that this version")
     older = Forward(T=2, B=1, x=p.x)
     older.size -= 8
-    refused(
-        API.forward(weights, ct.byref(older), None), f"expected sizeof of the struct, {ct.sizeof(StructuredForward)}"
-    )
+    refused(API.forward(weights, ct.byref(older), None), f"expected sizeof of the struct, {ct.sizeof(SteppedForward)}")
     older.size = 2**40  # never set
     refused(API.forward(weights, ct.byref(older), None), "size is")
     API.weights_free(weights)

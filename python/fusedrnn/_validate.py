@@ -537,6 +537,10 @@ def step_flags(owner: str, name: str, value: Any, T: int, B: int, layout: str, b
     return np.array(array if batch_first else array.T, order="C")
 
 
+def packed_flags(owner: str, *names: str) -> ValueError:
+    return ValueError(f"{owner}: {names[0]} is given with a PackedSequence; expected a padded input")
+
+
 def flag_list(owner: str, name: str, value: Any, lengths: NDArray[np.int64], T: int) -> NDArray[np.bool_]:
     """Flags of a list input, one (T_i,) array for each sequence, as one (B, T) array."""
     if not isinstance(value, (list, tuple)):

@@ -115,7 +115,7 @@ def rnn_backward(
     _check_tape(tape, "rnn")
     grads = backward(tape, dy, (dh_n,), need_dx=need_dx)
     weights = (grads.dW_ih, grads.dW_hh, grads.db_ih, grads.db_hh)
-    return RNNGrads(grads.dx, *grads.dstate, *weights, *_initial(tape, grads))
+    return RNNGrads(grads.dx, grads.dstate[0], *weights, _initial(tape, grads, 0))
 
 
 def gru_forward(
@@ -219,7 +219,7 @@ def gru_backward(
     _check_tape(tape, "gru")
     grads = backward(tape, dy, (dh_n,), need_dx=need_dx)
     weights = (grads.dW_ih, grads.dW_hh, grads.db_ih, grads.db_hh)
-    return GRUGrads(grads.dx, *grads.dstate, *weights, *_initial(tape, grads))
+    return GRUGrads(grads.dx, grads.dstate[0], *weights, _initial(tape, grads, 0))
 
 
 def lstm_forward(
@@ -346,12 +346,13 @@ def lstm_backward(
     _check_tape(tape, "lstm")
     grads = backward(tape, dy, (dh_n, dc_n), need_dx=need_dx)
     weights = (grads.dW_ih, grads.dW_hh, grads.db_ih, grads.db_hh, grads.dW_peephole, grads.dW_hr)
-    return LSTMGrads(grads.dx, *grads.dstate, *weights, *_initial(tape, grads))
+    dh_0, dc_0 = grads.dstate
+    return LSTMGrads(grads.dx, dh_0, dc_0, *weights, _initial(tape, grads, 0), _initial(tape, grads, 1))
 
 
-def _initial(tape: Tape, grads: SequenceGrads) -> tuple[Array | None, ...]:
-    """Gradients of the own initial state, None for a part that was not given."""
-    return tuple(d if has else None for d, has in zip(grads.dinitial, tape.has_initial, strict=False))
+def _initial(tape: Tape, grads: SequenceGrads, part: int) -> Array | None:
+    """The gradient of a part of the own initial state, None if it was not given."""
+    return grads.dinitial[part] if tape.has_initial[part] else None
 
 
 def _shares(*zoneout: ArrayLike | None) -> tuple[ArrayLike, ...] | None:

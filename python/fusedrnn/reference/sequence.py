@@ -309,8 +309,7 @@ def forward(
 
     state_n = tuple(s[:, :units].copy() for s, units in zip(states[0 if reverse else T], (R, H), strict=False))
     tape = Tape(
-        *(cell, reverse, valid, cut, *(tuple(s is not None for s in group) for group in (state, initial)), past_end),
-        *(inputs, W_ih, W_hh, p),
+        *(cell, reverse, valid, cut, _were_given(state), _were_given(initial), past_end, inputs, W_ih, W_hh, p),
         *(has_b_ih, has_b_hh, states, starts, saved, operands, W_hr, recurrent_mask, shares),
         *(candidates, gains, normed),
     )
@@ -445,6 +444,10 @@ def backward(
         dlayer_norm,
         tuple(d[:units] for d, units in zip(dinitial, (R, H), strict=False)),
     )
+
+
+def _were_given(state: tuple[ArrayLike | None, ...]) -> tuple[bool, ...]:
+    return tuple(part is not None for part in state)
 
 
 # ---- the matrix products of one step; weights (G, H, K), rows of the batch v (B, K), pre-activations a (G, B, H)
