@@ -33,13 +33,11 @@ struct BackwardArguments {
   py::object dinitial;  // a tuple, or None
 };
 
-// The parts of a state; None for all parts if the state is None.
-static py::tuple parts_of(const py::object& state, std::size_t count, const char* name) {
-  py::tuple parts(count);
-  for (std::size_t s = 0; state.is_none() && s < count; ++s) parts[s] = py::none();
-  if (!state.is_none()) parts = py::cast<py::tuple>(state);
-  require(parts.size() == count, name);
-  return parts;
+// A part of a tuple of `count` parts, borrowed; None if there is no tuple.
+static py::handle part_of(const py::object& state, std::size_t part, std::size_t count, const char* name) {
+  if (state.is_none()) return Py_None;
+  require(PyTuple_Check(state.ptr()) && PyTuple_GET_SIZE(state.ptr()) == static_cast<Py_ssize_t>(count), name);
+  return PyTuple_GET_ITEM(state.ptr(), static_cast<Py_ssize_t>(part));
 }
 
 template <class T>
@@ -50,8 +48,6 @@ static ForwardCall<T> prepare(const ForwardArguments& given, bool training, Thre
   const Index steps = schedule->T(), B = schedule->B(), I = weights->I;
   const std::size_t states = static_cast<std::size_t>(weights->kernel().states);
   require(!training || weights->training, "forward: these weights were not packed for training");
-  const py::tuple state = parts_of(given.state, states, "forward: wrong number of states"),
-                  initial = parts_of(given.initial, states, "forward: wrong number of own initial states");
   require(given.state_n.size() == states, "forward: wrong number of states");
   ForwardArrays<T> arrays;
   if (x.ndim() == 2 && is_native<std::int64_t>(x)) {
@@ -65,9 +61,11 @@ static ForwardCall<T> prepare(const ForwardArguments& given, bool training, Thre
   arrays.y = rows_of<T>(given.y, steps, B, weights->R, true, "y");
   for (std::size_t s = 0; s < states; ++s) {
     const Index units = weights->units(static_cast<int>(s));
-    if (!state[s].is_none())
-      arrays.state[s] = matrix<T>(py::cast<py::array>(state[s]), B, units, &arrays.state_stride[s], false, "state");
-    arrays.initial[s] = vector<T>(initial[s], units, false, "initial");
+    const py::handle state = part_of(given.state, s, states, "forward: wrong number of states"),
+                     initial = part_of(given.initial, s, states, "forward: wrong number of own initial states");
+    if (!state.is_none())
+      arrays.state[s] = matrix<T>(py::cast<py::array>(state), B, units, &arrays.state_stride[s], false, "state");
+    arrays.initial[s] = vector<T>(py::reinterpret_borrow<py::object>(initial), units, false, "initial");
     arrays.state_n[s] =
         matrix<T>(py::cast<py::array>(given.state_n[s]), B, units, &arrays.state_n_stride[s], true, "state_n");
   }
@@ -95,7 +93,6 @@ static BackwardCall<T> prepare(const BackwardArguments& given) {
   const Index rows = weights.kernel().gates * H;
   const std::size_t states = static_cast<std::size_t>(weights.kernel().states);
   require(given.dstate_n.size() == states && given.dstate.size() == states, "backward: wrong number of states");
-  const py::tuple dinitial = parts_of(given.dinitial, states, "backward: wrong number of own initial states");
   BackwardArrays<T> arrays;
   arrays.accumulate = given.accumulate;
   if (!given.dy.is_none()) arrays.dy = rows_of<T>(py::cast<py::array>(given.dy), steps, B, R, false, "dy");
@@ -110,9 +107,10 @@ static BackwardCall<T> prepare(const BackwardArguments& given) {
           matrix<T>(py::cast<py::array>(given.dstate_n[s]), B, units, &arrays.dstate_n_stride[s], false, "dstate_n");
     arrays.dstate[s] =
         matrix<T>(py::cast<py::array>(given.dstate[s]), B, units, &arrays.dstate_stride[s], true, "dstate");
-    if (!dinitial[s].is_none())
+    const py::handle dinitial = part_of(given.dinitial, s, states, "backward: wrong number of own initial states");
+    if (!dinitial.is_none())
       arrays.dinitial[s] =
-          matrix<T>(py::cast<py::array>(dinitial[s]), B, units, &arrays.dinitial_stride[s], true, "dinitial");
+          matrix<T>(py::cast<py::array>(dinitial), B, units, &arrays.dinitial_stride[s], true, "dinitial");
   }
   const Parameters d = Parameters::of(given.dparams);
   arrays.dW_ih = matrix<T>(py::cast<py::array>(d.W_ih), rows, I, nullptr, true, "dW_ih");
