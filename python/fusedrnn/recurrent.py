@@ -76,7 +76,8 @@ class SavedLayer:
         if self.factors is not None:
             for dW_hh, factors in zip(dparams[plan.kind.every("W_hh")], self.factors, strict=True):
                 dW_hh *= factors
-        dparams += [part[i].sum(axis=0) for i in range(rows) for part in dinitial or ()]
+        if dinitial is not None:
+            dparams += [part[i].sum(axis=0) for i in range(rows) for part in dinitial]
         return dstate_0, {spec.name: array for spec, array in zip(self.specs, dparams, strict=True)}
 
 
