@@ -82,6 +82,18 @@ class GRUGrads(NamedTuple):
     dh_initial: Array | None = None
 
 
+class CellGrads(NamedTuple):
+    """Gradients of the function of a cell with one state and no options, as in `RNNGrads`."""
+
+    dx: Array | None
+    dh_0: Array
+    dW_ih: Array
+    dW_hh: Array
+    db_ih: Array | None
+    db_hh: Array | None
+    dh_initial: Array | None = None
+
+
 class LSTMGrads(NamedTuple):
     """Gradients of `lstm_forward`, as in `RNNGrads`; dW_peephole and dW_hr are None without these weights."""
 

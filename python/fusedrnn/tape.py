@@ -276,29 +276,3 @@ class CellTape(TapeBase):
             state if len(state) == 2 else state[0],
             {spec.name: array for spec, array in zip(self._specs, dparams, strict=True)},
         )
-
-
-class FunctionalTape(TapeBase):
-    """The data that a forward function saves for its backward function; has ``nbytes`` and ``release()``, as `Tape`."""
-
-    __slots__ = ("_dtype", "_hold", "_initial", "_made_by", "_shapes", "_sizes", "_tokens")
-
-    def __init__(
-        self,
-        made_by: str,
-        tape: _core.Tape,
-        sizes: tuple[int, int, int, tuple[int, ...]],
-        shapes: dict[str, tuple[int, ...]],
-        dtype: np.dtype[Any],
-        tokens: bool,
-        hold: tuple[_core.Schedule, bool] | None,
-        initial: tuple[bool, ...],
-    ) -> None:
-        super().__init__(made_by, Record((tape,)))
-        self._made_by = made_by
-        self._sizes = sizes  # T, B, I, and the units of each state
-        self._shapes = shapes  # of the parameters, by role
-        self._dtype = dtype
-        self._tokens = tokens
-        self._hold = hold  # with past_end="hold": the schedule, which knows where outputs are held, and the direction
-        self._initial = initial  # for each state, whether an own initial state was given

@@ -236,6 +236,7 @@ def forward(
     records: list[Record] = []
     inner = (L - 1) * T * B * plan.inner_width * dtype.itemsize
     at_once = D == 1 and not save and inner <= INNER_OUTPUTS
+    owns = [(None,) * D if initial is None else [_rows(initial, k * D + d) for d in range(D)] for k in range(L)]
     calls: list[Call] = StackedCalls() if at_once and L > 1 else []
     for layer in range(L):
         last = layer == L - 1
@@ -245,11 +246,8 @@ def forward(
         rows = range(layer * D, (layer + 1) * D)
         # By direction: arguments of `_core.forward`.
         calls += [
-            (
-                *(weights[i], x, _rows(state_0, i), y, _rows(state_n, i), schedule, reverse, next(step_masks)),
-                _rows(initial, i),
-            )
-            for i, y, reverse in zip(rows, buffers, plan.ways, strict=True)
+            (weights[i], x, _rows(state_0, i), y, _rows(state_n, i), schedule, reverse, next(step_masks), own)
+            for i, y, reverse, own in zip(rows, buffers, plan.ways, owns[layer], strict=True)
         ]
         if at_once and not last:
             x = ys[0]
