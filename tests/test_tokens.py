@@ -169,11 +169,12 @@ def test_layers_have_the_bits_of_all_columns(data):
     if draw(st.booleans(), "lengths"):
         steps["lengths"] = rng.integers(0, T + 1, B)
     if draw(st.booleans(), "mask"):
-        steps["mask"] = rng.random((B, T)) < 0.7
+        steps["mask"] = rng.random((B, T) if layer.batch_first else (T, B)) < 0.7
     if draw(st.booleans(), "reset"):
         steps["reset"] = rng.random((B, T) if layer.batch_first else (T, B)) < 0.2
     ran = np.arange(T)[:, None] < steps.get("lengths", np.full(B, T))
-    ran = ran & steps["mask"].T if "mask" in steps else ran
+    if "mask" in steps:
+        ran = ran & (steps["mask"].T if layer.batch_first else steps["mask"])
     given_x = np.where(ran, x, 10**12)
     if layer.batch_first:
         given_x = np.ascontiguousarray(given_x.T)

@@ -317,7 +317,7 @@ def parameters(
     owner: str, params: Mapping[str, Any], specs: Sequence[ParameterSpec], dtype: Any, as_is: Sequence[int] = ()
 ) -> list[Array]:
     """The parameters in the order of `specs`; copied if not C-contiguous and aligned, except those at `as_is`."""
-    arrays = []
+    arrays: list[Array] = []
     for spec in specs:
         name, shape, _, _, _ = spec  # the fastest access to a tuple's members
         array = params.get(name)
@@ -522,23 +522,23 @@ def lengths(owner: str, value: Any, T: int, B: int, layout: str) -> NDArray[np.i
     return array.astype(np.int64, copy=False)
 
 
-def mask(owner: str, value: Any, T: int, B: int, layout: str) -> NDArray[np.bool_]:
-    """Which steps are valid, (B, T) in C order, copied: other threads may write to it; (T,) for an unbatched x."""
-    array = _flags(owner, "mask", value)
-    shape, formula = ((T,), "(T,)") if layout == "unbatched" else ((B, T), "(B, T)")
-    exact_shape(owner, "mask", array, shape, formula)
-    return np.array(array.reshape(B, T), order="C")
-
-
-def reset(owner: str, value: Any, T: int, B: int, layout: str, batch_first: bool) -> NDArray[np.bool_]:
-    """The steps before which a row returns to its initial state, in the layout of x; as (B, T) in C order."""
-    array = _flags(owner, "reset", value)
+def step_flags(owner: str, name: str, value: Any, T: int, B: int, layout: str, batch_first: bool) -> NDArray[np.bool_]:
+    """`mask` or `reset`, in the layout of x; as (B, T) in C order, copied: other threads may write to it."""
+    array = _flags(owner, name, value)
     if layout == "unbatched":
-        exact_shape(owner, "reset", array, (T,), "(T,)")
-        return np.ascontiguousarray(array.reshape(B, T))
+        exact_shape(owner, name, array, (T,), "(T,)")
+        return np.array(array.reshape(B, T), order="C")
     shape, formula = ((B, T), "(B, T)") if batch_first else ((T, B), "(T, B)")
-    exact_shape(owner, "reset", array, shape, formula)
-    return np.ascontiguousarray(array if batch_first else array.T)
+    if array.shape != shape and array.shape == shape[::-1]:
+        raise ValueError(
+            f"{owner}: {name} has shape {array.shape}; expected {formula} = {shape}, the layout of x: transpose it"
+        )
+    exact_shape(owner, name, array, shape, formula)
+    return np.array(array if batch_first else array.T, order="C")
+
+
+def packed_flags(owner: str, *names: str) -> ValueError:
+    return ValueError(f"{owner}: {names[0]} is given with a PackedSequence; expected a padded input")
 
 
 def flag_list(owner: str, name: str, value: Any, lengths: NDArray[np.int64], T: int) -> NDArray[np.bool_]:

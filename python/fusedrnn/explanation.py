@@ -158,7 +158,7 @@ def explain(
 
 def _measure(call: tuple[Any, ...], training: bool) -> Record:
     """The cost of one `_core.forward` with these arguments."""
-    weights, x, _, _, _, schedule, reverse, masks = call
+    weights, x, _, _, _, schedule, reverse, masks, _ = call
     tokens = x.ndim == 2
     needs = _core.measure(weights, schedule, tokens, training, masks is not None)
     about = {"cell": weights.cell, "input_size": weights.input_size, "hidden_size": weights.hidden_size}

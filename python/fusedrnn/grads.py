@@ -18,7 +18,8 @@ class Grads:
     x : ndarray, list of ndarray, or None
         Of the shape of the input; None for tokens and with ``need_dx=False``.
     state : ndarray, or tuple of two
-        h, or (h, c), of the shape of the initial state, also if the initial state was None.
+        Of the state before the first step: h, or (h, c), of its shape, also if it was None. In a row with resets only
+        the steps before the first reset contribute.
     params : dict of str to (ndarray or SparseGrad)
         Names, shapes and order are those of ``layer.params``. The gradient of the weights that tokens select is a
         `SparseGrad` if it was requested with ``sparse=True``.
@@ -218,6 +219,7 @@ class RNNGrads(NamedTuple):
     dW_hh: Array
     db_ih: Array | None
     db_hh: Array | None
+    dh_initial: Array | None = None
 
 
 class GRUGrads(NamedTuple):
@@ -229,6 +231,7 @@ class GRUGrads(NamedTuple):
     dW_hh: Array
     db_ih: Array | None
     db_hh: Array | None
+    dh_initial: Array | None = None
 
 
 class CellGrads(NamedTuple):
@@ -240,6 +243,7 @@ class CellGrads(NamedTuple):
     dW_hh: Array
     db_ih: Array | None
     db_hh: Array | None
+    dh_initial: Array | None = None
 
 
 class LSTMGrads(NamedTuple):
@@ -254,3 +258,5 @@ class LSTMGrads(NamedTuple):
     db_hh: Array | None
     dW_peephole: Array | None = None
     dW_hr: Array | None = None
+    dh_initial: Array | None = None
+    dc_initial: Array | None = None

@@ -35,6 +35,7 @@ class Forward(Protocol):
         *,
         recurrent_mask: ArrayLike | None = None,
         zoneout_h: ArrayLike | None = None,
+        h_initial: ArrayLike | None = None,
         lengths: ArrayLike | None = None,
         mask: ArrayLike | None = None,
         reset: ArrayLike | None = None,
@@ -74,6 +75,7 @@ def functions_of(kind: CellKind, summary: str, module: str) -> tuple[Forward, Ba
         *,
         recurrent_mask: ArrayLike | None = None,
         zoneout_h: ArrayLike | None = None,
+        h_initial: ArrayLike | None = None,
         lengths: ArrayLike | None = None,
         mask: ArrayLike | None = None,
         reset: ArrayLike | None = None,
@@ -82,7 +84,8 @@ def functions_of(kind: CellKind, summary: str, module: str) -> tuple[Forward, Ba
     ) -> tuple[Array, Array, FunctionalTape]:
         steps, masks = (lengths, mask, reset, past_end), (recurrent_mask, zoneout_h)
         weights = (W_ih, W_hh, b_ih, b_hh)
-        y, (h_n,), tape = run_forward(forward_name, kind, x, {"h_0": h_0}, weights, masks, steps, reverse)
+        states = {"h_0": h_0}, {"h_initial": h_initial}
+        y, (h_n,), tape = run_forward(forward_name, kind, x, *states, weights, masks, steps, reverse)
         return y, h_n, tape
 
     def backward(
@@ -93,8 +96,8 @@ def functions_of(kind: CellKind, summary: str, module: str) -> tuple[Forward, Ba
         need_dx: bool = True,
         sparse: bool = False,
     ) -> CellGrads:
-        dx, (dh_0,), dparams = run_backward(backward_name, forward_name, tape, dy, {"dh_n": dh_n}, need_dx, sparse)
-        return CellGrads(dx, dh_0, *dparams[:4])
+        dx, dstate, dparams, own = run_backward(backward_name, forward_name, tape, dy, {"dh_n": dh_n}, need_dx, sparse)
+        return CellGrads(dx, *dstate, *dparams[:4], *own)
 
     for function, name, doc in ((forward, forward_name, FORWARD_DOC), (backward, backward_name, BACKWARD_DOC)):
         function.__name__ = function.__qualname__ = name
@@ -108,10 +111,10 @@ FORWARD_DOC = """{summary}
     Parameters
     ----------
     x : array-like, (T, B, I) floats or (T, B) integer tokens
-    h_0 : array-like (B, H), or None for zeros
+    h_0 : array-like (B, H), or None for `h_initial`
     W_ih, W_hh : array-like, ({G}*H, I) and ({G}*H, H)
     b_ih, b_hh : array-like ({G}*H,), or None for none
-    recurrent_mask, zoneout_h, lengths, mask, reset, past_end, reverse
+    recurrent_mask, zoneout_h, h_initial, lengths, mask, reset, past_end, reverse
         As for `rnn_forward`.
 
     Returns
@@ -158,7 +161,7 @@ BACKWARD_DOC = """Gradients of a scalar with respect to everything that went int
 class FunctionalTape(TapeBase):
     """The data that a forward function saves for its backward function; has ``nbytes`` and ``release()``, as `Tape`."""
 
-    __slots__ = ("_dtype", "_hold", "_made_by", "_seen", "_shapes", "_sizes")
+    __slots__ = ("_dtype", "_hold", "_initial", "_made_by", "_seen", "_shapes", "_sizes")
 
     def __init__(
         self,
@@ -169,6 +172,7 @@ class FunctionalTape(TapeBase):
         dtype: np.dtype[Any],
         seen: Seen | None,
         hold: tuple[_core.Schedule, bool] | None,
+        initial: tuple[bool, ...],
     ) -> None:
         super().__init__(made_by, Record((tape,)))
         self._made_by = made_by
@@ -177,6 +181,7 @@ class FunctionalTape(TapeBase):
         self._dtype = dtype
         self._seen = seen  # the tokens
         self._hold = hold  # with past_end="hold": the schedule, which knows where outputs are held, and the direction
+        self._initial = initial  # for each state, whether an own initial state was given
 
 
 #: Parameters of a function in the order of its arguments, under the kernels' names.
@@ -188,6 +193,7 @@ def run_forward(
     kind: CellKind,
     x: Any,
     state_0: dict[str, Any],
+    initial: dict[str, Any],
     weights: tuple[Any, ...],
     masks: tuple[Any, ...],
     steps: tuple[Any, Any, Any, Any],
@@ -204,8 +210,12 @@ def run_forward(
     if tokens:
         x = _validate.tokens(owner, x, I, lengths, "batch", mask)
     state = tuple(
-        np.zeros((B, n), dtype) if value is None else _rows(owner, name, value, B, n, H, dtype)
+        None if value is None else _rows(owner, name, value, B, n, H, dtype)
         for (name, value), n in zip(state_0.items(), units, strict=True)
+    )
+    own = tuple(
+        None if value is None else _vector(owner, name, value, n, H, dtype)
+        for (name, value), n in zip(initial.items(), units, strict=True)
     )
     used = _masks(owner, masks, T, B, units, H, dtype)
     reverse = _validate.flag(owner, "reverse", reverse)
@@ -218,16 +228,14 @@ def run_forward(
         x = seen.numbers
     given = dict(zip(ROLES, arrays, strict=True))
     packed = _core.Weights(kind.name, {role: w for role, w in given.items() if w is not None}, True, kind.options)
-    tape = _core.forward(packed, x, state, y, state_n, schedule, reverse, True, used)
+    tape = _core.forward(packed, x, state, y, state_n, schedule, reverse, True, used, own)
     assert tape is not None
     if hold:
         schedule.hold(y, reverse)
     shapes = {role: w.shape for role, w in given.items() if w is not None}
-    return (
-        y,
-        state_n,
-        FunctionalTape(owner, tape, (T, B, I, units), shapes, dtype, seen, (schedule, reverse) if hold else None),
-    )
+    held = (schedule, reverse) if hold else None
+    has_own = tuple(part is not None for part in own)
+    return y, state_n, FunctionalTape(owner, tape, (T, B, I, units), shapes, dtype, seen, held, has_own)
 
 
 def _masks(
@@ -248,7 +256,7 @@ def _masks(
 
 def run_backward(
     owner: str, made_by: str, tape: FunctionalTape, dy: Any, dstate_n: dict[str, Any], need_dx: Any, sparse: Any
-) -> tuple[Array | None, tuple[Array, ...], tuple[Any, ...]]:
+) -> tuple[Array | None, tuple[Array, ...], tuple[Any, ...], tuple[Array | None, ...]]:
     _validate.functional_tape(owner, tape, made_by)
     (saved,) = tape._unreleased().tapes
     T, B, I, units = tape._sizes
@@ -271,11 +279,14 @@ def run_backward(
     dx = _core.empty((T, B, I), dtype) if need_dx and seen is None else None
     dstate_0 = tuple(_core.empty((B, n), dtype) for n in units)
     dparams: dict[str, Any] = {role: _core.empty(shape, dtype) for role, shape in tape._shapes.items()}
-    _core.backward(saved, dy, parts, dx, False, dstate_0, dparams)
+    dinitial = tuple(np.empty_like(d) for d in dstate_0) if any(tape._initial) else None
+    _core.backward(saved, dy, parts, dx, False, dstate_0, dparams, dinitial)
     if seen is not None:
         gradient = seen.gradient(dparams["W_ih"], I)
         dparams["W_ih"] = gradient if sparse else dense(gradient)
-    return dx, dstate_0, tuple([dparams.get(role) for role in ROLES])
+    pairs = zip(dinitial or dstate_0, tape._initial, strict=True)
+    own = tuple(d.sum(axis=0) if has_own else None for d, has_own in pairs)
+    return dx, dstate_0, tuple([dparams.get(role) for role in ROLES]), own
 
 
 def _rows(owner: str, name: str, value: Any, B: int, units: int, H: int, dtype: np.dtype[Any]) -> Array:
@@ -283,6 +294,13 @@ def _rows(owner: str, name: str, value: Any, B: int, units: int, H: int, dtype: 
     array = _validate.floats(owner, name, value, dtype, rows=True)
     _validate.exact_shape(owner, name, array, (B, units), f"(B, {_unit_name(units, H)})")
     return array
+
+
+def _vector(owner: str, name: str, value: Any, units: int, H: int, dtype: np.dtype[Any]) -> Array:
+    """An own initial state, (units,), contiguous."""
+    array = _validate.floats(owner, name, value, dtype, rows=True)
+    _validate.exact_shape(owner, name, array, (units,), f"({_unit_name(units, H)},)")
+    return np.ascontiguousarray(array)
 
 
 def _unit_name(units: int, H: int) -> str:

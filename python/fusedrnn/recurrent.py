@@ -42,7 +42,7 @@ def layer_norm_options(owner: str, layer_norm: object, layer_norm_eps: object) -
 class SavedLayer:
     """The data that a layer's run saves for the backward pass."""
 
-    __slots__ = ("extent", "factors", "from_initial", "masks", "plan", "records", "seen", "specs")
+    __slots__ = ("extent", "factors", "masks", "plan", "records", "seen", "specs")
 
     def __init__(
         self,
@@ -50,7 +50,6 @@ class SavedLayer:
         specs: tuple[ParameterSpec, ...],
         extent: Extent,
         records: list[Record],
-        from_initial: bool,
         masks: Masks,
         factors: Array | None,
         seen: Seen | None,
@@ -59,7 +58,6 @@ class SavedLayer:
         self.specs = specs
         self.extent = extent
         self.records = records
-        self.from_initial = from_initial  # no state was given
         self.masks = masks
         self.factors = factors  # by which each weight_hh was multiplied
         self.seen = seen  # the tokens
@@ -75,19 +73,21 @@ class SavedLayer:
         plan, seen = self.plan, self.seen
         rows = plan.num_layers * plan.directions
         shapes = [spec.shape for spec in self.specs[: rows * plan.kind.each]]  # without learned initial states
-        lowest = plan.lowest_W_ih if seen is not None else ()
-        for i in lowest:
-            shapes[i] = (shapes[i][0], max(1, len(seen.ids)))
-        dparams: list[Any]
-        dstate_0, dparams = yield from unroll.backward(plan, self.extent, self.records, dys, dstate_n, dx, shapes)
-        for i in lowest:
-            dparams[i] = seen.gradient(dparams[i], plan.input_size)
+        if seen is not None:
+            for i in plan.lowest_W_ih:
+                shapes[i] = (shapes[i][0], max(1, len(seen.ids)))
+        dstate_0, dinitial, arrays = yield from unroll.backward(
+            plan, self.extent, self.records, dys, dstate_n, dx, shapes
+        )
+        dparams: list[Any] = arrays
+        if seen is not None:
+            for i in plan.lowest_W_ih:
+                dparams[i] = seen.gradient(dparams[i], plan.input_size)
         if self.factors is not None:
             for dW_hh, factors in zip(dparams[plan.kind.every("W_hh")], self.factors, strict=True):
                 dW_hh *= factors
-        if plan.learned_state:
-            share = 1 if self.from_initial else 0
-            dparams += [part[i].sum(axis=0) * part.dtype.type(share) for i in range(rows) for part in dstate_0]
+        if dinitial is not None:
+            dparams += [part[i].sum(axis=0) for i in range(rows) for part in dinitial]
         return dstate_0, {spec.name: array for spec, array in zip(self.specs, dparams, strict=True)}
 
 
@@ -270,13 +270,13 @@ class RecurrentLayer(SequenceLayer, Parameterized):
             arrays[every] = [W_hh * factor for W_hh, factor in zip(arrays[every], factors, strict=True)]
         weights = pack(plan.kind, arrays, mode.save, (0.0, 0.0) if mode.drop else plan.zoneout)
         step_masks = masks.for_kernels(used, rates, rows, plan.dtype)
-        state_0 = plan.initial_state(extent, state, learned)
+        states, kept = (state, learned), used.get("dropout")
         state_n, records = yield from unroll.forward(
-            plan, weights, x, state_0, extent, outputs, mode.save, used.get("dropout"), rates.dropout, step_masks
+            plan, weights, x, states, extent, outputs, mode.save, kept, rates.dropout, step_masks
         )
         if not mode.save:
             return state_n, None
-        return state_n, SavedLayer(plan, self._specs, extent, records, state is None, used, factors, seen)
+        return state_n, SavedLayer(plan, self._specs, extent, records, used, factors, seen)
 
     def _shape_of(self, role: str) -> tuple[int, ...]:
         """Shape of the lowest layer's parameter of a role."""

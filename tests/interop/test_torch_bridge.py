@@ -505,3 +505,59 @@ def test_projections(options):
         (y.sin().sum() + h.sum() + c.cos().sum()).backward()
     for (name, expected), given in zip(theirs.named_parameters(), ours.parameters(), strict=True):
         torch.testing.assert_close(given.grad, expected.grad, msg=lambda text, name=name: f"{name}: {text}")
+
+
+# ---- masks and resets
+
+
+@KIND
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_resets_are_torchs_loop_over_a_rollout(kind, batch_first):
+    """Values and gradients of recurrent PPO's loop, which multiplies the carried state before each step."""
+    theirs, _ = pair(kind)
+    _, ours = pair(kind, batch_first=batch_first)
+    ours.load_state_dict(theirs.state_dict())
+    start = torch.rand(T, B) < 0.3
+    start[0, 1], start[:, 3] = True, False
+    x, state = torch.randn(T, B, I, dtype=torch.float64), random_state(theirs, B)
+    twin = tuple(s.detach().clone().requires_grad_() for s in parts(state))
+    carried, outputs = parts(state), []
+    for t in range(T):
+        kept = tuple((~start[t]).double()[None, :, None] * s for s in carried)
+        y_t, carried = theirs(x[t : t + 1], kept if len(kept) == 2 else kept[0])
+        carried = parts(carried)
+        outputs.append(y_t)
+    expected = torch.cat(outputs)
+
+    def turn(tensor):
+        return tensor.transpose(0, 1) if batch_first else tensor
+
+    y, state_n = ours(turn(x), twin if len(twin) == 2 else twin[0], reset=turn(start))
+    torch.testing.assert_close(turn(y), expected, rtol=0, atol=1e-12)
+    dy = torch.randn_like(expected)
+    (expected * dy).sum().backward()
+    (turn(y) * dy).sum().backward()
+    torch.testing.assert_close(list(parts(state_n)), list(carried), rtol=0, atol=1e-12)
+    for mine, s in zip(twin, parts(state), strict=True):
+        torch.testing.assert_close(mine.grad, s.grad, rtol=0, atol=1e-12)
+    for mine, w in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, w.grad, rtol=0, atol=1e-12)
+    with torch.no_grad():
+        again, _ = ours(turn(x), twin if len(twin) == 2 else twin[0], reset=turn(start))
+    assert torch.equal(again, y)
+
+
+def test_masks_are_the_layers_and_packed_sequences_have_none():
+    _, ours = pair("GRU")
+    layer = fusedrnn.GRU(I, H, dtype="float64")
+    layer.load_state_dict(ours.state_dict())
+    x, mask = torch.randn(T, B, I, dtype=torch.float64), torch.rand(T, B) < 0.6
+    y, _ = ours(x, mask=mask)
+    assert np.array_equal(y.detach(), layer(x, mask=mask)[0])
+    packed = torch.nn.utils.rnn.pack_padded_sequence(x, LENGTHS, enforce_sorted=False)
+    with pytest.raises(ValueError, match="GRU: reset is given with a PackedSequence; expected a padded input"):
+        ours(packed, reset=mask)
+    with pytest.raises(ValueError, match=r"GRU: mask has shape .*the layout of x: transpose it"):
+        ours(x, mask=mask.T)
+    with pytest.raises(TypeError, match="GRU: reset has dtype float32; expected bool"):
+        ours(x, reset=mask.float())

@@ -80,7 +80,7 @@ class _Recurrent:
     #: Gradients of weights that are computed from parameters (weight_norm, parametrizations) are dense in any case.
     sparse: bool = False
 
-    def forward(self, input: Any, hx: Any = None) -> tuple[Any, Any]:
+    def forward(self, input: Any, hx: Any = None, *, mask: Any = None, reset: Any = None) -> tuple[Any, Any]:
         """Run as torch's module of the same name does.
 
         Parameters
@@ -89,7 +89,10 @@ class _Recurrent:
             Floats of the parameters' dtype and torch's shapes; or integer tokens without the last axis, each a one-hot
             vector (which torch does not support).
         hx : Tensor, pair of these, or None
-            Initial state: h_0, for LSTM (h_0, c_0).
+            The state before the first step: h_0, for LSTM (h_0, c_0).
+        mask, reset : bool Tensor in the layout of `input` without its last axis, or None
+            As for calling fusedrnn's layer, and not for a PackedSequence: False skips a step; True puts a row at zero
+            before a step, whatever `hx` is (recurrent PPO; docs/resets.md).
 
         Returns
         -------
@@ -103,13 +106,17 @@ class _Recurrent:
         NotImplementedError
             From the backward pass with ``create_graph=True``: the kernels compute only first derivatives.
         """
-        return self._forward(input, hx)  # type: ignore[no-any-return]
+        return self._forward(input, hx, mask, reset)  # type: ignore[no-any-return]
 
     @_opaque
-    def _forward(self: Any, input: Any, hx: Any) -> tuple[Any, Any]:
+    def _forward(self: Any, input: Any, hx: Any, mask: Any, reset: Any) -> tuple[Any, Any]:
+        given = {"mask": mask, "reset": reset}
+        steps = {name: _array(flags) for name, flags in given.items() if flags is not None}
         if isinstance(input, PackedSequence):
+            if steps:
+                raise _validate.packed_flags(type(self).__name__, *steps)
             return self._packed(input, hx)  # type: ignore[no-any-return]
-        return self._padded(input, hx, self.batch_first, None)  # type: ignore[no-any-return]
+        return self._padded(input, hx, self.batch_first, steps)  # type: ignore[no-any-return]
 
     def _packed(self: Any, packed: Any, hx: Any) -> tuple[Any, Any]:
         """Run on a padded sequence; rows stay in their packed order, by decreasing length."""
@@ -117,11 +124,11 @@ class _Recurrent:
         x, lengths = torch._VF._pad_packed_sequence(data, batch_sizes, False, 0, len(batch_sizes))
         if hx is not None:
             hx = self.permute_hidden(hx, order)
-        y, hx = self._padded(x, hx, False, lengths.numpy())
+        y, hx = self._padded(x, hx, False, {"lengths": lengths.numpy()})
         data, _ = torch._VF._pack_padded_sequence(y, lengths, False)
         return PackedSequence(data, batch_sizes, order, order_back), self.permute_hidden(hx, order_back)
 
-    def _padded(self: Any, x: Any, hx: Any, batch_first: bool, lengths: Any) -> tuple[Any, Any]:
+    def _padded(self: Any, x: Any, hx: Any, batch_first: bool, steps: dict[str, Any]) -> tuple[Any, Any]:
         names = self._flat_weights_names
         try:
             params = [self._parameters[name] for name in names]
@@ -137,14 +144,14 @@ class _Recurrent:
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *state, *params)):
             # torch's backward passes of weight_norm and the like take no sparse gradients.
             sparse = _validate.flag(type(self).__name__, "sparse", self.sparse) and all(p.is_leaf for p in params)
-            y, *state_n = _Sequence.apply(layer, (lengths, sparse), len(state), x, *state, *params)
+            y, *state_n = _Sequence.apply(layer, (steps, sparse), len(state), x, *state, *params)
             return y, (state_n[0] if len(state_n) == 1 else tuple(state_n))
         given = _state(map(_array, state))
         with _torchs_threads():
             if dropout:
-                y, out, _ = layer.forward(_array(x), given, lengths=lengths)
+                y, out, _ = layer.forward(_array(x), given, **steps)
             else:
-                y, out = layer(_array(x), given, lengths=lengths)
+                y, out = layer(_array(x), given, **steps)
         out = tuple(map(torch.from_numpy, out)) if isinstance(out, tuple) else torch.from_numpy(out)
         return torch.from_numpy(y), out
 
@@ -270,10 +277,10 @@ class _Sequence(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, layer: Any, options: Any, states: int, x: Any, *tensors: Any) -> tuple[Any, ...]:
         ctx.set_materialize_grads(False)
-        lengths, ctx.sparse = options
+        steps, ctx.sparse = options
         state = _state(map(_array, tensors[:states])) if states else None
         with _torchs_threads():
-            y, state_n, tape = layer.forward(_array(x), state, lengths=lengths)
+            y, state_n, tape = layer.forward(_array(x), state, **steps)
         ctx.tape = tape
         ctx.states = states
         from_numpy = torch.from_numpy
