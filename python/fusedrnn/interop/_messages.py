@@ -204,8 +204,8 @@ def between(owner: str, found: str) -> str:
 
 def hooked(owner: str, found: str, hooks: Iterable[str]) -> str:
     return (
-        f"{owner}: {found} has hooks, {listed(hooks)}, which may change inputs, outputs or weights; expected none (call "
-        f"remove() of their handles), or force=True to leave them out"
+        f"{owner}: {found} has hooks, {listed(hooks)}, which may change inputs, outputs or weights; expected none "
+        f"(call remove() of their handles), or force=True to leave them out"
     )
 
 
@@ -249,4 +249,37 @@ def beside(owner: str, names: Sequence[str]) -> str:
     return (
         f"{owner}: beside the weights there are {listed(names[:5])}{more}, which no RNN, GRU or LSTM of the framework "
         f"has; expected its weights alone, or force=True to leave the others out"
+    )
+
+
+def several_readings(owner: str, count: int, readings: Sequence[str]) -> str:
+    return (
+        f"{owner}: the {count} arrays can be read in several ways, as {' or as '.join(readings)}; choose one with "
+        f"num_layers= or bidirectional="
+    )
+
+
+def no_reading(owner: str, kernels: Sequence[tuple[int, ...]], bidirectional: object, num_layers: object) -> str:
+    said = "".join(
+        f", and {name}={value!r}"
+        for name, value in (("bidirectional", bidirectional), ("num_layers", num_layers))
+        if value is not None
+    )
+    return (
+        f"{owner}: the kernels have shapes {listed(kernels)}{said}; expected two alike for two directions, or layers "
+        f"that read the outputs of the one before (of both directions after merge_mode)"
+    )
+
+
+def two_ways_of_cells(owner: str, found: str) -> str:
+    return (
+        f"{owner}: {found} has several cells in each direction; expected one (convert forward_layer and backward_layer "
+        f"and put both into fusedrnn.Bidirectional)"
+    )
+
+
+def computes_in(owner: str, found: str, dtype: str) -> str:
+    return (
+        f"{owner}: {found} computes in {dtype}, to which it rounds weights, inputs and states; expected dtype= to say "
+        f"in which precision the layer here computes, such as dtype='float32'"
     )

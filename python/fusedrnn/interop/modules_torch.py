@@ -92,9 +92,10 @@ def recurrent_module(owner: str, source: Any, prefix: str | None, force: bool) -
 
 
 def class_name(module: Any) -> str:
-    """A class's full name, without the modules of the standard library's scripts."""
+    """A class's name, with the file that it is from."""
     cls = type(module)
-    return scripted(module) or (cls.__qualname__ if cls.__module__ == "__main__" else f"{cls.__module__}.{cls.__name__}")
+    home = "" if cls.__module__ == "__main__" else f"{cls.__module__}."
+    return scripted(module) or f"{home}{cls.__qualname__}"
 
 
 def refuse_quantised(owner: str, label: str, module: Any) -> None:
@@ -120,9 +121,9 @@ def refuse_other_code(owner: str, label: str, module: Any) -> None:
         raise ValueError(_messages.foreign_code(owner, label))
     changed = replaced(module, base)
     # Parameters that are properties of a subclass, but for those that torch's parametrizations make.
-    own = [cls for cls in type(module).__mro__[: type(module).__mro__.index(base)]]
-    own = [cls for cls in own if cls.__module__ != "torch.nn.utils.parametrize"]
-    changed += [name for name in parameter_names(module) if any(name in vars(cls) for cls in own)]
+    own = type(module).__mro__[: type(module).__mro__.index(base)]
+    derived = [cls for cls in own if cls.__module__ != "torch.nn.utils.parametrize"]
+    changed += [name for name in parameter_names(module) if any(name in vars(cls) for cls in derived)]
     if changed:
         raise ValueError(_messages.replaced_code(owner, label, base.__name__, changed))
     refuse_hooks(owner, label, module, list(weight_hooks(module)))
@@ -157,9 +158,10 @@ def weight_hooks(module: Any) -> dict[Any, str]:
     found: dict[Any, str] = {}
     for hook in getattr(module, "_forward_pre_hooks", {}).values():
         if isinstance(hook, prune.BasePruningMethod):
-            if not replaced(hook, prune.BasePruningMethod, ("compute_mask", "PRUNING_TYPE", "apply")) or type(
-                hook
-            ).__module__ == prune.__name__:
+            if (
+                not replaced(hook, prune.BasePruningMethod, ("compute_mask", "PRUNING_TYPE", "apply"))
+                or type(hook).__module__ == prune.__name__
+            ):
                 found[hook] = str(hook._tensor_name)
         elif type(hook) in (_class(weight_norm, "WeightNorm"), _class(spectral_norm, "SpectralNorm")):
             found[hook] = str(hook.name)
@@ -176,7 +178,8 @@ def weights_of(owner: str, module: Any, force: bool) -> dict[str, Array]:
     import torch
 
     with torch.no_grad():
-        return {name: as_weights(owner, name, weight_of(owner, module, name, force)) for name in parameter_names(module)}
+        names = parameter_names(module)
+        return {name: as_weights(owner, name, weight_of(owner, module, name, force)) for name in names}
 
 
 def weight_of(owner: str, module: Any, name: str, force: bool) -> Any:

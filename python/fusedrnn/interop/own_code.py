@@ -11,11 +11,14 @@ from typing import Any
 
 #: What a subclass may define without computing something else: how objects are made, shown, copied and saved.
 HARMLESS = frozenset(
-    "__init__ __module__ __doc__ __dict__ __weakref__ __annotations__ __annotate__ __annotate_func__ "
-    "__annotations_cache__ __qualname__ __slots__ __orig_bases__ __parameters__ __class_getitem__ "
-    "__init_subclass__ __static_attributes__ __firstlineno__ __repr__ __str__ __format__ __dir__ __eq__ __ne__ __hash__ "
-    "__getstate__ __setstate__ __reduce__ __reduce_ex__ __copy__ __deepcopy__ __sizeof__ __constants__ extra_repr "
-    "_get_name reset_parameters flatten_parameters get_config from_config compute_output_shape".split()
+    {
+        *("__init__", "__module__", "__doc__", "__dict__", "__weakref__", "__qualname__", "__slots__", "__constants__"),
+        *("__annotations__", "__annotate__", "__annotate_func__", "__annotations_cache__", "__orig_bases__"),
+        *("__parameters__", "__class_getitem__", "__init_subclass__", "__static_attributes__", "__firstlineno__"),
+        *("__repr__", "__str__", "__format__", "__dir__", "__eq__", "__ne__", "__hash__", "__sizeof__", "__copy__"),
+        *("__deepcopy__", "__getstate__", "__setstate__", "__reduce__", "__reduce_ex__", "extra_repr", "_get_name"),
+        *("reset_parameters", "flatten_parameters", "get_config", "from_config", "compute_output_shape"),
+    }
 )
 
 
