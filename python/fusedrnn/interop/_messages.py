@@ -283,3 +283,14 @@ def computes_in(owner: str, found: str, dtype: str) -> str:
         f"{owner}: {found} computes in {dtype}, to which it rounds weights, inputs and states; expected dtype= to say "
         f"in which precision the layer here computes, such as dtype='float32'"
     )
+
+
+def no_counterpart(owner: str, name: str) -> str:
+    return f"{owner}: found {name}, which has no counterpart in fusedrnn; expected another layer"
+
+
+def unknown_before(owner: str, kind: str, name: str) -> str:
+    return (
+        f"{owner}: {kind} {name!r} stands before a recurrent layer, and how long its weights are is unknown here; "
+        f"expected a model that begins with the recurrent layers"
+    )

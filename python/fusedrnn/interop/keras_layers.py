@@ -187,7 +187,7 @@ def is_same(used: Any, array: Any) -> bool:
 def refuse_rounding(owner: str, found: str, cell: Any, rounded: bool) -> None:
     """Refuse layers that round weights and inputs at each call, unless the caller said a dtype."""
     policy = getattr(cell, "dtype_policy", None)
-    if getattr(policy, "quantization_mode", None):
+    if policy is not None and getattr(policy, "quantization_mode", None):
         raise ValueError(_messages.quantised(owner, f"{found} (dtype policy {policy.name!r})"))
     dtype = str(getattr(cell, "compute_dtype", None) or "float32")
     if dtype not in ("float32", "float64") and not rounded:

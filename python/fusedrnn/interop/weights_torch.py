@@ -226,7 +226,7 @@ def from_state_dict(
 
 def is_gain(key: str, array: Any, held: Mapping[str, Any]) -> bool:
     """Whether an array may scale gates, units or inputs, as a normalisation within the layer does; no bias does."""
-    shape = getattr(array, "shape", ())
+    shape: Any = getattr(array, "shape", ())
     sizes = {n for weights in held.values() for n in getattr(weights, "shape", ())}
     return len(shape) == 1 and shape[0] in sizes and not key.endswith("bias")
 
