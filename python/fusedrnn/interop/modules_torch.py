@@ -51,8 +51,9 @@ def quantised(module: Any) -> bool:
 
 def is_recurrent(module: Any) -> bool:
     """Whether a module is, or looks like, one of those that `from_torch` reads."""
-    looks = hasattr(module, "weight_ih_l0") or (hasattr(module, "weight_ih") and hasattr(module, "weight_hh"))
-    return looks or quantised(module) or own_class(module) is not None
+    names = ("weight_ih_l0", "weight_ih", "weight_hh")
+    first, ih, hh = (hasattr(getattr(module, name, None), "shape") for name in names)  # no module of that name
+    return first or (ih and hh) or quantised(module) or own_class(module) is not None
 
 
 def compiled(module: Any) -> bool:
@@ -145,8 +146,8 @@ def parameter_names(module: Any) -> list[str]:
     names = getattr(module, "_flat_weights_names", None)
     if names is not None:
         return list(names)
-    layers = sorted(name for name, _ in module.named_parameters(recurse=False)) if scripted(module) else []
-    if any(name.startswith("weight_ih_l") for name in layers):
+    layers = sorted(name for name, _ in module.named_parameters(recurse=False))  # of TorchScript, or a foreign class
+    if "weight_ih_l0" in layers:
         return layers
     return [n for n in ("weight_ih", "weight_hh", "bias_ih", "bias_hh") if getattr(module, n, None) is not None]
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Container
 from typing import Any
 
+from . import _messages
+
 #: What a subclass may define without computing something else: how objects are made, shown, copied and saved.
 HARMLESS = frozenset(
     {
@@ -32,3 +34,13 @@ def replaced(thing: Any, base: type, harmless: Container[str] = ()) -> list[str]
     own = getattr(thing, "__dict__", {})
     names += [name for name in own if name not in harmless and callable(getattr(base, name, None))]
     return sorted(set(names))
+
+
+def refuse_replaced(owner: str, thing: Any, homes: tuple[str, ...], names: Container[str] | None = None) -> None:
+    """Refuse an object of a subclass that replaces methods of the framework's class, which is of a module in `homes`."""
+    for base in type(thing).__mro__:
+        if base.__module__.split(".")[0] in homes and (names is None or base.__name__ in names):
+            changed = replaced(thing, base)
+            if changed:
+                raise ValueError(_messages.replaced_code(owner, type(thing).__qualname__, base.__name__, changed))
+            return

@@ -200,11 +200,17 @@ def of_json(owner: str, tree: Any, dtype: DTypeLike | None) -> Network:
     outputs = next((d.weight.shape[0] for d in reversed(network.after) if d.weight is not None), None)
     inputs = network.before[0].weight if network.before else None
     width = network.layer.input_size if inputs is None else inputs.shape[1]
-    above = network.layer.output_size if outputs is None else outputs
+    above = width_of(network.layer) if outputs is None else outputs
     if network.skip > width or network.skip not in (0, 1, above):
         expected = f"0, 1 or {above}, and at most the {width} inputs"
         raise ValueError(_messages.attribute(owner, "skip", network.skip, expected))
     return network
+
+
+def width_of(layer: Any) -> int:
+    """How many features a layer's outputs have."""
+    top = layer.layers[-1] if hasattr(layer, "layers") else layer
+    return int((getattr(top, "proj_size", 0) or top.hidden_size) * (1 + top.bidirectional))
 
 
 def number(owner: str, tree: Mapping[str, Any], name: str, default: int) -> int:
@@ -344,7 +350,7 @@ def of_state_dict(owner: str, held: Mapping[str, Any], skip: int, kind: Any, dty
     weight, bias = lin.pop(f"{prefix}weight", None), lin.pop(f"{prefix}bias", None)
     if prefixes or weight is None or lin:
         raise ValueError(_messages.beside(owner, [*sorted(lin), *sorted(prefixes)]))
-    shaped(owner, f"{prefix}weight", weight, "outputs", layer.output_size)
+    shaped(owner, f"{prefix}weight", weight, "outputs", width_of(layer))
     if bias is not None:
         shaped(owner, f"{prefix}bias", bias, weight.shape[0])
     return Network(layer, after=(Dense(weight, bias),), skip=skip)
