@@ -294,3 +294,7 @@ def unknown_before(owner: str, kind: str, name: str) -> str:
         f"{owner}: {kind} {name!r} stands before a recurrent layer, and how long its weights are is unknown here; "
         f"expected a model that begins with the recurrent layers"
     )
+
+
+def ends_early(owner: str, left: int, nbytes: int, what: str) -> str:
+    return f"{owner}: the .bin file has {left} more bytes; expected {nbytes} for {what}"

@@ -37,7 +37,7 @@ def replaced(thing: Any, base: type, harmless: Container[str] = ()) -> list[str]
 
 
 def refuse_replaced(owner: str, thing: Any, homes: tuple[str, ...], names: Container[str] | None = None) -> None:
-    """Refuse an object of a subclass that replaces methods of the framework's class, which is of a module in `homes`."""
+    """Refuse an object of a subclass that replaces methods of the framework's class, which is from one of `homes`."""
     for base in type(thing).__mro__:
         if base.__module__.split(".")[0] in homes and (names is None or base.__name__ in names):
             changed = replaced(thing, base)

@@ -254,9 +254,7 @@ class Reader:
     def take(self, what: str, nbytes: int, read: bool = True) -> bytes:
         """The next bytes, which have to be there before any of them is read."""
         if nbytes > self.left:
-            raise ValueError(
-                _messages.attribute(self.owner, "the .bin file", f"{self.left} bytes", f"{nbytes} for {what}")
-            )
+            raise ValueError(_messages.ends_early(self.owner, self.left, nbytes, what))
         self.left -= nbytes
         if read:
             return self.file.read(nbytes)

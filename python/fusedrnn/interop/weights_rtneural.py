@@ -345,11 +345,11 @@ def of_state_dict(owner: str, held: Mapping[str, Any], skip: int, kind: Any, dty
     layer = from_state_dict(owner, rec, None, kind, None, None, 0.0, dtype)
     if not lin:
         return Network(layer, skip=skip)
-    prefixes = {name.rpartition(".")[0] for name in lin}
-    prefix = prefixes.pop() + "."
+    prefixes = sorted({name.rpartition(".")[0] for name in lin})
+    prefix = ("lin" if "lin" in prefixes else prefixes[0]) + "."
     weight, bias = lin.pop(f"{prefix}weight", None), lin.pop(f"{prefix}bias", None)
-    if prefixes or weight is None or lin:
-        raise ValueError(_messages.beside(owner, [*sorted(lin), *sorted(prefixes)]))
+    if weight is None or lin:
+        raise ValueError(_messages.beside(owner, sorted(lin)))
     shaped(owner, f"{prefix}weight", weight, "outputs", width_of(layer))
     if bias is not None:
         shaped(owner, f"{prefix}bias", bias, weight.shape[0])
