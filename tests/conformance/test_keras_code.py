@@ -145,7 +145,7 @@ def overriding(base: Any, method: str) -> Any:
         return getattr(super(made, self), method)(*args, **options)
 
     made = type("Mine", (base,), {method: own})
-    return made
+    return keras.saving.register_keras_serializable()(made)  # Bidirectional makes copies of its layer
 
 
 def built(source: Any, I: int = 3) -> Any:

@@ -209,7 +209,8 @@ def of_tree(owner: str, tree: Mapping[str, Any]) -> Part:
     if other is not None:
         raise ValueError(_messages.no_counterpart(owner, other))
     if names != JOINED and names not in CELLS:
-        raise ValueError(_messages.beside(owner, sorted(names - JOINED)))
+        known = max((cell for cell in (*CELLS, JOINED) if cell <= names), key=len, default=JOINED)
+        raise ValueError(_messages.beside(owner, sorted(names - known)))
     arrays = {
         (name, what): as_weights(owner, f"{name}/{what}", array)
         for name, part in parts.items()
