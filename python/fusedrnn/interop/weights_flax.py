@@ -48,8 +48,8 @@ KINDS = {"LSTMCell": "LSTM", "OptimizedLSTMCell": "LSTM", "GRUCell": "GRU", "Sim
 #: Where Flax' own recurrent classes are.
 HOMES = ("flax.linen.recurrent", "flax.nnx.nn.recurrent")
 
-#: What Flax itself puts into every class and object.
-MADE = ("parent", "name", "scope", "_state", "_parent_ref", "_compact_name_scope_methods", "__match_args__")
+#: What Flax itself puts into every class and object, and what is looked at by itself.
+MADE = ("merge_fn", "parent", "name", "scope", "_state", "_parent_ref", "_compact_name_scope_methods", "__match_args__")
 
 #: Activations of ours by their names in JAX, of the modules that define them.
 ACTIVATIONS: dict[str, Any] = {
