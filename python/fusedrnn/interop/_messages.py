@@ -169,3 +169,132 @@ def one_lstm(owner: str, count: int, among: str) -> str:
 
 def no_sizes(owner: str, inputs: int | None, outputs: int | None) -> str:
     return f"{owner}: nI is {inputs} and nO is {outputs}; expected the sizes, as a vector does not tell them"
+
+
+# ---- objects whose code is not their framework's -------------------------------------------------------------------
+
+
+def replaced_code(owner: str, found: str, base: str, names: Iterable[str]) -> str:
+    return (
+        f"{owner}: {found} has {listed(names)} of its own, so that its weights do not tell what it computes; expected "
+        f"{base} with the framework's code, or force=True to read its weights as those of {base}"
+    )
+
+
+def foreign_code(owner: str, found: str) -> str:
+    return (
+        f"{owner}: {found} has weights under the names of a recurrent layer, but is no class of the framework, so that "
+        f"the weights do not tell what it computes; expected the framework's class, or force=True to read them as such"
+    )
+
+
+def replaced_container(owner: str, found: str, base: str, names: Iterable[str]) -> str:
+    return (
+        f"{owner}: {found} has {listed(names)} of its own, so that the order of its modules is unknown; expected "
+        f"{base}, or prefix=[...] with the modules that stand upon each other"
+    )
+
+
+def between(owner: str, found: str) -> str:
+    return (
+        f"{owner}: {found} stands between recurrent modules; expected these right upon each other, or prefix=[...] "
+        f"with the names of those to stack without it, or prefix= with one name"
+    )
+
+
+def hooked(owner: str, found: str, hooks: Iterable[str]) -> str:
+    return (
+        f"{owner}: {found} has hooks, {listed(hooks)}, which may change inputs, outputs or weights; expected none "
+        f"(call remove() of their handles), or force=True to leave them out"
+    )
+
+
+def parametrized(owner: str, name: str, what: str) -> str:
+    return (
+        f"{owner}: {name} is computed by the parametrization {what}; expected one of torch.nn.utils.parametrizations "
+        f"(or call torch.nn.utils.parametrize.remove_parametrizations first), or force=True to read what it gives now"
+    )
+
+
+def assigned(owner: str, name: str) -> str:
+    return (
+        f"{owner}: {name} is a plain attribute and no parameter, so that something else may compute it anew for each "
+        f"call; expected a parameter, or force=True to read the weight as it is now"
+    )
+
+
+def in_training(owner: str, name: str) -> str:
+    return (
+        f"{owner}: {name} has a spectral norm, which changes the weight at each call in training mode; expected "
+        f"evaluation mode (call eval() first)"
+    )
+
+
+def traced(owner: str, found: str) -> str:
+    return (
+        f"{owner}: {found} was made by torch.jit.trace, which keeps weights, but neither nonlinearity nor batch_first; "
+        f"expected the module that was traced, or its state_dict() with these arguments"
+    )
+
+
+def quantised(owner: str, found: str) -> str:
+    return (
+        f"{owner}: {found} is quantised: it keeps packed integers and rounds its inputs, too, which no weights can "
+        f"repeat; expected the module or state dict before its quantisation"
+    )
+
+
+def beside(owner: str, names: Sequence[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return (
+        f"{owner}: beside the weights there are {listed(names[:5])}{more}, which no RNN, GRU or LSTM of the framework "
+        f"has; expected its weights alone, or force=True to leave the others out"
+    )
+
+
+def several_readings(owner: str, count: int, readings: Sequence[str]) -> str:
+    return (
+        f"{owner}: the {count} arrays can be read in several ways, as {' or as '.join(readings)}; choose one with "
+        f"num_layers= or bidirectional="
+    )
+
+
+def no_reading(owner: str, kernels: Sequence[tuple[int, ...]], bidirectional: object, num_layers: object) -> str:
+    said = "".join(
+        f", and {name}={value!r}"
+        for name, value in (("bidirectional", bidirectional), ("num_layers", num_layers))
+        if value is not None
+    )
+    return (
+        f"{owner}: the kernels have shapes {listed(kernels)}{said}; expected two alike for two directions, or layers "
+        f"that read the outputs of the one before (of both directions after merge_mode)"
+    )
+
+
+def two_ways_of_cells(owner: str, found: str) -> str:
+    return (
+        f"{owner}: {found} has several cells in each direction; expected one (convert forward_layer and backward_layer "
+        f"and put both into fusedrnn.Bidirectional)"
+    )
+
+
+def computes_in(owner: str, found: str, dtype: str) -> str:
+    return (
+        f"{owner}: {found} computes in {dtype}, to which it rounds weights, inputs and states; expected dtype= to say "
+        f"in which precision the layer here computes, such as dtype='float32'"
+    )
+
+
+def no_counterpart(owner: str, name: str) -> str:
+    return f"{owner}: found {name}, which has no counterpart in fusedrnn; expected another layer"
+
+
+def unknown_before(owner: str, kind: str, name: str) -> str:
+    return (
+        f"{owner}: {kind} {name!r} stands before a recurrent layer, and how long its weights are is unknown here; "
+        f"expected a model that begins with the recurrent layers"
+    )
+
+
+def ends_early(owner: str, left: int, nbytes: int, what: str) -> str:
+    return f"{owner}: the .bin file has {left} more bytes; expected {nbytes} for {what}"
