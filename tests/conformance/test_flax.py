@@ -157,7 +157,7 @@ def test_parameters_that_are_refused():
     cell = variables["params"]["cell"]
     for tree, message in {
         "beside": ({**cell, "norm": {"scale": np.ones(4)}}, "beside the weights there are .*'norm'"),
-        "several": ({"a": cell, "b": cell}, "several recurrent cells: 'a', 'b'; choose one with prefix="),
+        "several": ({"a": cell, "b": cell}, "there are several recurrent cells: 'a', 'b'; choose one with prefix="),
         "none": ({"dense": {"kernel": np.ones((3, 4))}}, "found no recurrent cell in parameters called 'dense'"),
         "shape": ({**cell, "hr": {"kernel": np.ones((4, 3))}}, r"hr/kernel has shape \(4, 3\); expected \(4, 4\)"),
         "missing": ({**cell, "hr": {}}, "hr/kernel is missing"),
