@@ -35,7 +35,10 @@ from .._validate import as_array, layer_dtype
 from . import _messages
 from .conventions import GATES, Array, Direction, Pair, Part, as_weights, assemble, reorder, shaped
 from .onnx_constants import Constants, Evaluator
+from .onnx_functions import plain_domain
 from .onnx_nodes import OnnxNode
+from .onnx_trace import are_all_steps, are_zeros, is_recurrent, label, steps_and_rows, trace
+from .onnx_values import Size
 from .stored import faults_of, reading
 from .weights_onnx_chain import read_chain
 
@@ -158,43 +161,47 @@ def read_model(
     evaluator = Evaluator(owner, model)
     for array in given.values():
         evaluator.earn(array)
-    found: dict[str, OnnxNode] = {}
+    found: list[tuple[OnnxNode, Constants]] = []
+    names: set[str] = set()
     again: Counter[str] = Counter()
-    for node, constants in recurrent_nodes(evaluator, given, folder):
-        read = read_node(owner, node, constants.used, dtype)
+    graph = Constants(evaluator, model.graph, None, given, folder)
+    for node, constants in recurrent_nodes(graph, given):
+        if not is_recurrent(node):
+            raise ValueError(_messages.other_recurrent(owner, label(node), node.domain))
+        read = read_node(owner, node, constants.used, dtype, constants)
         name = read.name
-        while read.name in found:
+        while read.name in names:
             again[name] += 1
             read.name = f"{name}_{again[name] + 1}"
-        found[read.name] = read
+        names.add(read.name)
+        found.append((read, constants))
     if not found:
         raise ValueError(_messages.none_found(owner, "RNN, GRU or LSTM node", f"graph {model.graph.name!r}"))
-    if not chain:
-        return found
-    constants = Constants(evaluator, model.graph, None, given, folder)
-    return read_chain(owner, list(found.values()), constants, dtype)
+    if chain:
+        return read_chain(owner, found, graph, dtype)
+    return {read.name: read for read, _ in found}
 
 
-def recurrent_nodes(
-    evaluator: Evaluator, given: Mapping[str, Array], folder: str
-) -> Iterator[tuple[onnx.NodeProto, Constants]]:
-    """Every recurrent node of the standard's own domain, and the constants it can see."""
-    graph = evaluator.model.graph
-    rest = [(iter(graph.node), Constants(evaluator, graph, None, given, folder))]
+def recurrent_nodes(graph: Constants, given: Mapping[str, Array]) -> Iterator[tuple[Any, Constants]]:
+    """Every recurrent node, also those that the standard does not have, and the constants it can see."""
+    rest = [(iter(graph.nodes), graph)]
     while rest:
         nodes, constants = rest[-1]
         node = next(nodes, None)
         if node is None:
             rest.pop()
             continue
-        if node.op_type in GATES and node.domain in ("", "ai.onnx"):
+        if is_recurrent(node) or (plain_domain(node.domain) and any(kind in node.op_type for kind in GATES)):
             yield node, constants
         inner = [g for a in node.attribute for g in (*([a.g] if a.HasField("g") else []), *a.graphs)]
-        rest += [(iter(g.node), Constants(evaluator, g, constants, given, folder)) for g in reversed(inner)]
+        scopes = [Constants(graph.evaluator, g, constants, given, graph.folder) for g in reversed(inner)]
+        rest += [(iter(scope.nodes), scope) for scope in scopes]
 
 
-def read_node(owner: str, node: onnx.NodeProto, constants: Callable[[str], Array | None], dtype: Any) -> OnnxNode:
-    """One node as a layer with its constant lengths and initial state."""
+def read_node(
+    owner: str, node: Any, constants: Callable[[str], Array | None], dtype: Any, scope: Constants | None = None
+) -> OnnxNode:
+    """One node as a layer with its constant lengths and initial state; the scope is that of a model's node."""
     kind = node.op_type
     name = node.name or next(filter(None, node.output), kind)
     owner = f"{owner}: {kind} node {name!r}"
@@ -228,12 +235,22 @@ def read_node(owner: str, node: onnx.NodeProto, constants: Callable[[str], Array
         first, second = (Part(kind, [d], options | common | own) for d, own in zip(stack, sides, strict=True))
         part = Pair(first, second, "concat")
     layer = assemble(owner, [part], dtype, batch_first=bool(layout))
+    D, H = len(stack), stack[0].W_hh.shape[1]
+    rows: int | str = "batch size"
+    if scope is not None and (len(inputs) > 1 or values.keys() & {"sequence_lens", "initial_h", "initial_c"}):
+        T, B = steps_and_rows(trace(scope, inputs["X"]) if inputs["X"] else None, node, layout)
+        rows = rows if B.known is None else B.known
+        expected = (B, Size(D), Size(H)) if layout else (Size(D), B, Size(H))
+        for argument, tensor in list(inputs.items()):
+            value = None if argument == "X" else trace(scope, tensor)
+            zeros = argument.startswith("initial") and are_zeros(owner, argument, value, expected)
+            if zeros or (argument == "sequence_lens" and are_all_steps(value, T)):
+                del inputs[argument]
     states = []
     for initial in ("initial_h", "initial_c"):
         if initial in values:
             states.append(as_weights(owner, initial, values[initial]))
-            directions = ("batch size", len(stack)) if layout else (len(stack), "batch size")
-            shaped(owner, initial, states[-1], *directions, stack[0].W_hh.shape[1])
+            shaped(owner, initial, states[-1], *((rows, D) if layout else (D, rows)), H)
     state: Any = None
     if states:
         states = [part.transpose(1, 0, 2) if layout else part for part in states]
@@ -243,7 +260,7 @@ def read_node(owner: str, node: onnx.NodeProto, constants: Callable[[str], Array
         state = tuple(states) if kind == "LSTM" else states[0]
     lengths = values.get("sequence_lens")
     if lengths is not None:
-        shaped(owner, "sequence_lens", lengths, "batch size")
+        shaped(owner, "sequence_lens", lengths, rows)
     return OnnxNode(name, layer, lengths, state, layout, inputs, tuple(node.output) or ("",), part)
 
 
