@@ -69,7 +69,9 @@ def other_recurrent(owner: str, node: str, domain: str) -> str:
 
 
 def too_deep(owner: str, function: str, depth: int) -> str:
-    return f"{owner}: function {function!r} is called within {depth} other calls; expected no deeper calls"
+    return (
+        f"{owner}: function {function!r} calls itself, or calls are nested; expected at most {depth} within each other"
+    )
 
 
 def above_backwards(owner: str, layer: str) -> str:
@@ -90,8 +92,8 @@ def does_more(node: str) -> str:
     return f"{node} may do more than change the order of axes"
 
 
-def turned_otherwise(names: str) -> str:
-    return f"the axes, directions or rows of {names} are in another order, or not all are there"
+def turned_otherwise(names: Sequence[str]) -> str:
+    return f"the axes, directions or rows of {listed(names)} are in another order, or not all are there"
 
 
 def own_of_node(owner: str, node: str, what: str, cause: str) -> str:

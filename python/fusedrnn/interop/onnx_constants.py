@@ -145,7 +145,7 @@ class Evaluator:
     def __init__(self, owner: str, model: onnx.ModelProto) -> None:
         self.owner = owner
         self.model = model
-        self.functions = functions_of(model)
+        self.functions = functions_of(owner, model)
         self.calls = 0  # of functions
         self.inlined = 0  # nodes of functions
         self.earned: dict[int, Any] = {}  # attributes in functions that were counted, by identity

@@ -64,8 +64,41 @@ def key_of(node: Any) -> Key:
     return plain_domain(node.domain), node.op_type, getattr(node, "overload", "")
 
 
-def functions_of(model: onnx.ModelProto) -> dict[Key, onnx.FunctionProto]:
-    return {(plain_domain(f.domain), f.name, getattr(f, "overload", "")): f for f in model.functions}
+def functions_of(owner: str, model: onnx.ModelProto) -> dict[Key, onnx.FunctionProto]:
+    """The model's own functions, none of which calls itself, nor is at the end of more than so many calls."""
+    functions = {(plain_domain(f.domain), f.name, getattr(f, "overload", "")): f for f in model.functions}
+    calls = {key: called(function) & functions.keys() for key, function in functions.items()}
+    depths: dict[Key, int] = {}
+    for start in functions:
+        path = [(start, iter(calls[start]))]
+        while path:
+            key, rest = path[-1]
+            inner = next((k for k in rest if k not in depths), None)
+            if inner is None:
+                depths[key] = 1 + max((depths[k] for k in calls[key]), default=0)
+                path.pop()
+            elif len(path) > DEPTH or any(inner == outer for outer, _ in path):
+                raise ValueError(_messages.too_deep(owner, inner[1], DEPTH))
+            else:
+                path.append((inner, iter(calls[inner])))
+            if depths.get(key, 0) > DEPTH:
+                raise ValueError(_messages.too_deep(owner, key[1], DEPTH))
+    return functions
+
+
+def called(function: onnx.FunctionProto) -> set[Key]:
+    """What a function's nodes may call, those of subgraphs, too."""
+    keys: set[Key] = set()
+    rest = [iter(function.node)]
+    while rest:
+        node = next(rest[-1], None)
+        if node is None:
+            rest.pop()
+            continue
+        keys.add(key_of(node))
+        for attribute in node.attribute:
+            rest += [iter(g.node) for g in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs)]
+    return keys
 
 
 def inlined(evaluator: Evaluator, nodes: Iterable[Any]) -> list[Any]:
@@ -87,8 +120,6 @@ def inlined(evaluator: Evaluator, nodes: Iterable[Any]) -> list[Any]:
         function = functions.get(key_of(node))
         if function is None:
             result.append(node)
-        elif len(calls) > DEPTH:
-            raise ValueError(_messages.too_deep(evaluator.owner, function.name, DEPTH))
         else:
             calls.append(begun(evaluator, node, function))
     return result

@@ -14,7 +14,8 @@ from . import _messages
 from .conventions import GATES
 from .onnx_constants import Constants
 from .onnx_functions import plain_domain
-from .onnx_rules import RULES, Results, Use
+from .onnx_rules import RULES
+from .onnx_uses import Results, Use
 from .onnx_values import (
     NUMBERS,
     Fill,

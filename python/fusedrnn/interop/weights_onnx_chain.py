@@ -110,7 +110,7 @@ class Chain:
         if source is not None and source.cause:
             return source.cause
         names = [source.tensor] if source is not None else sorted(reads_of(value))
-        return _messages.turned_otherwise(_messages.listed(names) if names else "constants")
+        return _messages.turned_otherwise(names) if names else "it is a constant"
 
     def refuse_readers(self) -> None:
         """Outputs of the model must not follow from Y of a lower floor other than through the floors above."""
