@@ -60,6 +60,10 @@ def none_found(owner: str, what: str, looked: str) -> str:
     return f"{owner}: found no {what} in {looked}"
 
 
+def steps_of_torch(found_none: str) -> str:
+    return f"{found_none}; torch exports an RNN with dynamo=True as single steps; expected a model exported with dynamo=False"
+
+
 def other_recurrent(owner: str, node: str, domain: str) -> str:
     advice = "convert the model from before it was quantized" if "Quant" in node else "convert the node by hand"
     return (

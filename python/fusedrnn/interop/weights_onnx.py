@@ -101,16 +101,21 @@ def from_onnx(
     Parameters
     ----------
     source : onnx.ModelProto, path, bytes of a model, or onnx.NodeProto
-        Reading needs the package onnx. Weights may be initializers, constants, or computed from these (sliced,
-        concatenated, dequantized): by operators of the standard, not by loops or functions of the model, and at most
-        10,000 of them. Nodes are also found in the branches of If and the bodies of Loop.
+        Reading needs the package onnx. Weights may be initializers, also sparse ones, constants, or computed from these
+        (sliced, concatenated, dequantized): by operators of the standard, not by loops, and at most 10,000 of them.
+        Nodes are also found in the branches of If, the bodies of Loop, and the model's own functions.
     tensors : mapping of str to arrays, or None
         Weights that are inputs of the model; for a node all weights, under the node's names.
     dtype : float32, float64 or None
         None means that of the weights; float16 and bfloat16 become float32.
     chain : bool
         Whether to convert the model's stacked nodes to one object: a layer, or a `Stack` if they differ. Two nodes over
-        the same input, one for each direction, become a `Bidirectional`. ``batch_first`` is the nodes' ``layout``.
+        the same input, one for each direction, become a `Bidirectional`. Accepted is only what is proved to be the same
+        function for all sizes that the model takes: between two nodes, axes are moved (Transpose, Reshape, Squeeze,
+        Concat and others) and directions merged, nothing else; all nodes start from zeros, or from rows of the model's
+        inputs in a layer's order; lengths are one input for all nodes. What the model does before the first node and
+        after the last is not part of the layer, but for a transpose of x: then ``batch_first`` is the order of the
+        model's input, otherwise the nodes' ``layout``.
 
     Returns
     -------
@@ -126,8 +131,10 @@ def from_onnx(
         There is no such file, or it cannot be read.
     ValueError
         The model is damaged, or computes far more than it holds; there is no such node; an attribute or a shape
-        violates the standard; weights are not constant and not among `tensors`; with ``chain=True``, a node does not
-        read the outputs of the node below, or has its own lengths or initial state.
+        violates the standard, or is one that onnxruntime refuses; a node is recurrent, but not of the standard, such as
+        DynamicQuantizeLSTM; weights are not constant and not among `tensors`; with ``chain=True``, it is not proved
+        that a node reads the outputs of the node below, it has its own lengths or initial state, or it is in a branch
+        or a loop, or an output of the model follows from a lower node.
     """
     import onnx
 
@@ -176,7 +183,8 @@ def read_model(
         names.add(read.name)
         found.append((read, constants))
     if not found:
-        raise ValueError(_messages.none_found(owner, "RNN, GRU or LSTM node", f"graph {model.graph.name!r}"))
+        message = _messages.none_found(owner, "RNN, GRU or LSTM node", f"graph {model.graph.name!r}")
+        raise ValueError(_messages.steps_of_torch(message) if model.producer_name == "pytorch" else message)
     if chain:
         return read_chain(owner, found, graph, dtype)
     return {read.name: read for read, _ in found}
