@@ -1,4 +1,4 @@
-"""ONNX models of others: torch's two exporters, a model's own functions, quantized nodes; and edges of the operators."""
+"""ONNX models of others: torch's two exporters, a model's own functions, quantized nodes; edges of the operators."""
 
 import io
 import itertools
@@ -209,9 +209,7 @@ def test_nodes_in_branches_are_no_chain(rng):
     branch = helper.make_node("If", ["c"], ["Y"], then_branch=graphs[0], else_branch=graphs[1])
     made = model([branch], weights(rng) | {"c": np.bool_(True)})
     assert sorted(interop.from_onnx(made)) == ["else", "then"]
-    with pytest.raises(
-        ValueError, match="node '(then|else)' is in a branch of If or a body of Loop or Scan; expected none"
-    ):
+    with pytest.raises(ValueError, match=r"node '(then|else)' is in a branch of If or a body of Loop or Scan"):
         interop.from_onnx(made, chain=True)
 
 
@@ -266,7 +264,7 @@ def test_axes_that_are_swapped_on_one_side_only(rng):
 def test_torch_without_recurrent_nodes(rng):
     """As torch exports its RNN with dynamo=True."""
     made = model([helper.make_node("Tanh", ["x"], ["Y"])], {})
-    with pytest.raises(ValueError, match="found no RNN, GRU or LSTM node in graph 'graph'$"):
+    with pytest.raises(ValueError, match=r"found no RNN, GRU or LSTM node in graph 'graph'$"):
         interop.from_onnx(made)
     made.producer_name = "pytorch"
     with pytest.raises(ValueError, match=r"torch exports an RNN with dynamo=True as single steps; .* dynamo=False"):

@@ -148,7 +148,7 @@ class Evaluator:
         self.functions = functions_of(owner, model)
         self.calls = 0  # of functions
         self.inlined = 0  # nodes of functions
-        self.earned: dict[int, Any] = {}  # attributes in functions that were counted, by identity
+        self.earned: dict[int, Any] = {}  # attributes of nodes in functions that were counted, by identity
         self.elements: float = ELEMENTS
         self.nodes = NODES
         self.steps = STEPS

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from . import _messages
 
 if TYPE_CHECKING:
     import onnx
-
-    from .onnx_constants import Evaluator
 
 #: How deep calls may be nested, and how many nodes all calls of a model may stand for.
 DEPTH = 64
@@ -23,6 +21,21 @@ INLINED = 100_000
 
 Key = tuple[str, str, str]
 Attributes = Mapping[str, "onnx.AttributeProto"]
+
+
+class Budget(Protocol):
+    """The model, and how much of it may still be gone through: an `Evaluator` of `onnx_constants`."""
+
+    owner: str
+    model: onnx.ModelProto
+    functions: dict[Key, onnx.FunctionProto]
+    calls: int  # of functions
+    inlined: int  # nodes of functions
+    earned: dict[int, Any]  # attributes that make the budget grow no more, by identity
+
+    def step(self) -> None: ...
+
+    def spend(self, what: str, elements: float) -> None: ...
 
 
 @dataclass(eq=False)
@@ -101,7 +114,7 @@ def called(function: onnx.FunctionProto) -> set[Key]:
     return keys
 
 
-def inlined(evaluator: Evaluator, nodes: Iterable[Any]) -> list[Any]:
+def inlined(evaluator: Budget, nodes: Iterable[Any]) -> list[Any]:
     """These nodes, with the nodes of functions instead of their calls."""
     functions = evaluator.functions
     if not functions:
@@ -125,7 +138,7 @@ def inlined(evaluator: Evaluator, nodes: Iterable[Any]) -> list[Any]:
     return result
 
 
-def begun(evaluator: Evaluator, node: Any, function: onnx.FunctionProto) -> Call:
+def begun(evaluator: Budget, node: Any, function: onnx.FunctionProto) -> Call:
     """The call of a function by a node."""
     evaluator.calls += 1
     names = dict.fromkeys(function.input, "")
@@ -137,7 +150,7 @@ def begun(evaluator: Evaluator, node: Any, function: onnx.FunctionProto) -> Call
     return Call(iter(function.node), function.opset_import, name, prefix, names, attributes)
 
 
-def inside(evaluator: Evaluator, node: Any, call: Call) -> InlinedNode:
+def inside(evaluator: Budget, node: Any, call: Call) -> InlinedNode:
     """A function's node under the names of the graph that calls the function."""
     if evaluator.inlined == INLINED:
         what = f"a call of a function, {call.name!r},"
@@ -155,7 +168,7 @@ def inside(evaluator: Evaluator, node: Any, call: Call) -> InlinedNode:
     )
 
 
-def attributes_inside(evaluator: Evaluator, attributes: Iterable[Any], call: Call) -> Iterator[onnx.AttributeProto]:
+def attributes_inside(evaluator: Budget, attributes: Iterable[Any], call: Call) -> Iterator[onnx.AttributeProto]:
     """A node's attributes, with those that the call gives, and with subgraphs that see the call's names."""
     import onnx
 
@@ -177,7 +190,7 @@ def attributes_inside(evaluator: Evaluator, attributes: Iterable[Any], call: Cal
         yield meant
 
 
-def rename(evaluator: Evaluator, graph: onnx.GraphProto, call: Call) -> None:
+def rename(evaluator: Budget, graph: onnx.GraphProto, call: Call) -> None:
     """A subgraph of a function's node under the names of the graph that calls the function, in place."""
     new: Callable[[str], str] = call.renamed
     for named in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
