@@ -61,7 +61,9 @@ def none_found(owner: str, what: str, looked: str) -> str:
 
 
 def steps_of_torch(found_none: str) -> str:
-    return f"{found_none}; torch exports an RNN with dynamo=True as single steps; expected a model exported with dynamo=False"
+    return (
+        f"{found_none}; torch exports an RNN with dynamo=True as single steps; expected it exported with dynamo=False"
+    )
 
 
 def other_recurrent(owner: str, node: str, domain: str) -> str:

@@ -54,7 +54,7 @@ def identity(use: Use) -> Results:
 
 
 def cast(use: Use) -> Results:
-    value, to = use.value(0), use.attributes.get("to")
+    value, to = use.value(0), int(use.attributes.get("to", 0))
     if isinstance(value, Numbers) and to in WHOLE:
         return [replace(value, dtype=to)]
     x = use.tensor(0)
@@ -136,7 +136,7 @@ def reshape(use: Use) -> Results:
         shape = use.integers(1, "shape")
         return [numbers(value.array.reshape(shape or ()), value.dtype)]
     x = use.tensor(0)
-    target = [Size(n) for n in use.attributes["shape"]] if "shape" in use.attributes else use.list(1)
+    target = [Size(n) for n in use.attributes["shape"]] if "shape" in use.attributes else use.sizes(1)
     if len(target) > NUMBERS:
         raise UnclearError
     keeps_zero = bool(use.attributes.get("allowzero", 0))
@@ -209,8 +209,8 @@ def slice_(use: Use) -> Results:
         return [numbers(value.array[numeric_slices(use, value.array.ndim, starts or [], ends or [])], value.dtype)]
     x = use.tensor(0)
     old = "starts" in use.attributes
-    firsts = [Size(n) for n in use.attributes["starts"]] if old else use.list(1)
-    lasts = [Size(n) for n in use.attributes["ends"]] if old else use.list(2)
+    firsts = [Size(n) for n in use.attributes["starts"]] if old else use.sizes(1)
+    lasts = [Size(n) for n in use.attributes["ends"]] if old else use.sizes(2)
     axes, steps = use.integers(3, "axes"), use.integers(4, "steps")
     where = places(list(range(len(firsts))) if axes is None else axes, len(x.axes))
     if not len(firsts) == len(lasts) == len(where) or (steps and set(steps) != {1}):
@@ -398,7 +398,7 @@ def size(use: Use) -> Results:
 def constant_of_shape(use: Use) -> Results:
     import onnx
 
-    target = use.list(0)
+    target = use.sizes(0)
     value = use.attributes.get("value")
     array = np.zeros(1, np.float32) if value is None else onnx.numpy_helper.to_array(value)
     if array.size != 1 or array.dtype.kind not in "fiu" or len(target) > NUMBERS:
@@ -407,7 +407,7 @@ def constant_of_shape(use: Use) -> Results:
 
 
 def expand(use: Use) -> Results:
-    x, target = use.tensor(0), use.list(1)
+    x, target = use.tensor(0), use.sizes(1)
     ndim = max(len(x.axes), len(target))
     old: list[Axis] = [()] * (ndim - len(x.axes)) + list(x.axes)
     wanted = [ONE] * (ndim - len(target)) + target
@@ -424,7 +424,7 @@ def expand(use: Use) -> Results:
 
 
 def tile(use: Use) -> Results:
-    x, repeats = use.tensor(0), use.list(1)
+    x, repeats = use.tensor(0), use.sizes(1)
     if not isinstance(x.content, Fill) or len(repeats) != len(x.axes):
         raise UnclearError
     return [fill(x.content.value, [a * b for a, b in zip(x.shape, repeats, strict=True)], x.dtype)]

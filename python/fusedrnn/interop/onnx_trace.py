@@ -226,7 +226,7 @@ def inferred(scope: Constants, node: Any, inputs: Sequence[Value | None]) -> Map
             if value.size <= NUMBERS and value.dtype.kind in "iu":
                 data[name] = onnx.numpy_helper.from_array(value, name)
         elif isinstance(value, (Tensor, Numbers)):
-            dims = []
+            dims: list[str | int] = []
             for size in value.shape:
                 sizes[str(size)] = size
                 dims.append(str(size) if size.known is None else size.known)
@@ -248,11 +248,11 @@ def inferred(scope: Constants, node: Any, inputs: Sequence[Value | None]) -> Map
         tensor = kind.tensor_type
         if not tensor.HasField("shape") or len(tensor.shape.dim) > MOST_AXES:
             continue
-        dims = [
+        shape = [
             Size(d.dim_value) if d.dim_value > 0 else sizes.get(d.dim_param, Size(1, (f"{output}.shape[{k}]",)))
             for k, d in enumerate(tensor.shape.dim)
         ]
-        shapes[output] = (dims, tensor.elem_type)
+        shapes[output] = (shape, tensor.elem_type)
     return shapes
 
 

@@ -63,7 +63,7 @@ class Use:
             array[place] = Size(int(number))
         return Numbers(array)
 
-    def list(self, k: int) -> list[Size]:
+    def sizes(self, k: int) -> list[Size]:
         return list(self.numbers(k).array.reshape(-1))
 
     def integers(self, k: int, attribute: str) -> list[int] | None:
@@ -73,7 +73,7 @@ class Use:
             return [int(n) for n in value] if isinstance(value, (list, tuple)) else [int(value)]
         if not self.given(k):
             return None
-        known = [size.known for size in self.list(k)]
+        known = [size.known for size in self.sizes(k)]
         if None in known:
             raise UnclearError
         return [n for n in known if n is not None]

@@ -249,10 +249,13 @@ def read_node(
         T, B = steps_and_rows(trace(scope, inputs["X"]) if inputs["X"] else None, node, layout)
         rows = rows if B.known is None else B.known
         expected = (B, Size(D), Size(H)) if layout else (Size(D), B, Size(H))
-        for argument, tensor in list(inputs.items()):
-            value = None if argument == "X" else trace(scope, tensor)
-            zeros = argument.startswith("initial") and are_zeros(owner, argument, value, expected)
-            if zeros or (argument == "sequence_lens" and are_all_steps(value, T)):
+        for argument in inputs.keys() - {"X"}:
+            computed = trace(scope, inputs[argument])
+            if argument == "sequence_lens":
+                as_without = are_all_steps(computed, T)
+            else:
+                as_without = are_zeros(owner, argument, computed, expected)
+            if as_without:
                 del inputs[argument]
     states = []
     for initial in ("initial_h", "initial_c"):

@@ -88,8 +88,11 @@ class Chain:
             outputs = {node.outputs[0] for node in floor}
             above = next((k for k in rest if reads_of(self.reads[k]) & outputs), rest[0])
             node, value = self.nodes[above], self.reads[above]
-            merge = merged_as(floor, value) if isinstance(value, Tensor) else None
-            if merge is None or not in_order(swapped(value.axes[:2]) if node.layout else value.axes[:2], "TB"):
+            merge = None
+            if isinstance(value, Tensor):
+                merge = merged_as(floor, value)
+                merge = merge if in_order(value.axes[:2], "BT" if node.layout else "TB") else None
+            if merge is None:
                 names = [below.name for below in floor]
                 raise ValueError(_messages.no_chain(self.owner, node.name, names, self.why(value)))
             self.probe(floor, node, merge)
