@@ -62,7 +62,7 @@ def none_found(owner: str, what: str, looked: str) -> str:
 
 def steps_of_torch(found_none: str) -> str:
     return (
-        f"{found_none}; torch exports an RNN with dynamo=True as single steps; expected it exported with dynamo=False"
+        f"{found_none}; torch exports an RNN with dynamo=True as single steps; expected one with dynamo=False"
     )
 
 

@@ -249,7 +249,7 @@ def read_node(
         T, B = steps_and_rows(trace(scope, inputs["X"]) if inputs["X"] else None, node, layout)
         rows = rows if B.known is None else B.known
         expected = (B, Size(D), Size(H)) if layout else (Size(D), B, Size(H))
-        for argument in inputs.keys() - {"X"}:
+        for argument in [name for name in inputs if name != "X"]:
             computed = trace(scope, inputs[argument])
             if argument == "sequence_lens":
                 as_without = are_all_steps(computed, T)
