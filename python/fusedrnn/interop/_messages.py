@@ -60,6 +60,26 @@ def none_found(owner: str, what: str, looked: str) -> str:
     return f"{owner}: found no {what} in {looked}"
 
 
+def steps_of_torch(found_none: str) -> str:
+    return (
+        f"{found_none}; torch exports an RNN with dynamo=True as single steps; expected one with dynamo=False"
+    )
+
+
+def other_recurrent(owner: str, node: str, domain: str) -> str:
+    advice = "convert the model from before it was quantized" if "Quant" in node else "convert the node by hand"
+    return (
+        f"{owner}: found {node} of domain {domain!r}; expected only RNN, GRU and LSTM of the standard, whose weights "
+        f"it reads: {advice}"
+    )
+
+
+def too_deep(owner: str, function: str, depth: int) -> str:
+    return (
+        f"{owner}: function {function!r} calls itself, or calls are nested; expected at most {depth} within each other"
+    )
+
+
 def above_backwards(owner: str, layer: str) -> str:
     return (
         f"{owner}: {layer} stands above a layer that goes backwards, whose steps Keras leaves reversed; "
@@ -67,15 +87,64 @@ def above_backwards(owner: str, layer: str) -> str:
     )
 
 
-def no_chain(owner: str, above: str, below: Sequence[str]) -> str:
+def no_chain(owner: str, above: str, below: Sequence[str], cause: str) -> str:
     return (
-        f"{owner}: {above!r} reads something else than the outputs of {listed(below)}; expected nodes that stand upon "
-        f"each other, or chain=False"
+        f"{owner}: {above!r} reads something else than the outputs of {listed(below)}: {cause}; expected nodes that "
+        f"stand upon each other, or chain=False"
     )
 
 
-def own_of_node(owner: str, node: str, what: str) -> str:
-    return f"{owner}: node {node!r} has {what} of its own; expected that the caller gives it, or chain=False"
+def does_more(node: str) -> str:
+    return f"{node} may do more than change the order of axes"
+
+
+def turned_otherwise(names: Sequence[str]) -> str:
+    return f"the axes, directions or rows of {listed(names)} are in another order, or not all are there"
+
+
+def own_of_node(owner: str, node: str, what: str, cause: str) -> str:
+    return (
+        f"{owner}: node {node!r} has {what} of its own: {cause}; expected an input of the model, in the order of a "
+        f"layer, or chain=False"
+    )
+
+
+def some_have(owner: str, node: str, what: str, other: str, missing: str) -> str:
+    return (
+        f"{owner}: {node!r} reads {what}, but {other!r} reads no {missing}; expected that all nodes do or none, or "
+        f"chain=False"
+    )
+
+
+def other_rows(tensor: str, start: int, count: int, expected: int) -> str:
+    return (
+        f"rows {start} to {start + count - 1} of input {tensor!r}, where a layer's rows would start at {expected} and "
+        f"fill one input, or each node has an input"
+    )
+
+
+def other_reader(owner: str, output: str, node: str) -> str:
+    return (
+        f"{owner}: output {output!r} of the model follows from Y of {node!r}, upon which other nodes stand; expected "
+        f"that only these read Y, as a stack returns the outputs of its last layer, or chain=False"
+    )
+
+
+def in_subgraph(owner: str, node: str) -> str:
+    return f"{owner}: node {node!r} is in a branch of If or a body of Loop or Scan; expected none there, or chain=False"
+
+
+def two_layouts(owner: str, output: str, batch_first: bool) -> str:
+    orders = ("(batch, time)", "(time, batch)")
+    read, given = orders if batch_first else orders[::-1]
+    return (
+        f"{owner}: the model's input has axes {read}, but its output {output!r} has {given}; expected one order, or "
+        f"chain=False"
+    )
+
+
+def sizes_differ(owner: str, name: str, got: str, expected: str) -> str:
+    return f"{owner}: {name} has shape {got}; expected {expected}, as onnxruntime runs no other"
 
 
 def several_over_one(owner: str, nodes: Sequence[str]) -> str:
