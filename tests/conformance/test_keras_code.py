@@ -251,8 +251,12 @@ def test_lists_that_can_be_read_in_several_ways(G, bias, rng):
         interop.from_keras(weights(4, 3))
     with pytest.raises(ValueError, match=r"the kernels have shapes .*, and num_layers=3; expected"):
         interop.from_keras(weights(4, 5), num_layers=3)
-    long = interop.from_keras(weights(4, *[5] * 60))
-    assert long.num_layers == 61
+    long = weights(4, *[5] * 60)  # the two upper ones could be two directions
+    with pytest.raises(
+        ValueError, match="as num_layers=60, the last of 2 directions, or as num_layers=61, bidirectional="
+    ):
+        interop.from_keras(long)
+    assert interop.from_keras(long, bidirectional=False).num_layers == 61
 
 
 def normal(rng: np.random.Generator, *shape: int) -> Any:

@@ -462,7 +462,7 @@ HANDED = {
 }  # fmt: skip
 SQUARE = {"rows and steps swapped, square", "states turned"}
 FIXED = {"rows and steps mixed", "rows and steps swapped, square", "states turned"}
-OPEN = {"steps up to a far one"}
+OPEN = {"first steps", "all steps but the first", "steps up to a far one", "last steps", "every second step"}  # other T
 TRAPS = ["states handed on", *BETWEEN, *STATES, *LENGTHS]
 
 

@@ -75,6 +75,8 @@ def refuse(owner: str, arrays: Sequence[Array], bidirectional: bool | None, num_
 def describe(way: Sequence[int]) -> str:
     """A reading, for messages."""
     layers = f"num_layers={len(way)}"
+    if set(way[:-1]) == {1} and way[-1] == 2:
+        return f"{layers}, the last of 2 directions,"
     if len(set(way)) > 1:
         return f"{layers} of {', '.join(map(str, way))} directions"
     return f"{layers}, bidirectional={way[0] == 2}"
