@@ -124,6 +124,10 @@ class StructuredForward(Forward):
     _fields_ = [("recurrent_mask", Pointer), ("zoneout_h", Pointer), ("zoneout_c", Pointer)]
 
 
+class PackedForward(StructuredForward):
+    _fields_ = [("packed", ct.c_int)]
+
+
 class StructuredBackward(Backward):
     _fields_ = [("dW_hr", Pointer)]
 
@@ -285,6 +289,44 @@ def test_structure_gives_python_s_bits(isa, rng, cell, dtype, names):
     expected = results | problem.backward(functional, tape)
     expected = {name: value for name, value in expected.items() if value is not None}
     assert_same_bits(run(problem, True), expected, cell)
+
+
+@DTYPES
+@pytest.mark.parametrize("names", [(), ("W_hr", "zoneout_h", "zoneout_c")], ids=["plain", "structure"])
+@pytest.mark.parametrize("tokens", [False, True])
+def test_packed_rows_give_the_bits_of_a_padded_batch(dtype, names, tokens, rng):
+    padded = make_problem(rng, "lstm", dtype, T=7, B=5, I=6, H=19, lengths=True, tokens=tokens, reverse=True)
+    padded = with_structure(padded, rng, *names)
+    time, row = np.nonzero(np.arange(7)[:, None] < padded.lengths)
+    order = np.lexsort((time, row))
+
+    def pack_rows(array: Any) -> Any:
+        return np.ascontiguousarray(array[time[order], row[order]])
+
+    masks = {name: pack_rows(m) if name.startswith("zoneout") else m for name, m in padded.structure.items()}
+    expected = run(padded, not tokens)
+    W_hr = masks.pop("W_hr", None)
+    weights = pack("lstm", padded.weights, training=True, **({} if W_hr is None else {"W_hr": W_hr}))
+    x, dy, lengths = pack_rows(padded.x), pack_rows(padded.dy), np.asarray(padded.lengths, np.int64)
+    y, h_n, c_n = np.empty_like(dy), *map(np.empty_like, padded.state)
+    given: dict[str, Any] = {"T": len(x), "B": 5, "lengths": lengths, "reverse": 1, "packed": 1, "y": y}
+    given |= {"tokens" if tokens else "x": x, "h_0": padded.state[0], "c_0": padded.state[1], "h_n": h_n, "c_n": c_n}
+    tape = made(API.forward, weights, ct.byref(PackedForward(**given, **masks)))
+    found = {"dx": None if tokens else np.empty_like(x), "dW_hh": np.empty_like(padded.weights[1])}
+    ends = {"dh_n": padded.dstate[0], "dc_n": padded.dstate[1]}
+    done(API.backward(tape, ct.byref(Backward(dy=dy, **ends, **found))))
+    API.tape_free(tape)
+    assert_same_bits([y, h_n, c_n], [pack_rows(expected["y"]), expected["h_n"], expected["c_n"]], "forward")
+    assert_same_bits(found["dW_hh"], expected["dW_hh"], "dW_hh")
+    if not tokens:
+        assert_same_bits(found["dx"], pack_rows(expected["dx"]), "dx")
+    # Every second entry of a larger array, and lengths that do not fit.
+    apart = np.zeros((2 * len(x), dy.shape[1]), y.dtype)
+    done(API.forward(weights, ct.byref(PackedForward(**(given | {"y": apart, "y_time": 2 * dy.shape[1]}))), None))
+    assert_same_bits(apart[::2], y, "y") if not masks else None
+    for changes in ({"T": len(x) + 1}, {"lengths": None}, {"lengths": lengths + 1}):
+        assert API.forward(weights, ct.byref(PackedForward(**(given | changes))), None) == INVALID
+    API.weights_free(weights)
 
 
 @DTYPES

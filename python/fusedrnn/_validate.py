@@ -524,7 +524,7 @@ def lengths(owner: str, value: Any, T: int, B: int, layout: str) -> NDArray[np.i
 
 def mask(owner: str, value: Any, T: int, B: int, layout: str) -> NDArray[np.bool_]:
     """Which steps are valid, (B, T) in C order, copied: other threads may write to it; (T,) for an unbatched x."""
-    array = _flags(owner, "mask", value)
+    array = flags(owner, "mask", value)
     shape, formula = ((T,), "(T,)") if layout == "unbatched" else ((B, T), "(B, T)")
     exact_shape(owner, "mask", array, shape, formula)
     return np.array(array.reshape(B, T), order="C")
@@ -532,7 +532,7 @@ def mask(owner: str, value: Any, T: int, B: int, layout: str) -> NDArray[np.bool
 
 def reset(owner: str, value: Any, T: int, B: int, layout: str, batch_first: bool) -> NDArray[np.bool_]:
     """The steps before which a row returns to its initial state, in the layout of x; as (B, T) in C order."""
-    array = _flags(owner, "reset", value)
+    array = flags(owner, "reset", value)
     if layout == "unbatched":
         exact_shape(owner, "reset", array, (T,), "(T,)")
         return np.ascontiguousarray(array.reshape(B, T))
@@ -541,21 +541,22 @@ def reset(owner: str, value: Any, T: int, B: int, layout: str, batch_first: bool
     return np.ascontiguousarray(array if batch_first else array.T)
 
 
-def flag_list(owner: str, name: str, value: Any, lengths: NDArray[np.int64], T: int) -> NDArray[np.bool_]:
-    """Flags of a list input, one (T_i,) array for each sequence, as one (B, T) array."""
+def flag_list(owner: str, name: str, value: Any, lengths: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Flags of a list input, one (T_i,) array for each sequence, as one array over the steps of all sequences."""
     if not isinstance(value, (list, tuple)):
         raise TypeError(f"{owner}: {name} is {kind(value)}; expected a list of {len(lengths)} arrays, as x is a list")
     if len(value) != len(lengths):
         raise ValueError(f"{owner}: {name} has {len(value)} arrays; expected {len(lengths)}, as x has")
-    flags = np.zeros((len(lengths), T), np.bool_)
+    parts = [np.zeros(0, np.bool_)]
     for i, (item, n) in enumerate(zip(value, lengths.tolist(), strict=True)):
-        array = _flags(owner, f"{name}[{i}]", item)
+        array = flags(owner, f"{name}[{i}]", item)
         exact_shape(owner, f"{name}[{i}]", array, (n,), f"(T_{i},)")
-        flags[i, :n] = array
-    return flags
+        parts.append(array)
+    return np.concatenate(parts)
 
 
-def _flags(owner: str, name: str, value: Any) -> Array:
+def flags(owner: str, name: str, value: Any) -> Array:
+    """An array of bools; an empty list, which has another dtype, is one."""
     array = as_array(owner, name, value)
     if array.dtype != np.bool_ and not (array.size == 0 and isinstance(value, (list, tuple))):
         raise not_bool(owner, name, array.dtype)

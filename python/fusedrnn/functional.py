@@ -3,7 +3,9 @@
 `fusedrnn.reference` has the same functions in plain NumPy, to be read beside the textbook. Letters: T steps, B rows, I
 inputs, H hidden units, G gates (RNN 1, GRU 3, LSTM 4). Weights are W_ih (G*H, I) and W_hh (G*H, H), biases (G*H,),
 gates in torch's order (GRU r z n, LSTM i f g o; an option that removes a gate removes its rows). x is (T, B, I),
-or integer tokens (T, B), each a one-hot vector.
+or integer tokens (T, B), each a one-hot vector. Or x is a tuple (values, lengths): values (N, I), or tokens (N,), hold
+the steps of row 0, then those of row 1, and so on, and lengths (B,) sum to N. Then all arrays that are (T, B, ...)
+below are (N, ...), reset included; `lengths` and `mask` stay None.
 
 The dtype of W_ih, float32 or float64, is that of the computation: all weights must have it, other arrays are cast to
 it.
@@ -17,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import _core, _validate
-from .form import read_steps
+from .form import Extent, Steps, read_time_major
 from .grads import GRUGrads, LSTMGrads, RNNGrads
 from .kinds import CellKind, gru_kind, gru_options, lstm_kind, lstm_options, rnn_kind, rnn_options
 from .specs import ActivationLike
@@ -43,25 +45,29 @@ Array = NDArray[Any]
 class FunctionalTape(TapeBase):
     """The data that a forward function saves for its backward function; has ``nbytes`` and ``release()``, as `Tape`."""
 
-    __slots__ = ("_dtype", "_hold", "_made_by", "_shapes", "_sizes", "_tokens")
+    __slots__ = ("_dtype", "_extent", "_input_size", "_made_by", "_reverse", "_shapes", "_tokens", "_units")
 
     def __init__(
         self,
         made_by: str,
         tape: _core.Tape,
-        sizes: tuple[int, int, int, tuple[int, ...]],
+        extent: Extent,
+        input_size: int,
+        units: tuple[int, ...],
         shapes: dict[str, tuple[int, ...]],
         dtype: np.dtype[Any],
         tokens: bool,
-        hold: tuple[_core.Schedule, bool] | None,
+        reverse: bool,
     ) -> None:
         super().__init__(made_by, Record((tape,)))
         self._made_by = made_by
-        self._sizes = sizes  # T, B, I, and the units of each state
+        self._extent = extent
+        self._input_size = input_size
+        self._units = units  # of each state
         self._shapes = shapes  # of the parameters, by role
         self._dtype = dtype
         self._tokens = tokens
-        self._hold = hold  # with past_end="hold": the schedule, which knows where outputs are held, and the direction
+        self._reverse = reverse
 
 
 def rnn_forward(
@@ -87,7 +93,7 @@ def rnn_forward(
 
     Parameters
     ----------
-    x : array-like, (T, B, I) floats or (T, B) integer tokens
+    x : array-like, (T, B, I) floats or (T, B) integer tokens; or a tuple (values, lengths), see above
     h_0 : array-like (B, H), or None for zeros
     W_ih, W_hh : array-like, (H, I) and (H, H)
     b_ih, b_hh : array-like (H,), or None for none
@@ -403,48 +409,47 @@ def _forward(
     W_ih, W_hh, *others, dtype = _validate.functional_weights(owner, kind.gates, kind.peepholes, *weights)
     I, H = W_ih.shape[1], W_ih.shape[0] // kind.gates
     units = (W_hh.shape[1], H)[: len(state_0)]
-    x, tokens = _validate.functional_sequence(owner, x, dtype, I)
-    T, B = x.shape[:2]
-    lengths, mask, reset, past_end = steps
-    lengths, mask, schedule = read_steps(owner, T, B, lengths, mask, reset, "batch", False)
-    hold = _validate.past_end(owner, past_end)
-    if tokens:
-        x = _validate.tokens(owner, x, I, lengths, "batch", mask)
+    x, extent = read_time_major(owner, x, dtype, I, Steps(*steps))
+    B, tokens = extent.B, x.ndim == 2
     state = tuple(
         np.zeros((B, n), dtype) if value is None else _rows(owner, name, value, B, n, H, dtype)
         for (name, value), n in zip(state_0.items(), units, strict=True)
     )
-    used = _masks(owner, masks, T, B, units, H, dtype)
+    used = _masks(owner, masks, extent, units, H, dtype)
     reverse = _validate.flag(owner, "reverse", reverse)
-    y = _core.empty((T, B, units[0]), dtype)
+    y = _core.empty((*extent.grid, units[0]), dtype)
     state_n = tuple(_core.empty((B, n), dtype) for n in units)
     given = dict(zip(ROLES, (W_ih, W_hh, *others), strict=True))
     packed = _core.Weights(kind.name, {role: w for role, w in given.items() if w is not None}, True, kind.options)
-    tape = _core.forward(packed, x, state, y, state_n, schedule, reverse, True, used)
+    tape = _core.forward(packed, x, state, y, state_n, extent.schedule, reverse, True, used)
     assert tape is not None
-    if hold:
-        schedule.hold(y, reverse)
+    if extent.hold:
+        extent.schedule.hold(y, reverse)
     shapes = {role: w.shape for role, w in given.items() if w is not None}
-    return (
-        y,
-        state_n,
-        FunctionalTape(owner, tape, (T, B, I, units), shapes, dtype, tokens, (schedule, reverse) if hold else None),
-    )
+    kept = FunctionalTape(owner, tape, extent, I, units, shapes, dtype, tokens, reverse)
+    return y[:, 0] if extent.packed else y, state_n, kept
 
 
 def _masks(
-    owner: str, masks: tuple[Any, ...], T: int, B: int, units: tuple[int, ...], H: int, dtype: np.dtype[Any]
+    owner: str,
+    masks: tuple[Any, ...],
+    extent: Extent,
+    units: tuple[int, ...],
+    H: int,
+    dtype: np.dtype[Any],
 ) -> tuple[Array | None, Array | None, Array | None] | None:
     """Factors of h in the recurrent product, and where h and c keep their old values, in the kernels' form."""
     if all(mask is None for mask in masks):
         return None
     recurrent, *zoneouts = masks
+    steps, axes = extent.axes
     stays: list[Array | None] = [None, None]
     for k, (name, value) in enumerate(zip(("zoneout_h", "zoneout_c"), zoneouts, strict=False)):
         if value is not None:
-            formula = f"(T, B, {_unit_name(units[k], H)})"
-            stays[k] = _validate.given_mask(owner, name, value, (T, B, units[k]), formula)
-    factors = None if recurrent is None else _rows(owner, "recurrent_mask", recurrent, B, units[0], H, dtype)
+            formula = f"({axes}, {_unit_name(units[k], H)})"
+            kept = _validate.given_mask(owner, name, value, (*steps, units[k]), formula)
+            stays[k] = kept[:, None] if extent.packed else kept
+    factors = None if recurrent is None else _rows(owner, "recurrent_mask", recurrent, extent.B, units[0], H, dtype)
     return factors, stays[0], stays[1]
 
 
@@ -453,26 +458,28 @@ def _backward(
 ) -> tuple[Array | None, tuple[Array, ...], tuple[Any, ...]]:
     _validate.functional_tape(owner, tape, made_by)
     (saved,) = tape._unreleased().tapes
-    T, B, I, units = tape._sizes
-    H = units[-1]
-    dtype = tape._dtype
+    extent, units, dtype = tape._extent, tape._units, tape._dtype
+    B, H = extent.B, units[-1]
     need_dx = _validate.flag(owner, "need_dx", need_dx)
     if dy is not None:
         dy = _validate.floats(owner, "dy", dy, dtype, rows=True)
-        _validate.exact_shape(owner, "dy", dy, (T, B, units[0]), f"(T, B, {_unit_name(units[0], H)})")
-        if tape._hold is not None:
-            schedule, reverse = tape._hold
-            dy = schedule.sum_held(dy, reverse)
+        steps, axes = extent.axes
+        _validate.exact_shape(owner, "dy", dy, (*steps, units[0]), f"({axes}, {_unit_name(units[0], H)})")
+        dy = dy[:, None] if extent.packed else dy
+        if extent.hold:
+            dy = extent.schedule.sum_held(dy, tape._reverse)
     parts = tuple(
         None if value is None else _rows(owner, name, value, B, n, H, dtype)
         for (name, value), n in zip(dstate_n.items(), units, strict=True)
     )
     if dy is None and all(part is None for part in parts):
         raise _validate.nothing_to_do_functional(owner, list(dstate_n))
-    dx = _core.empty((T, B, I), dtype) if need_dx and not tape._tokens else None
+    dx = _core.empty((*extent.grid, tape._input_size), dtype) if need_dx and not tape._tokens else None
     dstate_0 = tuple(_core.empty((B, n), dtype) for n in units)
     dparams = {role: _core.empty(shape, dtype) for role, shape in tape._shapes.items()}
     _core.backward(saved, dy, parts, dx, False, dstate_0, dparams)
+    if dx is not None and extent.packed:
+        dx = dx[:, 0]
     return dx, dstate_0, tuple([dparams.get(role) for role in ROLES])
 
 

@@ -15,7 +15,7 @@ class Grads:
     Attributes
     ----------
     x : ndarray, list of ndarray, or None
-        Of the shape of the input; None for tokens and with ``need_dx=False``.
+        Of the shape of the input, for (values, lengths) of the values; None for tokens and with ``need_dx=False``.
     state : ndarray, or tuple of two
         h, or (h, c), of the shape of the initial state, also if the initial state was None.
     params : dict of str to ndarray

@@ -72,6 +72,7 @@ cdef extern from "fusedrnn.h" nogil:
         const void *recurrent_mask
         const unsigned char *zoneout_h
         const unsigned char *zoneout_c
+        int packed
 
     ctypedef struct fusedrnn_backward:
         size_t size

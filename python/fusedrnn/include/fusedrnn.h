@@ -102,6 +102,10 @@ typedef struct fusedrnn_forward {
   /* (T, B, H), C-contiguous: 1 where a unit keeps its old value, else 0; NULL: all 0. Only with a tape, and then
    * required if the weights have that zoneout rate. */
   const unsigned char *zoneout_h, *zoneout_c;
+  /* Nonzero: every array over (T, B), also of backward, is packed instead: (T, ...), the steps of row 0, then those of
+   * row 1, and so on. T is then the sum of the lengths, which are required; nothing is padded, and `*_batch` is not
+   * read. */
+  int packed;
 } fusedrnn_forward;
 
 /* Gradients of what forward computed. An input that is NULL means zeros, an output that is NULL is not wanted. Outputs

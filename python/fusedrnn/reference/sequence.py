@@ -25,6 +25,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from fusedrnn.reference.cells.cell import Array, Cell
 from fusedrnn.reference.checks import cell_of, check_tokens, checked, copy_of, valid_and_cut
 from fusedrnn.reference.layer_norm import LayerNorm, normalise, normalise_back
+from fusedrnn.reference.packing import Packing
 
 __all__ = ["SequenceGrads", "Tape", "backward", "forward"]
 
@@ -68,6 +69,8 @@ class Tape:
         With layer normalisation, the gains of the two products.
     normed : ndarray, shape (T, 2, 2, G, B, H)
         With layer normalisation, the normalised values of the two products, and their rates.
+    packing : Packing or None
+        Of an input (values, lengths).
     """
 
     cell: Cell
@@ -91,6 +94,7 @@ class Tape:
     candidates: Array
     gains: Array
     normed: Array
+    packing: Packing | None
 
     def __repr__(self) -> str:
         """Name and sizes."""
@@ -114,7 +118,7 @@ class SequenceGrads(NamedTuple):
 
 def forward(
     cell: str | Cell,
-    x: ArrayLike,
+    x: ArrayLike | tuple[ArrayLike, ArrayLike],
     state: tuple[ArrayLike | None, ...],
     W_ih: ArrayLike,
     W_hh: ArrayLike,
@@ -149,7 +153,9 @@ def forward(
         A key of `CELLS`, or a cell with any options. G below is its number of gates, U its number of unit parameters.
     x : array_like of float, shape (T, B, I), or of int, shape (T, B)
         The input. Integers are tokens: x[t, b] = k means row k of the I x I identity matrix. Values past a row's length
-        are not read.
+        are not read. Or a tuple (values, lengths): values (N, I), or tokens (N,), hold the steps of row 0, then those
+        of row 1, and so on, and lengths (B,) sum to N. Then every array that is (T, B, ...) here and in `backward` is
+        (N, ...), and `lengths` and `mask` are None.
     state : tuple of (array_like, shape (B, H), or None)
         Initial state, (h,) or (h, c); None means zeros.
     W_ih, W_hh : array_like, shapes (G*H, I) and (G*H, H)
@@ -217,6 +223,11 @@ def forward(
         if not cell.norm_groups or W_hr is not None:
             raise ValueError(f"{cell_name}: layer_norm is available for gru_after and lstm, without other options")
         cell = cell.normed(layer_norm.eps)
+    packing = Packing.of(cell_name, x, lengths, mask)
+    if packing is not None:
+        x, lengths = packing.pad(x[0]), packing.lengths  # type: ignore[index]  # Packing.of has seen that x is a tuple
+        reset = None if reset is None else packing.pad(reset)
+        zoneout = zoneout and tuple(packing.pad(share) if np.ndim(share) > 1 else share for share in zoneout)
     has_b_ih, has_b_hh = b_ih is not None, b_hh is not None
     W_hr = None if W_hr is None else np.array(W_hr, dtype)
     x, W_ih, W_hh, b_ih, b_hh, lengths = checked(cell, x, W_ih, W_hh, b_ih, b_hh, lengths, np.dtype(dtype), W_hr)
@@ -297,9 +308,9 @@ def forward(
     state_n = tuple(s[:, :units].copy() for s, units in zip(states[0 if reverse else T], (R, H), strict=False))
     tape = Tape(
         *(cell, reverse, valid, cut, past_end, inputs, W_ih, W_hh, p, has_b_ih, has_b_hh, states, starts, saved),
-        *(operands, W_hr, recurrent_mask, shares, candidates, gains, normed),
+        *(operands, W_hr, recurrent_mask, shares, candidates, gains, normed, packing),
     )
-    return y, state_n, tape
+    return y if packing is None else packing.pack(y), state_n, tape
 
 
 def backward(
@@ -351,6 +362,8 @@ def backward(
     if dy is None and all(ds is None for ds in dstate_n):
         raise ValueError(f"{cell.name}: every gradient of the results is None; give dy or a gradient of a state")
     dy = None if dy is None else np.asarray(dy)
+    if dy is not None and tape.packing is not None:
+        dy = tape.packing.pad(dy)
     if dy is not None and dy.shape != (T, B, R):
         raise ValueError(f"{cell.name}: dy has shape {dy.shape}; expected (T, B, H) = {(T, B, R)}")
     ds = np.zeros((cell.states, B, H), dtype)
@@ -413,6 +426,7 @@ def backward(
         ds[:, tape.cut[t]] = 0
 
     normalised = cell.norm_eps is not None
+    dx = dx if dx is None or tape.packing is None else tape.packing.pack(dx)
     dlayer_norm = LayerNorm(*dgains.reshape(2, -1), *dp) if normalised else None
     return SequenceGrads(
         dx,
