@@ -303,13 +303,14 @@ def test_large_calls_on_several_threads(threads, bidirectional, rng):
 
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("tokens", [False, True])
-@pytest.mark.parametrize("structure", [(), ("recurrent_mask", "zoneout_h", "zoneout_c"), ("W_hr", "zoneout_h")])
 @pytest.mark.parametrize("lengths", [[5, 0, 9, 1, 9], [1, 1, 40, 1], [0, 0], []], ids=str)
-@pytest.mark.parametrize("cell", list(VARIANTS))
+@pytest.mark.parametrize(
+    ("cell", "structure"),
+    [(cell, names) for cell in VARIANTS for names in ((), ("recurrent_mask", "zoneout_h", "zoneout_c"))]
+    + [(cell, ("W_hr", "zoneout_h")) for cell in VARIANTS if cell.startswith("lstm")],
+)
 def test_functions(cell, lengths, structure, tokens, reverse, rng):
     """Kernels and reference, each beside a padded batch, and beside each other."""
-    if "W_hr" in structure and not cell.startswith("lstm"):
-        pytest.skip("only an LSTM is projected")
     rows = Rows(lengths)
     sizes = {"T": rows.T, "B": rows.B, "I": 6, "H": 11}
     problem = make_problem(rng, cell, "float64", **sizes, lengths=rows.lengths, tokens=tokens, reverse=reverse)
@@ -533,15 +534,15 @@ def test_drawn_masks_have_no_padding_and_are_drawn_again_from_the_same_seed():
 # ---- memory
 
 MEASURE = """
-import resource, sys
+import sys
 import numpy as np, fusedrnn
 kind, shape = sys.argv[1:]
 rng = np.random.default_rng(0)
 N, B, I, H = 20000, 400, 8, 64
 lengths = np.full(B, N // B)
 if shape == "lognormal":
-    lengths = np.maximum(1, rng.lognormal(0, 1.5, B) * 20).astype(int)
-    lengths[0] += N - lengths.sum()
+    weights = rng.lognormal(0, 1.5, B)
+    lengths = np.diff(np.round(np.cumsum(weights) / weights.sum() * (N - B)).astype(int), prepend=0) + 1
 if shape == "one":
     lengths = np.ones(B, int)
     lengths[7] += N - B
@@ -570,10 +571,14 @@ def call(x):
         y, _, tape = net.forward(x)
         tape.backward(y)
 
+def resident(what):
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(what))  # KiB
+
 call(small)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+open("/proc/self/clear_refs", "w").write("5")  # the peak is counted from here on
+before = resident("VmRSS")
 call(sequence)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(resident("VmHWM") - before)
 """
 
 
@@ -591,7 +596,7 @@ def test_memory_follows_the_sum_of_the_lengths(kind):
     equal = peak("equal")
     assert equal > 4000, "measured in KiB, and more than the outputs of one layer"
     for shape in ("lognormal", "one"):
-        assert peak(shape) <= 1.2 * equal + 1024, shape
+        assert peak(shape) <= 1.2 * equal + 2048, shape  # memory comes in pages of up to 2 MiB
 
 
 def test_the_reference_equals_the_kernels_on_a_whole_layer(rng):
