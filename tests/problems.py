@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from fusedrnn.reference.cells import Cell, gru_cell, lstm_cell, rnn_cell
+from fusedrnn.reference.cells import CELLS, Cell, gru_cell, lstm_cell, rnn_cell
 from tolerances import assert_close, bound, dot_length
 
 #: Results and gradients of a layer -> their names in `tolerances.dot_length`.
@@ -24,11 +24,15 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "lstm": ("lstm", {}),
     "lstm_ifo": ("lstm", {"peephole": "ifo"}),
 }
+# A family that is not listed above has no options; its cell, its functions and its only variant have the same name.
+VARIANTS |= {name: (name, {}) for name in CELLS if name not in VARIANTS}
 
 
 def cell_of(cell: str, options: dict[str, Any] | None = None) -> Cell:
     """The reference's cell of a variant, or of a family and its options."""
     family, options = VARIANTS[cell] if options is None else (cell, options)
+    if family in CELLS and not options:
+        return CELLS[family]
     make: Any = {"rnn": rnn_cell, "gru": gru_cell, "lstm": lstm_cell}[family]
     made: Cell = make(**options)
     return made
@@ -63,7 +67,7 @@ class Problem:
 
     @property
     def family(self) -> tuple[str, dict[str, Any]]:
-        """ "rnn", "gru" or "lstm", and its options."""
+        """Name of the family in its functions, and its options."""
         return VARIANTS[self.cell] if self.options is None else (self.cell, self.options)
 
     @property

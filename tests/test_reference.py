@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from fusedrnn import reference
+from fusedrnn.reference import CELLS
 from problems import VARIANTS, cell_of, has_kinks
 from tolerances import assert_close, dot_length
 
@@ -579,7 +580,7 @@ X = np.zeros((T, B, H))
         (
             lambda: reference.forward("sru", X, (None,), W1, W1),
             ValueError,
-            "cell is 'sru'; expected one of rnn_tanh, rnn_relu, gru_after, gru_before, gru_simple, lstm",
+            f"cell is 'sru'; expected one of {', '.join(CELLS)}",
         ),
     ],
 )

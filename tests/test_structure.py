@@ -15,6 +15,7 @@ import pytest
 
 import fusedrnn
 from fusedrnn import functional, reference
+from fusedrnn.parameters import CLASSES
 from fusedrnn.reference import CELLS
 from problems import assert_results, assert_same_bits, make_problem, with_structure
 from tolerances import assert_close, dot_length
@@ -57,7 +58,8 @@ def make_layer(cell: str, I: int, H: int, dtype: str, **options: Any) -> Any:
         options["nonlinearity"] = variant
     elif kind == "gru":
         options |= {"reset_after": variant != "before", "reset_gate": variant != "simple"}
-    return {"rnn": fusedrnn.RNN, "gru": fusedrnn.GRU, "lstm": fusedrnn.LSTM}[kind](I, H, dtype=dtype, rng=7, **options)
+    classes = {name.lower(): cls for name, cls in CLASSES.items()}
+    return classes[kind](I, H, dtype=dtype, rng=7, **options)
 
 
 def normal(rng: np.random.Generator, dtype: str, *shape: int) -> Any:

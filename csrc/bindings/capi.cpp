@@ -122,10 +122,10 @@ static void forward_typed(const std::shared_ptr<const WeightsBase>& base, const 
     if (lengths[b] < 0 || lengths[b] > a.T)
       invalid("lengths[%td] is %lld; expected 0 to T = %td", b, static_cast<long long>(lengths[b]), a.T);
   const bool packed = a.packed != 0;
-  if (packed && !lengths && a.B > 0) invalid("packed is %d, but lengths is NULL", a.packed);
+  if (packed && !lengths && a.B > 0) invalid("lengths is NULL; packed arrays require lengths");
   Index left = a.T;
   for (const std::int64_t n : own_lengths) left = left < n ? -1 : left - n;
-  if (packed && left != 0) invalid("the lengths sum to another number than T = %td, as packed is %d", a.T, a.packed);
+  if (packed && left != 0) invalid("the lengths do not sum to T = %td, as packed arrays require", a.T);
   const auto schedule = packed ? std::make_shared<const Schedule>(
                                      std::vector<Index>(own_lengths.begin(), own_lengths.end()), Schedule::kByRow)
                                : std::make_shared<const Schedule>(a.T, a.B, lengths);

@@ -79,6 +79,17 @@ class GRUGrads(NamedTuple):
     db_hh: Array | None
 
 
+class CellGrads(NamedTuple):
+    """Gradients of the function of a cell with one state and no options, as in `RNNGrads`."""
+
+    dx: Array | None
+    dh_0: Array
+    dW_ih: Array
+    dW_hh: Array
+    db_ih: Array | None
+    db_hh: Array | None
+
+
 class LSTMGrads(NamedTuple):
     """Gradients of `lstm_forward`, as in `RNNGrads`; dW_peephole and dW_hr are None without these weights."""
 

@@ -12,13 +12,16 @@ from numpy.typing import DTypeLike, NDArray
 
 from . import _core, _validate
 from .form import Plan
-from .kinds import CellKind
+from .kinds import CellKind, kind_of
 from .specs import Bias, LoadReport, ParameterSpec
 
 Array = NDArray[Any]
 
 #: Version of the result of __getstate__; increased when old pickles would have to be converted.
 PICKLE_VERSION = 1
+
+#: The layers and cells of all families by name; files and bridges look their classes up here.
+CLASSES: dict[str, type[Any]] = {}
 
 
 def direction_specs(kind: CellKind, H: int, inputs: int, inputs_formula: str, suffix: str) -> tuple[ParameterSpec, ...]:
@@ -123,6 +126,11 @@ class Parameterized:
     # Equality is by value and values change, so there is no hash.
     __hash__: ClassVar[None]  # type: ignore[assignment]
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if cls.__module__.startswith(f"{__package__}.families."):  # neither a base class nor a user's subclass
+            CLASSES[cls.__name__] = cls
+
     def _configure(self, values: dict[str, Any]) -> None:
         """Store checked constructor arguments and the values derived from them."""
         self.__dict__.update(values)
@@ -133,9 +141,12 @@ class Parameterized:
         """The parameters of this configuration, in torch's order."""
         raise NotImplementedError
 
+    #: The kernels' name of the cell, in families without options.
+    _cell: ClassVar[str]
+
     def _choose_kind(self) -> CellKind:
         """The cell of this configuration."""
-        raise NotImplementedError
+        return kind_of(self._cell, self.bias)
 
     def _sizes(
         self, input_size: int, hidden_size: int, bias: Bias, dtype: DTypeLike, rng: np.random.Generator | int | None

@@ -1,8 +1,8 @@
-"""Common base of `RNN`, `GRU` and `LSTM`: configuration, parameters, and the run over a sequence."""
+"""Common base of all layers: configuration, parameters, and the run over a sequence."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -14,7 +14,7 @@ from .form import Extent, Outputs, Plan
 from .frozen import FrozenLayer
 from .kinds import CellKind
 from .masks import Masks, Rates
-from .parameters import Parameterized, layer_specs, learned_specs, pack
+from .parameters import Parameterized, arguments_of, layer_specs, learned_specs, pack
 from .specs import Bias, ParameterSpec
 from .unroll import Record, Run
 
@@ -28,6 +28,14 @@ NOT_NORMED = (
     *("reset_after", "reset_gate", "proj_size", "peephole", "coupled", "clip", "cell_clip"),
     *("activation", "recurrent_activation", "output_activation"),
 )
+
+
+def layer_norm_options(owner: str, layer_norm: object, layer_norm_eps: object) -> dict[str, Any]:
+    """The arguments of layer normalisation by name, checked."""
+    return {
+        "layer_norm": _validate.flag(owner, "layer_norm", layer_norm),
+        "layer_norm_eps": _validate.layer_norm_eps(owner, layer_norm_eps),
+    }
 
 
 class SavedLayer:
@@ -75,7 +83,11 @@ class SavedLayer:
 
 
 class RecurrentLayer(SequenceLayer, Parameterized):
-    """Base of `RNN`, `GRU` and `LSTM`, which process sequences in the same way."""
+    """Base of all layers, which process sequences in the same way.
+
+    A layer without options of its own inherits this constructor and names its cell with `_cell`; others list their
+    options in a constructor of their own, which calls `_construct`.
+    """
 
     _assignable: ClassVar[frozenset[str]] = frozenset({"rng", "dropout", "recurrent_dropout", "weight_dropout"})
 
@@ -93,7 +105,36 @@ class RecurrentLayer(SequenceLayer, Parameterized):
     layer_norm_eps: float = 1e-5
     _plan: Plan
 
-    def _common(
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: Bias = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        merge: str | None = "concat",
+        backwards: bool = False,
+        learned_state: bool = False,
+        zoneout: float | tuple[float, float] = 0.0,
+        recurrent_dropout: float = 0.0,
+        weight_dropout: float = 0.0,
+        dtype: DTypeLike = np.float32,
+        rng: np.random.Generator | int | None = None,
+    ) -> None:
+        self._construct(
+            *(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, merge),
+            *(backwards, learned_state, zoneout, recurrent_dropout, weight_dropout, dtype, rng),
+        )
+
+    _arguments = arguments_of(__init__)
+
+    #: Parts of the state.
+    _states: ClassVar[tuple[str, ...]] = ("h",)
+
+    def _construct(
         self,
         input_size: int,
         hidden_size: int,
@@ -103,14 +144,19 @@ class RecurrentLayer(SequenceLayer, Parameterized):
         dropout: float,
         bidirectional: bool,
         merge: str | None,
-        dtype: DTypeLike,
-        rng: np.random.Generator | int | None,
+        backwards: bool,
+        learned_state: bool,
         zoneout: float | tuple[float, float],
         recurrent_dropout: float,
         weight_dropout: float,
-        parts: tuple[str, ...] = ("h",),
-    ) -> dict[str, Any]:
-        """Check the arguments that all layers share, in the order of the signature."""
+        dtype: DTypeLike,
+        rng: np.random.Generator | int | None,
+        check_options: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+    ) -> None:
+        """Initialise from the arguments that all layers share, and from a family's options.
+
+        `check_options` returns the options; it is called with the shared arguments, which have been checked.
+        """
         owner = type(self).__name__
         values = self._sizes(input_size, hidden_size, bias, dtype, rng)
         values["num_layers"] = _validate.size(owner, "num_layers", num_layers, _validate.MOST_LAYERS)
@@ -120,11 +166,14 @@ class RecurrentLayer(SequenceLayer, Parameterized):
         values["merge"] = _validate.merge(owner, merge, values["bidirectional"])
         if values["dropout"] and values["num_layers"] == 1:
             _validate.warn_idle_dropout(owner, values["dropout"], stacklevel=3)
-        rates = _validate.zoneout(owner, zoneout, parts)
-        values["zoneout"] = rates if len(parts) == 2 and rates[0] != rates[1] else rates[0]
+        rates = _validate.zoneout(owner, zoneout, self._states)
+        values["zoneout"] = rates if len(self._states) == 2 and rates[0] != rates[1] else rates[0]
         values["recurrent_dropout"] = _validate.probability(owner, "recurrent_dropout", recurrent_dropout)
         values["weight_dropout"] = _validate.probability(owner, "weight_dropout", weight_dropout)
-        return values
+        values["backwards"] = _validate.backwards(owner, backwards, values["bidirectional"])
+        values["learned_state"] = _validate.flag(owner, "learned_state", learned_state)
+        self._configure(values if check_options is None else values | check_options(values))
+        self._initialise()
 
     def _specify(self) -> tuple[ParameterSpec, ...]:
         plan = Plan(
@@ -154,14 +203,6 @@ class RecurrentLayer(SequenceLayer, Parameterized):
                 if name in NOT_NORMED and value != default:
                     raise _validate.no_layer_norm(type(self).__name__, name, value, default)
         return kind._replace(norm_eps=self.layer_norm_eps)
-
-    def _in_time(self, backwards: object, learned_state: object, bidirectional: bool) -> dict[str, Any]:
-        """Check the direction of a layer, and whether its initial state is learned."""
-        owner = type(self).__name__
-        return {
-            "backwards": _validate.backwards(owner, backwards, bidirectional),
-            "learned_state": _validate.flag(owner, "learned_state", learned_state),
-        }
 
     def _draw(self) -> None:
         super()._draw()
@@ -236,7 +277,9 @@ class RecurrentLayer(SequenceLayer, Parameterized):
 
     def _reference_cell(self) -> Cell:
         """The reference's cell with the options of this layer, except layer normalisation."""
-        raise NotImplementedError
+        from .reference.cells import CELLS  # calls do not need the reference
+
+        return CELLS[self._cell]
 
     def freeze(self, precision: str | None = None) -> FrozenLayer:
         """Pack the parameters once, for inference and streaming; later changes of the layer have no effect on it.

@@ -141,6 +141,11 @@ def test_packed_data_have_the_bits_of_values_and_lengths(kind, training, rng):
         torch.cat(per_row).backward(torch.from_numpy(dy))
         grads = tape.backward(dy)
         np.testing.assert_array_equal(torch.cat([row.grad for row in rows]).numpy(), grads.x)
+        # Gradients of parameters are sums over the rows in the order in which torch sorted them.
+        order = packed.sorted_indices.tolist()
+        ends = np.cumsum(lengths)[:-1]
+        y, _, tape = layer.forward([np.split(values, ends)[i] for i in order])
+        grads = tape.backward([np.split(dy, ends)[i] for i in order])
         for name, p in ours.named_parameters():
             np.testing.assert_array_equal(p.grad.numpy(), grads.params[name])
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from .. import cells, layers
+from ..parameters import CLASSES
 from . import _messages
 from .conventions import (
     GATES,
@@ -229,9 +229,9 @@ def from_state_dict(
             _messages.contradiction(owner, "nonlinearity", nonlinearity, f"the weights are those of {found}")
         )
     if is_cell:
-        cls: Any = getattr(cells, f"{found}Cell")
+        cls: Any = CLASSES[f"{found}Cell"]
     else:
-        cls = getattr(layers, found)
+        cls = CLASSES[found]
         if sizes.proj_size:
             options["proj_size"] = sizes.proj_size
         options |= {"num_layers": sizes.num_layers, "batch_first": bool(batch_first)}

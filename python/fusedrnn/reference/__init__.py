@@ -5,16 +5,10 @@ It is deliberately slow and simple; everything else in fusedrnn is tested agains
 """
 
 from fusedrnn.grads import GRUGrads, LSTMGrads, RNNGrads
+from fusedrnn.reference import functions
 from fusedrnn.reference.activations import sigmoid
 from fusedrnn.reference.cells import CELLS, Cell
-from fusedrnn.reference.functions import (
-    gru_backward,
-    gru_forward,
-    lstm_backward,
-    lstm_forward,
-    rnn_backward,
-    rnn_forward,
-)
+from fusedrnn.reference.functions import *  # noqa: F403  every family's, listed there
 from fusedrnn.reference.layer_norm import LayerNorm
 from fusedrnn.reference.sequence import SequenceGrads, Tape, backward, forward
 
@@ -29,11 +23,6 @@ __all__ = [
     "Tape",
     "backward",
     "forward",
-    "gru_backward",
-    "gru_forward",
-    "lstm_backward",
-    "lstm_forward",
-    "rnn_backward",
-    "rnn_forward",
     "sigmoid",
 ]
+__all__ += functions.__all__

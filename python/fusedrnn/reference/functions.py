@@ -1,16 +1,24 @@
-"""The functions of `sequence.py` for RNN, GRU and LSTM, with the names and arguments of `fusedrnn.functional`."""
+"""The functions of `sequence.py` for each family, with the names and arguments of `fusedrnn.functional`."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from fusedrnn.grads import GRUGrads, LSTMGrads, RNNGrads
-from fusedrnn.reference.cells import gru_cell, lstm_cell, rnn_cell
+from fusedrnn.grads import CellGrads, GRUGrads, LSTMGrads, RNNGrads
+from fusedrnn.reference.cells import CELLS, gru_cell, lstm_cell, rnn_cell
 from fusedrnn.reference.cells.cell import Array
 from fusedrnn.reference.sequence import Tape, backward, forward
 
-__all__ = ["gru_backward", "gru_forward", "lstm_backward", "lstm_forward", "rnn_backward", "rnn_forward"]
+__all__ = [
+    "gru_backward",
+    "gru_forward",
+    "lstm_backward",
+    "lstm_forward",
+    "rnn_backward",
+    "rnn_forward",
+]
 
 
 def rnn_forward(
@@ -338,6 +346,44 @@ def lstm_backward(
     dh_0, dc_0 = grads.dstate
     weights = (grads.dW_ih, grads.dW_hh, grads.db_ih, grads.db_hh, grads.dW_peephole, grads.dW_hr)
     return LSTMGrads(grads.dx, dh_0, dc_0, *weights)
+
+
+def functions_of(name: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The pair of functions of a cell with one state and without options, a key of `CELLS`."""
+
+    def forward_function(
+        x: ArrayLike,
+        h_0: ArrayLike | None,
+        W_ih: ArrayLike,
+        W_hh: ArrayLike,
+        b_ih: ArrayLike | None = None,
+        b_hh: ArrayLike | None = None,
+        *,
+        recurrent_mask: ArrayLike | None = None,
+        zoneout_h: ArrayLike | None = None,
+        lengths: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
+        past_end: str = "zero",
+        reverse: bool = False,
+        dtype: DTypeLike = np.float64,
+    ) -> tuple[Array, Array, Tape]:
+        steps: dict[str, Any] = {"lengths": lengths, "mask": mask, "reset": reset, "past_end": past_end}
+        steps |= {"reverse": reverse, "recurrent_mask": recurrent_mask, "zoneout": _shares(zoneout_h)}
+        y, (h_n,), tape = forward(CELLS[name], x, (h_0,), W_ih, W_hh, b_ih, b_hh, dtype=dtype, **steps)
+        return y, h_n, tape
+
+    def backward_function(
+        tape: Tape, dy: ArrayLike | None = None, dh_n: ArrayLike | None = None, *, need_dx: bool = True
+    ) -> CellGrads:
+        _check_tape(tape, name)
+        grads = backward(tape, dy, (dh_n,), need_dx=need_dx)
+        return CellGrads(grads.dx, grads.dstate[0], grads.dW_ih, grads.dW_hh, grads.db_ih, grads.db_hh)
+
+    for function, way in ((forward_function, "forward"), (backward_function, "backward")):
+        function.__name__ = function.__qualname__ = f"{name}_{way}"
+        function.__doc__ = f"`fusedrnn.functional.{name}_{way}` in NumPy; the equations are in `cells/{name}.py`."
+    return forward_function, backward_function
 
 
 def _shares(*zoneout: ArrayLike | None) -> tuple[ArrayLike, ...] | None:
