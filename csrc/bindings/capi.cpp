@@ -150,8 +150,7 @@ static void forward_typed(const std::shared_ptr<const WeightsBase>& base, const 
   const unsigned char* const kept[] = {a.zoneout_h, a.zoneout_c};
   for (int s = 0; s < states; ++s) {
     const char* const name = s ? "zoneout_c" : "zoneout_h";
-    if (kept[s])
-      arrays.kept[s] = flags(footprint, name, kept[s], a.T, columns, packed ? nullptr : lengths, weights->units(s));
+    if (kept[s]) arrays.kept[s] = flags(footprint, name, kept[s], *schedule, lengths, weights->units(s));
     else if (tape && weights->structure.zoneout[s] != 0 && schedule->B() > 0)
       invalid("%s is NULL, but the weights have a rate of %g; expected the mask of this call", name,
               weights->structure.zoneout[s]);

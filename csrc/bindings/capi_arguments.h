@@ -185,17 +185,18 @@ T* block(Footprint& footprint, const char* name, const void* data, std::initiali
   return aligned<T>(name, data);
 }
 
-// Zoneout masks, (T, B, n) bytes in C order; bytes past a row's length are not read.
-inline Strided flags(Footprint& footprint, const char* name, const unsigned char* data, Index steps, Index B,
+// Zoneout masks, (T, B, n) bytes in C order, or packed (T, n); bytes past a row's length are not read.
+inline Strided flags(Footprint& footprint, const char* name, const unsigned char* data, const Schedule& schedule,
                      const std::int64_t* lengths, Index n) {
+  const Index steps = schedule.T(), B = schedule.columns();
   footprint.add(name, false, data, bytes_of({steps, B, n}, 1));
   for (Index t = 0; t < steps; ++t)
     for (Index b = 0; b < B; ++b) {
       const unsigned char* const row = data + (t * B + b) * n;
-      for (Index k = 0; (!lengths || t < lengths[b]) && k < n; ++k)
+      for (Index k = 0; (!lengths || schedule.packed() || t < lengths[b]) && k < n; ++k)
         if (row[k] > 1) invalid("%s[%td][%td][%td] is %d; expected 0 or 1", name, t, b, k, row[k]);
     }
-  return {reinterpret_cast<char*>(const_cast<unsigned char*>(data)), B * n, n, 1};
+  return {reinterpret_cast<char*>(const_cast<unsigned char*>(data)), B * n, schedule.packed() ? 0 : n, 1};
 }
 
 // Arrays for outputs that the caller does not want.
