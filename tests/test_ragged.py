@@ -235,7 +235,7 @@ def test_lists_give_the_bits_of_values_and_of_a_padded_batch(data):
 
     xs, x = split(values), turn(rows.pad(values, np.nan))
     padded: dict[str, Any] = {"lengths": rows.lengths, "past_end": past_end}
-    padded["mask"] = None if valid is None else rows.pad(valid, True).T
+    padded["mask"] = None if valid is None else turn(rows.pad(valid, True))
     padded["reset"] = None if cuts is None else turn(rows.pad(cuts, False))
     y, state_n, tape = layer.forward(x, **padded)
     masks = rows.pack_masks(tape.masks)
