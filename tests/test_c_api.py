@@ -124,10 +124,6 @@ class StructuredForward(Forward):
     _fields_ = [("recurrent_mask", Pointer), ("zoneout_h", Pointer), ("zoneout_c", Pointer)]
 
 
-class PackedForward(StructuredForward):
-    _fields_ = [("packed", ct.c_int)]
-
-
 class StructuredBackward(Backward):
     _fields_ = [("dW_hr", Pointer)]
 
@@ -137,6 +133,10 @@ class StructuredBackward(Backward):
 
 class SteppedForward(StructuredForward):
     _fields_ = [(name, Pointer) for name in ("mask", "reset", "h_initial", "c_initial")]
+
+
+class PackedForward(SteppedForward):
+    _fields_ = [("packed", ct.c_int)]
 
 
 class SteppedBackward(StructuredBackward):
@@ -711,17 +711,17 @@ def test_structs_may_grow(rng):
     p = make_problem(rng, "rnn_tanh", "float32", T=2, B=1, I=3, H=4)
     weights = pack(p.cell, p.weights)
 
-    class Newer(SteppedForward):
+    class Newer(PackedForward):
         _fields_ = [("an_option", Pointer)]
 
     newer = Newer(T=2, B=1, x=p.x)
-    assert newer.size == ct.sizeof(SteppedForward) + 8
+    assert newer.size == ct.sizeof(PackedForward) + 8
     done(API.forward(weights, ct.byref(newer), None))
     newer.an_option = 1
     refused(API.forward(weights, ct.byref(newer), None), "an option is set that this version")
     older = Forward(T=2, B=1, x=p.x)
     older.size -= 8
-    refused(API.forward(weights, ct.byref(older), None), f"expected sizeof of the struct, {ct.sizeof(SteppedForward)}")
+    refused(API.forward(weights, ct.byref(older), None), f"expected sizeof of the struct, {ct.sizeof(PackedForward)}")
     older.size = 2**40  # never set
     refused(API.forward(weights, ct.byref(older), None), "size is")
     API.weights_free(weights)
