@@ -457,12 +457,13 @@ def test_dtype_is_that_of_every_operation(cell, dtype, rng):
     a, made = case.args, cell_of(cell)
     state, weights = tuple(a[f"state_{k}"] for k in range(made.states)), (a["W_ih"], a["W_hh"], a["b_ih"], a["b_hh"])
     y, state_n, tape = reference.forward(made, a["x"], state, *weights, W_peephole=a.get("W_peephole"), dtype=dtype)
-    dx, dstate, *dweights = reference.backward(tape, case.dy, case.dstate_n)
-    gradients = [array for array in (dx, *dstate, *dweights) if array is not None]
+    grads = reference.backward(tape, case.dy, case.dstate_n)
+    weights = [array for name, array in grads._asdict().items() if name.startswith(("dW", "db")) and array is not None]
+    gradients = [grads.dx, *grads.dstate, *grads.dinitial, *weights]
     assert {array.dtype for array in (y, *state_n, *gradients)} == {np.dtype(dtype)}
     if dtype is np.float32:
         K = dot_length("dx", gates=made.gates, T=T, B=B, I=I, H=H)
-        assert_close(dx, case.grads()["x"], dtype=dtype, K=K, T=T, what=f"{cell}: dx in float32")
+        assert_close(grads.dx, case.grads()["x"], dtype=dtype, K=K, T=T, what=f"{cell}: dx in float32")
 
 
 # ---- shape of the code

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ._hints import instead_of_list
 from .specs import ACTIVATIONS, ActivationLike, LoadReport, ParameterSpec
 
 Array = NDArray[Any]
@@ -393,16 +394,15 @@ def state_dict(
 def as_array(owner: str, name: str, value: Any) -> Array:
     """Any array-like as a plain ndarray, without a copy if it is an array already."""
     if isinstance(value, ndarray):
-        masked = sys.modules.get("numpy.ma")
-        if masked is not None and isinstance(value, masked.MaskedArray):
+        if "numpy.ma" in sys.modules and isinstance(value, sys.modules["numpy.ma"].MaskedArray):
             raise TypeError(f"{owner}: {name} is a masked array; expected a plain one (call .filled(); see lengths=)")
         return np.asarray(value)
     try:
-        if hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
-            return np.from_dlpack(value)
-        return np.asarray(value)
+        dlpack = hasattr(value, "__dlpack__") and not hasattr(value, "__array__")
+        return np.from_dlpack(value) if dlpack else np.asarray(value)
     except (TypeError, ValueError, RuntimeError, BufferError) as error:
-        raise TypeError(f"{owner}: {name} is {kind(value)} that cannot be read as an array: {error}") from error
+        what = f"{name} is {kind(value)} that cannot be read as an array: {error}{instead_of_list(name, value)}"
+        raise TypeError(f"{owner}: {what}") from error
 
 
 def _dtype_name(dtype: np.dtype[Any]) -> str:
