@@ -61,9 +61,7 @@ def none_found(owner: str, what: str, looked: str) -> str:
 
 
 def steps_of_torch(found_none: str) -> str:
-    return (
-        f"{found_none}; torch exports an RNN with dynamo=True as single steps; expected one with dynamo=False"
-    )
+    return f"{found_none}; torch exports an RNN with dynamo=True as single steps; expected one with dynamo=False"
 
 
 def other_recurrent(owner: str, node: str, domain: str) -> str:
