@@ -135,6 +135,10 @@ class SteppedForward(StructuredForward):
     _fields_ = [(name, Pointer) for name in ("mask", "reset", "h_initial", "c_initial")]
 
 
+class PackedForward(SteppedForward):
+    _fields_ = [("packed", ct.c_int)]
+
+
 class SteppedBackward(StructuredBackward):
     _fields_ = [("dh_initial", Pointer), ("dc_initial", Pointer)]
 
@@ -339,6 +343,44 @@ def test_wrong_own_initial_states_are_refused(rng):
     assert API.backward(tape, ct.byref(SteppedBackward(dy=y, dc_initial=h))) == INVALID
     assert API.message() == b"backward: dc_initial is given, but this cell's only state is h"
     API.tape_free(tape)
+    API.weights_free(weights)
+
+
+@DTYPES
+@pytest.mark.parametrize("names", [(), ("W_hr", "zoneout_h", "zoneout_c")], ids=["plain", "structure"])
+@pytest.mark.parametrize("tokens", [False, True])
+def test_packed_rows_give_the_bits_of_a_padded_batch(dtype, names, tokens, rng):
+    padded = make_problem(rng, "lstm", dtype, T=7, B=5, I=6, H=19, lengths=True, tokens=tokens, reverse=True)
+    padded = with_structure(padded, rng, *names)
+    time, row = np.nonzero(np.arange(7)[:, None] < padded.lengths)
+    order = np.lexsort((time, row))
+
+    def pack_rows(array: Any) -> Any:
+        return np.ascontiguousarray(array[time[order], row[order]])
+
+    masks = {name: pack_rows(m) if name.startswith("zoneout") else m for name, m in padded.structure.items()}
+    expected = run(padded, not tokens)
+    W_hr = masks.pop("W_hr", None)
+    weights = pack("lstm", padded.weights, training=True, **({} if W_hr is None else {"W_hr": W_hr}))
+    x, dy, lengths = pack_rows(padded.x), pack_rows(padded.dy), np.asarray(padded.lengths, np.int64)
+    y, h_n, c_n = np.empty_like(dy), *map(np.empty_like, padded.state)
+    given: dict[str, Any] = {"T": len(x), "B": 5, "lengths": lengths, "reverse": 1, "packed": 1, "y": y}
+    given |= {"tokens" if tokens else "x": x, "h_0": padded.state[0], "c_0": padded.state[1], "h_n": h_n, "c_n": c_n}
+    tape = made(API.forward, weights, ct.byref(PackedForward(**given, **masks)))
+    found = {"dx": None if tokens else np.empty_like(x), "dW_hh": np.empty_like(padded.weights[1])}
+    ends = {"dh_n": padded.dstate[0], "dc_n": padded.dstate[1]}
+    done(API.backward(tape, ct.byref(Backward(dy=dy, **ends, **found))))
+    API.tape_free(tape)
+    assert_same_bits([y, h_n, c_n], [pack_rows(expected["y"]), expected["h_n"], expected["c_n"]], "forward")
+    assert_same_bits(found["dW_hh"], expected["dW_hh"], "dW_hh")
+    if not tokens:
+        assert_same_bits(found["dx"], pack_rows(expected["dx"]), "dx")
+    # Every second entry of a larger array, and lengths that do not fit.
+    apart = np.zeros((2 * len(x), dy.shape[1]), y.dtype)
+    done(API.forward(weights, ct.byref(PackedForward(**(given | {"y": apart, "y_time": 2 * dy.shape[1]}))), None))
+    assert_same_bits(apart[::2], y, "y") if not masks else None
+    for changes in ({"T": len(x) + 1}, {"lengths": None}, {"lengths": lengths + 1}):
+        assert API.forward(weights, ct.byref(PackedForward(**(given | changes))), None) == INVALID
     API.weights_free(weights)
 
 
@@ -669,17 +711,17 @@ def test_structs_may_grow(rng):
     p = make_problem(rng, "rnn_tanh", "float32", T=2, B=1, I=3, H=4)
     weights = pack(p.cell, p.weights)
 
-    class Newer(SteppedForward):
+    class Newer(PackedForward):
         _fields_ = [("an_option", Pointer)]
 
     newer = Newer(T=2, B=1, x=p.x)
-    assert newer.size == ct.sizeof(SteppedForward) + 8
+    assert newer.size == ct.sizeof(PackedForward) + 8
     done(API.forward(weights, ct.byref(newer), None))
     newer.an_option = 1
     refused(API.forward(weights, ct.byref(newer), None), "an option is set that this version")
     older = Forward(T=2, B=1, x=p.x)
     older.size -= 8
-    refused(API.forward(weights, ct.byref(older), None), f"expected sizeof of the struct, {ct.sizeof(SteppedForward)}")
+    refused(API.forward(weights, ct.byref(older), None), f"expected sizeof of the struct, {ct.sizeof(PackedForward)}")
     older.size = 2**40  # never set
     refused(API.forward(weights, ct.byref(older), None), "size is")
     API.weights_free(weights)

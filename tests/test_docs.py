@@ -15,10 +15,8 @@ import fusedrnn
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
-DOCUMENTS = [
-    p.relative_to(ROOT)
-    for p in (ROOT / "README.md", ROOT / "docs/cells.md", ROOT / "docs/resets.md", *sorted(ROOT.glob("*/README.md")))
-]
+PAGES = ("README.md", "docs/cells.md", "docs/ragged.md", "docs/resets.md")
+DOCUMENTS = [p.relative_to(ROOT) for p in (*[ROOT / page for page in PAGES], *sorted(ROOT.glob("*/README.md")))]
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(fusedrnn.__path__, "fusedrnn.")

@@ -50,22 +50,24 @@ bool is_aligned(const py::array& a) {
   return true;
 }
 
-// A (time, batch, feature) array with any strides.
+// A (time, batch, feature) array over the steps of a schedule, with any strides.
 template <class T>
-Strided strided(const py::array& a, Index T_, Index B, Index features, bool write, const char* name) {
-  if (!(is_native<T>(a) && a.ndim() == 3 && a.shape(0) == T_ && a.shape(1) == B && a.shape(2) == features))
+Strided strided(const py::array& a, const Schedule& schedule, Index features, bool write, const char* name) {
+  if (!(is_native<T>(a) && a.ndim() == 3 && a.shape(0) == schedule.T() && a.shape(1) == schedule.columns() &&
+        a.shape(2) == features))
     throw std::invalid_argument(std::string(name) + ": wrong dtype or shape");
   if (write && !a.writeable()) throw std::invalid_argument(std::string(name) + ": read-only");
-  return {static_cast<char*>(const_cast<void*>(a.data())), a.strides(0), a.strides(1), a.strides(2)};
+  return {static_cast<char*>(const_cast<void*>(a.data())), a.strides(0), schedule.packed() ? 0 : a.strides(1),
+          a.strides(2)};
 }
 
 // The same with a contiguous and aligned last axis.
 template <class T>
-Strided rows_of(const py::array& a, Index T_, Index B, Index features, bool write, const char* name) {
-  const Strided s = strided<T>(a, T_, B, features, write, name);
+Strided rows_of(const py::array& a, const Schedule& schedule, Index features, bool write, const char* name) {
+  const Strided s = strided<T>(a, schedule, features, write, name);
   if (!is_aligned<T>(a) || (a.size() > 0 && features > 1 && s.feature != static_cast<Index>(sizeof(T))))
     throw std::invalid_argument(std::string(name) + ": the last axis is not contiguous");
-  const Axis axes[] = {{T_, s.time}, {B, s.batch}};
+  const Axis axes[] = {{schedule.T(), s.time}, {schedule.columns(), s.batch}};
   if (write && !rows_apart(axes, 2, features * static_cast<Index>(sizeof(T))))
     throw std::invalid_argument(std::string(name) + ": rows overlap");
   return s;

@@ -122,9 +122,19 @@ static void forward_typed(const std::shared_ptr<const WeightsBase>& base, const 
   for (Index b = 0; lengths && b < a.B; ++b)
     if (lengths[b] < 0 || lengths[b] > a.T)
       invalid("lengths[%td] is %lld; expected 0 to T = %td", b, static_cast<long long>(lengths[b]), a.T);
-  const std::vector<std::uint8_t> mask = step_flags(a.mask, a.T, a.B), reset = step_flags(a.reset, a.T, a.B);
-  const auto schedule = std::make_shared<const Schedule>(a.T, a.B, lengths, a.mask ? mask.data() : nullptr,
-                                                         a.reset ? reset.data() : nullptr);
+  const bool packed = a.packed != 0;
+  if (packed && !lengths && a.B > 0) invalid("lengths is NULL; packed arrays require lengths");
+  Index left = a.T;
+  for (const std::int64_t n : own_lengths) left = left < n ? -1 : left - n;
+  if (packed && left != 0) invalid("the lengths do not sum to T = %td, as packed arrays require", a.T);
+  const Index rows = packed ? 1 : a.B;
+  const std::vector<std::uint8_t> mask = step_flags(a.mask, a.T, rows), reset = step_flags(a.reset, a.T, rows);
+  const std::uint8_t *const masked = a.mask ? mask.data() : nullptr, *const cut = a.reset ? reset.data() : nullptr;
+  const auto schedule =
+      packed ? std::make_shared<const Schedule>(std::vector<Index>(own_lengths.begin(), own_lengths.end()),
+                                                Schedule::kByRow, masked, cut)
+             : std::make_shared<const Schedule>(a.T, a.B, lengths, masked, cut);
+  const Index columns = schedule->columns();
   const bool any = schedule->row_count() > 0;
   if (any && !a.x && !a.tokens) invalid("x and tokens are NULL");
   if (a.x && a.tokens) invalid("x and tokens are given; expected one of them");
@@ -133,9 +143,9 @@ static void forward_typed(const std::shared_ptr<const WeightsBase>& base, const 
   ForwardArrays<T> arrays;
   if (a.tokens) {
     arrays.tokens = aligned<const std::int64_t>("tokens", a.tokens);
-    footprint.add("tokens", false, a.tokens, bytes_of({a.T, a.B}, sizeof(std::int64_t)));
+    footprint.add("tokens", false, a.tokens, bytes_of({a.T, columns}, sizeof(std::int64_t)));
   } else {
-    arrays.x = rows_of<T>(footprint, "x", false, a.x, a.x_time, a.x_batch, a.T, a.B, I);
+    arrays.x = rows_of<T>(footprint, "x", false, a.x, a.x_time, a.x_batch, *schedule, I);
   }
   if (a.recurrent_mask) {
     arrays.recurrent_mask = aligned<T>("recurrent_mask", a.recurrent_mask);
@@ -145,12 +155,12 @@ static void forward_typed(const std::shared_ptr<const WeightsBase>& base, const 
   const unsigned char* const kept[] = {a.zoneout_h, a.zoneout_c};
   for (int s = 0; s < states; ++s) {
     const char* const name = s ? "zoneout_c" : "zoneout_h";
-    if (kept[s]) arrays.kept[s] = flags(footprint, name, kept[s], a, lengths, weights->units(s));
+    if (kept[s]) arrays.kept[s] = flags(footprint, name, kept[s], *schedule, lengths, weights->units(s));
     else if (tape && weights->structure.zoneout[s] != 0 && schedule->B() > 0)
       invalid("%s is NULL, but the weights have a rate of %g; expected the mask of this call", name,
               weights->structure.zoneout[s]);
   }
-  arrays.y = rows_of<T>(footprint, "y", true, a.y, a.y_time, a.y_batch, a.T, a.B, R);
+  arrays.y = rows_of<T>(footprint, "y", true, a.y, a.y_time, a.y_batch, *schedule, R);
   const void *const given[] = {a.h_0, a.c_0}, *const own[] = {a.h_initial, a.c_initial};
   void* const last[] = {a.h_n, a.c_n};
   Spare spare;
@@ -186,7 +196,7 @@ static int forward(const fusedrnn_weights* weights, const fusedrnn_forward* argu
 template <class T>
 static void backward_typed(const Tape<T>& tape, const fusedrnn_backward& a) {
   const Weights<T>& weights = *tape.weights;
-  const Index T_ = tape.schedule->T(), B = tape.schedule->B(), I = weights.I, H = weights.H, R = weights.R;
+  const Index B = tape.schedule->B(), I = weights.I, H = weights.H, R = weights.R;
   const int states = weights.kernel().states;
   const Index rows = weights.kernel().gates * H;
   check_states(states, a.dc_n, a.dc_0, "dc");
@@ -197,8 +207,8 @@ static void backward_typed(const Tape<T>& tape, const fusedrnn_backward& a) {
   Footprint footprint;
   BackwardArrays<T> arrays;
   arrays.accumulate = a.accumulate_dx != 0;
-  arrays.dy = rows_of<T>(footprint, "dy", false, a.dy, a.dy_time, a.dy_batch, T_, B, R);
-  arrays.dx = rows_of<T>(footprint, "dx", true, a.dx, a.dx_time, a.dx_batch, T_, B, I);
+  arrays.dy = rows_of<T>(footprint, "dy", false, a.dy, a.dy_time, a.dy_batch, *tape.schedule, R);
+  arrays.dx = rows_of<T>(footprint, "dx", true, a.dx, a.dx_time, a.dx_batch, *tape.schedule, I);
   const void* const last[] = {a.dh_n, a.dc_n};
   void *const initial[] = {a.dh_0, a.dc_0}, *const own[] = {a.dh_initial, a.dc_initial};
   T* down[kMaxStates] = {};

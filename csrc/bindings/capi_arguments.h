@@ -156,13 +156,14 @@ class Footprint {
   int count_ = 0;
 };
 
-// A (T, B, n) array with the caller's strides, in elements.
+// A (T, B, n) array with the caller's strides, in elements; or a packed one, (T, n).
 template <class T>
 Strided rows_of(Footprint& footprint, const char* name, bool written, const void* data, Index time, Index batch,
-                Index steps, Index B, Index n) {
+                const Schedule& schedule, Index n) {
+  const Index steps = schedule.T(), B = schedule.columns();
   if (!data || steps == 0 || B == 0) return {nullptr, 0, 0, sizeof(T)};
   aligned<T>(name, data);
-  if (time == 0 && batch == 0) time = bytes_of({B, n}, 1), batch = n;
+  if (time == 0 && (batch == 0 || schedule.packed())) time = bytes_of({B, n}, 1), batch = n;
   // Offsets of the last step and of the last row, which may be on either side of the first.
   const Index item = sizeof(T), t = bytes_of({time, steps - 1}, item), b = bytes_of({batch, B - 1}, item);
   const Index row = bytes_of({n}, item);
@@ -174,7 +175,7 @@ Strided rows_of(Footprint& footprint, const char* name, bool written, const void
       invalid("rows of %s overlap: time stride %td, batch stride %td, rows of %td", name, time, batch, n);
   }
   footprint.add(name, written, static_cast<const char*>(data) + before, after - before + row);
-  return {static_cast<char*>(const_cast<void*>(data)), time * item, batch * item, item};
+  return {static_cast<char*>(const_cast<void*>(data)), time * item, schedule.packed() ? 0 : batch * item, item};
 }
 
 template <class T>
@@ -184,17 +185,18 @@ T* block(Footprint& footprint, const char* name, const void* data, std::initiali
   return aligned<T>(name, data);
 }
 
-// Zoneout masks, (T, B, n) bytes in C order; bytes past a row's length are not read.
-inline Strided flags(Footprint& footprint, const char* name, const unsigned char* data, const fusedrnn_forward& a,
+// Zoneout masks, (T, B, n) bytes in C order, or packed (T, n); bytes past a row's length are not read.
+inline Strided flags(Footprint& footprint, const char* name, const unsigned char* data, const Schedule& schedule,
                      const std::int64_t* lengths, Index n) {
-  footprint.add(name, false, data, bytes_of({a.T, a.B, n}, 1));
-  for (Index t = 0; t < a.T; ++t)
-    for (Index b = 0; b < a.B; ++b) {
-      const unsigned char* const row = data + (t * a.B + b) * n;
-      for (Index k = 0; (!lengths || t < lengths[b]) && k < n; ++k)
+  const Index steps = schedule.T(), B = schedule.columns();
+  footprint.add(name, false, data, bytes_of({steps, B, n}, 1));
+  for (Index t = 0; t < steps; ++t)
+    for (Index b = 0; b < B; ++b) {
+      const unsigned char* const row = data + (t * B + b) * n;
+      for (Index k = 0; (!lengths || schedule.packed() || t < lengths[b]) && k < n; ++k)
         if (row[k] > 1) invalid("%s[%td][%td][%td] is %d; expected 0 or 1", name, t, b, k, row[k]);
     }
-  return {reinterpret_cast<char*>(const_cast<unsigned char*>(data)), a.B * n, n, 1};
+  return {reinterpret_cast<char*>(const_cast<unsigned char*>(data)), B * n, schedule.packed() ? 0 : n, 1};
 }
 
 // Flags of steps, (T, B) bytes in C order, as Schedule reads them: (B, T); each byte is read once. Empty for NULL.

@@ -45,20 +45,21 @@ static ForwardCall<T> prepare(const ForwardArguments& given, bool training, Thre
   const py::array& x = given.x;
   const SchedulePointer& schedule = given.schedule;
   const auto weights = std::static_pointer_cast<const Weights<T>>(given.weights);
-  const Index steps = schedule->T(), B = schedule->B(), I = weights->I;
+  const Index B = schedule->B(), I = weights->I;
   const std::size_t states = static_cast<std::size_t>(weights->kernel().states);
   require(!training || weights->training, "forward: these weights were not packed for training");
   require(given.state_n.size() == states, "forward: wrong number of states");
   ForwardArrays<T> arrays;
   if (x.ndim() == 2 && is_native<std::int64_t>(x)) {
-    require(x.shape(0) == steps && x.shape(1) == B && (x.flags() & py::array::c_style) && is_aligned<std::int64_t>(x),
+    require(x.shape(0) == schedule->T() && x.shape(1) == schedule->columns() && (x.flags() & py::array::c_style) &&
+                is_aligned<std::int64_t>(x),
             "forward: tokens are not a contiguous (T, B) array");
     arrays.tokens = static_cast<const std::int64_t*>(x.data());
   } else {
-    arrays.x = strided<T>(x, steps, B, I, false, "x");
+    arrays.x = strided<T>(x, *schedule, I, false, "x");
     arrays.x_direct = is_aligned<T>(x) && (I == 1 || arrays.x.feature == static_cast<Index>(sizeof(T)));
   }
-  arrays.y = rows_of<T>(given.y, steps, B, weights->R, true, "y");
+  arrays.y = rows_of<T>(given.y, *schedule, weights->R, true, "y");
   for (std::size_t s = 0; s < states; ++s) {
     const Index units = weights->units(static_cast<int>(s));
     const py::handle state = part_of(given.state, s, states, "forward: wrong number of states"),
@@ -77,8 +78,8 @@ static ForwardCall<T> prepare(const ForwardArguments& given, bool training, Thre
                                         false, "recurrent mask");
     for (std::size_t s = 0; s < states; ++s)
       if (!masks[s + 1].is_none())
-        arrays.kept[s] = rows_of<bool>(py::cast<py::array>(masks[s + 1]), steps, B, weights->units(static_cast<int>(s)),
-                                       false, "zoneout mask");
+        arrays.kept[s] = rows_of<bool>(py::cast<py::array>(masks[s + 1]), *schedule,
+                                       weights->units(static_cast<int>(s)), false, "zoneout mask");
   }
   return ForwardCall<T>(weights, schedule, arrays, given.reverse, training, threads);
 }
@@ -89,16 +90,17 @@ static BackwardCall<T> prepare(const BackwardArguments& given) {
   require(given.tape.dtype == kDtypeOf<T>, "backward: tapes of different dtypes");
   const auto* tape = static_cast<const Tape<T>*>(&given.tape);
   const Weights<T>& weights = *tape->weights;
-  const Index steps = tape->schedule->T(), B = tape->schedule->B(), I = weights.I, H = weights.H, R = weights.R;
+  const Schedule& schedule = *tape->schedule;
+  const Index B = schedule.B(), I = weights.I, H = weights.H, R = weights.R;
   const Index rows = weights.kernel().gates * H;
   const std::size_t states = static_cast<std::size_t>(weights.kernel().states);
   require(given.dstate_n.size() == states && given.dstate.size() == states, "backward: wrong number of states");
   BackwardArrays<T> arrays;
   arrays.accumulate = given.accumulate;
-  if (!given.dy.is_none()) arrays.dy = rows_of<T>(py::cast<py::array>(given.dy), steps, B, R, false, "dy");
+  if (!given.dy.is_none()) arrays.dy = rows_of<T>(py::cast<py::array>(given.dy), schedule, R, false, "dy");
   if (!dx.is_none()) {
     require(!tape->tokens, "backward: tokens have no gradient");
-    arrays.dx = rows_of<T>(py::cast<py::array>(dx), steps, B, I, true, "dx");
+    arrays.dx = rows_of<T>(py::cast<py::array>(dx), schedule, I, true, "dx");
   }
   for (std::size_t s = 0; s < states; ++s) {
     const Index units = weights.units(static_cast<int>(s));
@@ -183,7 +185,7 @@ static void backward(const std::vector<BackwardArguments>& several) {
 // For each state: its values before and after each step, zero where no step ran; then where steps ran.
 template <class T>
 static py::tuple read_states_typed(const Tape<T>& tape) {
-  const auto T_ = tape.schedule->T(), B = tape.schedule->B();
+  const auto T_ = tape.schedule->T(), B = tape.schedule->columns();
   const auto zeros = [](const auto& shape, auto of) {
     py::array_t<decltype(of)> array(shape);
     std::fill_n(array.mutable_data(), array.size(), decltype(of)(0));
@@ -205,7 +207,7 @@ static py::tuple read_states_typed(const Tape<T>& tape) {
 template <class T>
 static void hold_typed(const Schedule& schedule, const py::array& y, bool reverse) {
   require(y.ndim() == 3, "hold: y has three axes");
-  const Strided rows = rows_of<T>(y, schedule.T(), schedule.B(), y.shape(2), true, "y");
+  const Strided rows = rows_of<T>(y, schedule, y.shape(2), true, "y");
   const GilReleased released;
   hold<T>(schedule, rows, y.shape(2), reverse);
 }
@@ -213,7 +215,7 @@ static void hold_typed(const Schedule& schedule, const py::array& y, bool revers
 template <class T>
 static py::array sum_held_typed(const Schedule& schedule, const py::array& dy, bool reverse) {
   require(dy.ndim() == 3, "sum_held: dy has three axes");
-  const Strided rows = rows_of<T>(dy, schedule.T(), schedule.B(), dy.shape(2), false, "dy");
+  const Strided rows = rows_of<T>(dy, schedule, dy.shape(2), false, "dy");
   py::array sums = empty(py::make_tuple(dy.shape(0), dy.shape(1), dy.shape(2)), dy.dtype());
   auto* to = static_cast<T*>(sums.mutable_data());
   {
@@ -328,8 +330,21 @@ void add_sequences(py::module_& m) {
                                                flags(mask, {B, T}, "mask"), flags(reset, {B, T}, "reset"));
            }),
            "T"_a, "B"_a, "lengths"_a = py::none(), "mask"_a = py::none(), "reset"_a = py::none())
+      .def_static(
+          "packed",
+          [](const py::array& lengths, bool by_step, const py::object& mask, const py::object& reset) {
+            const auto* const n = vector<std::int64_t>(lengths, lengths.size(), false, "lengths");
+            std::vector<Index> own(n, n + lengths.size());  // the lengths that are added up are those that are used
+            Index steps = 0;
+            for (const Index length : own)
+              require(length >= 0 && !__builtin_add_overflow(steps, length, &steps), "lengths: negative or too large");
+            return std::make_shared<Schedule>(std::move(own), by_step ? Schedule::kByStep : Schedule::kByRow,
+                                              flags(mask, {steps}, "mask"), flags(reset, {steps}, "reset"));
+          },
+          "lengths"_a, "by_step"_a = false, "mask"_a = py::none(), "reset"_a = py::none())
       .def_property_readonly("T", &Schedule::T)
       .def_property_readonly("B", &Schedule::B)
+      .def_property_readonly("columns", &Schedule::columns)
       .def_property_readonly("rows", &Schedule::row_count)
       .def(
           "hold",

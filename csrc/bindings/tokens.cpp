@@ -9,7 +9,7 @@ namespace fusedrnn::python {
 using namespace pybind11::literals;
 
 static py::tuple number_tokens_bound(const py::array& x, const std::shared_ptr<Schedule>& schedule, Index input_size) {
-  const Index T = schedule->T(), B = schedule->B(), shape[] = {T, B};
+  const Index T = schedule->T(), B = schedule->columns(), shape[] = {T, B};
   require(x.ndim() == 2 && is_native<std::int64_t>(x) && x.shape(0) == T && x.shape(1) == B &&
               (x.flags() & py::array::c_style) && is_aligned<std::int64_t>(x) && input_size >= 1,
           "number_tokens: tokens are not a contiguous (T, B) array");

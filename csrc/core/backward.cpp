@@ -48,7 +48,7 @@ BackwardCall<T>::BackwardCall(Unallocated, const Tape<T>& tape, const BackwardAr
   f.dy = arrays.dy;
   f.dx = arrays.dx;
   f.accumulate = arrays.accumulate;
-  f.dx_T = tape.schedule->T();
+  f.dx_T = tape.schedule->padded_T();
   f.chunk_rows = std::max<Index>(std::min(N, kBackwardRows), f.rows.active(0));
   f.dW_ih = arrays.dW_ih, f.dW_hh = arrays.dW_hh, f.db_ih = arrays.db_ih, f.db_hh = arrays.db_hh;
   f.dW_hr = arrays.dW_hr;
@@ -201,9 +201,10 @@ void BackwardCall<T>::finish() const {
 
 template <class T>
 void BackwardCall<T>::detach_dx() {
-  const Index item = sizeof(T), I = tape_.weights->I, B = tape_.schedule->B();
-  dx_ = Buffer(product(product(size(tape_.schedule->T()), size(B)), size(I * item)));
-  f_.dx = {dx_.as<char>(), B * I * item, I * item, item};
+  const Schedule& schedule = *tape_.schedule;
+  const Index item = sizeof(T), I = tape_.weights->I, columns = schedule.columns();
+  dx_ = Buffer(product(product(size(schedule.T()), size(columns)), size(I * item)));
+  f_.dx = {dx_.as<char>(), columns * I * item, schedule.packed() ? 0 : I * item, item};
   f_.dx_T = f_.rows.gaps = 0;  // skipped steps are not added, so their zeros are not needed
   f_.accumulate = false;
 }

@@ -39,7 +39,7 @@ ForwardCall<T>::ForwardCall(std::shared_ptr<const Weights<T>> weights, std::shar
   f.x = arrays.x;
   f.x_direct = arrays.x_direct;
   f.y = arrays.y;
-  f.y_T = schedule_->T();
+  f.y_T = schedule_->padded_T();
   f.input_rows = kInputRows;
   for (Index t = 0; t < f.rows.T;) {
     const Index end = chunk_end(f.rows, t, f.input_rows);
@@ -289,10 +289,10 @@ template void run_forward(std::vector<ForwardCall<double>>&, Order, ThreadLimit&
 template <class T>
 void read_states(const Tape<T>& tape, int state, T* before, T* after, bool* ran) {
   const Rows& rows = tape.schedule->rows();
-  const Index units = tape.weights->units(state), wide = tape.weights->padded(state), B = tape.schedule->B();
+  const Index units = tape.weights->units(state), wide = tape.weights->padded(state);
   for (Index t = 0; t < rows.T; ++t)
     for (Index b = 0; b < rows.active(t); ++b) {
-      const Index at = rows.caller_time(t, b, tape.reverse) * B + rows.caller_row(b);
+      const Index at = tape.schedule->place(rows.caller_time(t, b, tape.reverse), rows.caller_row(b));
       const Index from = t ? rows.B + rows.offset(t - 1) : 0;  // the first B rows are the initial state
       std::copy_n(tape.states[state] + (from + b) * wide, units, before + at * units);
       std::copy_n(tape.states[state] + (rows.B + rows.offset(t) + b) * wide, units, after + at * units);

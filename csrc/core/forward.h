@@ -20,7 +20,7 @@ template <class T>
 struct ForwardArrays {
   Strided x;
   bool x_direct = true;
-  const std::int64_t* tokens = nullptr;  // (T, B), C order
+  const std::int64_t* tokens = nullptr;  // (T, columns of the schedule), C order
   Strided y;
   const T* state[kMaxStates] = {};  // (B, units), before the first step; null: the own initial state
   Index state_stride[kMaxStates] = {};
@@ -61,8 +61,8 @@ class Tape final : public TapeBase {
   const std::int64_t* tokens = nullptr;
 };
 
-// Reads a state before and after each step, (T, B, units) in the caller's order; steps that did not run are not
-// written. `ran` (T, B) becomes true for steps that ran.
+// Reads a state before and after each step, (T, columns of the schedule, units) in the caller's order; steps that did
+// not run are not written. `ran`, without units, becomes true for steps that ran.
 template <class T>
 void read_states(const Tape<T>& tape, int state, T* before, T* after, bool* ran);
 

@@ -10,6 +10,12 @@
 
 namespace fusedrnn {
 
+static std::vector<Index> counting(Index n) {  // 0, 1, ... n - 1
+  std::vector<Index> numbers(size(n));
+  std::iota(numbers.begin(), numbers.end(), Index{0});
+  return numbers;
+}
+
 Schedule::Schedule(Index T, Index B, const std::int64_t* lengths, const std::uint8_t* mask, const std::uint8_t* reset)
     : T_(T), B_(B) {
   if (T < 0 || B < 0) throw std::invalid_argument("negative size");
@@ -24,15 +30,41 @@ Schedule::Schedule(Index T, Index B, const std::int64_t* lengths, const std::uin
     if (!lengths) ends.assign(size(B), T);
     cut_into_runs(ends, mask, reset);
   } else if (lengths) {
-    std::vector<Index> rows(size(B));
-    std::iota(rows.begin(), rows.end(), Index{0});
-    sort_by_length(std::move(ends), rows);
+    sort_by_length(std::move(ends), counting(B));
   } else {
     rows_.T = T;
   }
 }
 
-Schedule::Schedule(const Schedule& whole, Index part, Index parts) : T_(whole.T_), B_(whole.B_), anew_(whole.anew_) {
+Schedule::Schedule(std::vector<Index> lengths, Packing packing, const std::uint8_t* mask, const std::uint8_t* reset)
+    : T_(0), B_(static_cast<Index>(lengths.size())), packed_(true) {
+  if (packing == kByStep && (mask || reset)) throw std::invalid_argument("mask and reset are for arrays packed by row");
+  rows_.B = B_;
+  std::vector<Index> starts;
+  for (Index b = 0; b < B_; ++b) {
+    const Index n = lengths[size(b)];
+    if (n < 0) throw std::invalid_argument("negative length");
+    if (packing == kByStep && b > 0 && n > lengths[size(b - 1)]) throw std::invalid_argument("lengths rise");
+    starts.push_back(T_);
+    T_ = static_cast<Index>(sum(size(T_), size(n)));
+  }
+  product(size(T_), sizeof(double));
+  if (B_ == 0) return;
+  if (mask || reset) {
+    cut_into_runs(lengths, mask, reset);
+    return;
+  }
+  time_from_ = std::move(starts);
+  sort_by_length(std::move(lengths), counting(B_));
+  if (packing == kByRow) return;
+  time_.resize(size(T_) + 1);  // one more, so that the table has an address
+  for (Index b = 0; b < B_; ++b)
+    for (Index t = 0; t < length_[b]; ++t) time_[time_from_[b] + t] = offset_[t] + b;
+  rows_.time = time_.data();
+}
+
+Schedule::Schedule(const Schedule& whole, Index part, Index parts)
+    : T_(whole.T_), B_(whole.B_), packed_(whole.packed_), anew_(whole.anew_) {
   const Rows& all = whole.rows_;
   rows_.T = all.T;
   if (!all.length) {  // consecutive rows
@@ -45,12 +77,10 @@ Schedule::Schedule(const Schedule& whole, Index part, Index parts) : T_(whole.T_
   std::vector<Index> lengths, rows;  // every part gets long and short rows
   for (Index b = part; b < all.B; b += parts) {
     lengths.push_back(all.length_of(b)), rows.push_back(all.caller_row(b));
-    if (all.time) time_from_.push_back(all.time_from[b]);
+    if (all.time_from) time_from_.push_back(all.time_from[b]);
   }
   sort_by_length(std::move(lengths), rows);
-  if (!all.time) return;
   rows_.time = all.time;
-  rows_.time_from = time_from_.data();
   rows_.gap = all.gap;
   rows_.gaps = part == 0 ? all.gaps : 0;
 }
@@ -65,6 +95,7 @@ void Schedule::sort_by_length(std::vector<Index> lengths, const std::vector<Inde
     std::vector<Index> from;
     for (const Index i : sorted) from.push_back(time_from_[i]);
     time_from_ = std::move(from);
+    rows_.time_from = time_from_.data();
   }
   for (Index b = 0; b < count && !runs_.empty(); ++b) runs_[sorted[b]] = b;
   rows_.B = count;
@@ -86,8 +117,13 @@ void Schedule::sort_by_length(std::vector<Index> lengths, const std::vector<Inde
 void Schedule::cut_into_runs(const std::vector<Index>& ends, const std::uint8_t* mask, const std::uint8_t* reset) {
   std::vector<Index> length, row;  // of the runs, row by row in the order of time
   bool prefixes = true;            // every row is one run without gaps: the lengths describe it completely
-  for (Index b = 0; b < B_; ++b, mask += mask ? T_ : 0, reset += reset ? T_ : 0) {
+  Index first = 0, places = T_;  // of a row in the caller's arrays: the time of its first step, and how many there are
+  for (Index b = 0; b < B_; ++b, mask += mask ? places : 0, reset += reset ? places : 0) {
     const Index end = ends[size(b)];
+    if (packed_) {
+      first += b > 0 ? places : 0, places = end;
+      starts_.push_back(first);
+    }
     runs_from_.push_back(static_cast<Index>(row.size()));
     const auto start = [&] {
       time_from_.push_back(static_cast<Index>(time_.size())), row.push_back(b), length.push_back(0);
@@ -99,17 +135,19 @@ void Schedule::cut_into_runs(const std::vector<Index>& ends, const std::uint8_t*
         else anew_.resize(size(B_)), anew_[size(b)] = true;
       }
       if (mask && !mask[t]) {
-        gaps_.push_back({t, b});
+        gaps_.push_back({first + t, b});
         continue;
       }
       prefixes = prefixes && length.back() == t;
-      time_.push_back(t), ++length.back();
+      time_.push_back(first + t), ++length.back();
     }
-    for (Index t = end; t < T_; ++t) gaps_.push_back({t, b});
+    for (Index t = end; t < places; ++t) gaps_.push_back({t, b});
   }
   runs_from_.push_back(static_cast<Index>(row.size()));
+  prefixes = prefixes && (!packed_ || gaps_.empty());
   if (prefixes) {
-    time_.clear(), time_from_.clear(), gaps_.clear(), runs_from_.clear();
+    if (!packed_) time_from_.clear();  // else, without gaps, the entries are the times themselves
+    time_.clear(), gaps_.clear(), runs_from_.clear();
   } else {
     if (static_cast<Index>(row.size()) > B_) runs_.resize(row.size());
     time_.push_back(0);  // so that the table is not empty and has an address
@@ -117,21 +155,26 @@ void Schedule::cut_into_runs(const std::vector<Index>& ends, const std::uint8_t*
   sort_by_length(std::move(length), row);
   if (prefixes) return;
   rows_.time = time_.data();
-  rows_.time_from = time_from_.data();
   rows_.gap = gaps_.data();
   rows_.gaps = static_cast<Index>(gaps_.size());
 }
 
 std::vector<Index> Schedule::held_from(bool reverse) const {
-  std::vector<Index> from(product(size(T_), size(B_)), -1);
+  const Index wide = columns();
+  std::vector<Index> from(product(size(T_), size(wide)), -1);
   for (Index b = 0; b < rows_.B; ++b)
     for (Index t = 0; t < rows_.length_of(b); ++t) {
       const Index time = rows_.caller_time(t, b, false);
-      from[time * B_ + rows_.caller_row(b)] = time;
+      from[place(time, rows_.caller_row(b))] = time;
     }
-  for (Index t = 1; t < T_; ++t)
-    for (Index b = 0, at = reverse ? T_ - 1 - t : t, before = reverse ? at + 1 : at - 1; b < B_; ++b)
-      if (from[at * B_ + b] < 0) from[at * B_ + b] = from[before * B_ + b];
+  std::vector<bool> begins(packed_ ? size(T_) + 1 : 0);  // packed: whether a row begins at a time
+  for (const Index start : starts_) begins[start] = true;
+  for (Index t = 1; t < T_; ++t) {
+    const Index at = reverse ? T_ - 1 - t : t, before = reverse ? at + 1 : at - 1;
+    if (packed_ && begins[std::max(at, before)]) continue;  // nothing is held from one row to the next
+    for (Index b = 0; b < wide; ++b)
+      if (from[at * wide + b] < 0) from[at * wide + b] = from[before * wide + b];
+  }
   return from;
 }
 
@@ -140,8 +183,8 @@ void hold(const Schedule& schedule, const Strided& y, Index H, bool reverse) {
   const std::vector<Index> from = schedule.held_from(reverse);
   const auto at = [&](Index t, Index b) { return reinterpret_cast<T*>(y.data + t * y.time + b * y.batch); };
   for (Index t = 0; t < schedule.T(); ++t)
-    for (Index b = 0; b < schedule.B(); ++b) {
-      const Index source = from[t * schedule.B() + b];
+    for (Index b = 0; b < schedule.columns(); ++b) {
+      const Index source = from[t * schedule.columns() + b];
       if (source < 0) std::fill_n(at(t, b), H, T(0));
       else if (source != t) std::copy_n(at(source, b), H, at(t, b));
     }
@@ -150,7 +193,7 @@ void hold(const Schedule& schedule, const Strided& y, Index H, bool reverse) {
 template <class T>
 void sum_held(const Schedule& schedule, const Strided& dy, T* sums, Index H, bool reverse) {
   const std::vector<Index> from = schedule.held_from(reverse);
-  const Index steps = schedule.T(), B = schedule.B();
+  const Index steps = schedule.T(), B = schedule.columns();
   for (Index step = 0; step < steps; ++step)
     for (Index b = 0, t = reverse ? steps - 1 - step : step; b < B; ++b) {
       const Index source = from[t * B + b];
@@ -183,7 +226,7 @@ void take_tokens(const std::int64_t* from, std::int64_t* to, const Schedule& sch
   for (Index t = 0; t < rows.T; ++t)
     for (Index b = 0; b < rows.active(t); ++b) {
       const Index time = rows.caller_time(t, b, reverse), row = rows.caller_row(b);
-      *to++ = take_token(from + time * schedule.B() + row, input_size, time, row);
+      *to++ = take_token(from + schedule.place(time, row), input_size, time, row);
     }
 }
 

@@ -13,17 +13,32 @@ namespace fusedrnn {
 // kernels. Only the first run in running order starts from the state that was given, and only if no reset comes before
 // it; every other run starts from the layer's own initial state. Only the last run returns its final state. So a
 // skipped step costs nothing, and a run gives the same bits as if it were computed alone.
+//
+// The caller's arrays are (T, B, ...), or they are packed: (N, 1, ...), where N is the sum of the lengths. A packed
+// array has the steps of all rows on its time axis, and nothing in it is padding; the memory and time of a call follow
+// N.
 class Schedule {
  public:
   // mask, reset: (B, T) bytes in C order, nonzero for true; or null. Past a row's length neither is read. Each element
   // is read once.
   Schedule(Index T, Index B, const std::int64_t* lengths, const std::uint8_t* mask = nullptr,
            const std::uint8_t* reset = nullptr);
+  // For packed arrays. kByRow: one row after the other. kByStep: the first steps of all rows, then all second steps,
+  // and so on, as in torch's PackedSequence, where lengths must not rise. mask, reset: (N,), only with kByRow.
+  enum Packing { kByRow, kByStep };
+  Schedule(std::vector<Index> lengths, Packing packing, const std::uint8_t* mask = nullptr,
+           const std::uint8_t* reset = nullptr);
   // One of `parts` equal shares of the rows of `whole`, which must have no cuts and live as long as this object. The
   // caller's arrays are the same.
   Schedule(const Schedule& whole, Index part, Index parts);
-  Index T() const { return T_; }  // of the caller's arrays
-  Index B() const { return B_; }
+  Index T() const { return T_; }  // length of the caller's arrays along time: T, or N if packed
+  Index B() const { return B_; }  // rows
+  bool packed() const { return packed_; }
+  Index columns() const { return packed_ ? 1 : B_; }  // length of the caller's arrays along the batch axis
+  // The index of a step in an array (T(), columns()) in C order; `time` is that of Rows::caller_time.
+  Index place(Index time, Index row) const { return packed_ ? time : time * B_ + row; }
+  // The steps of caller's arrays in which places where no row runs become zero; a packed array has them in `gap` alone.
+  Index padded_T() const { return packed_ ? 0 : T_; }
   Index row_count() const { return rows_.offset(rows_.T); }
   const Rows& rows() const { return rows_; }
 
@@ -44,7 +59,8 @@ class Schedule {
     return !cut() || last_run(row, !reverse) == b;
   }
 
-  // (T, B): when outputs are held, the step that the output at each step comes from: the last step that ran, or -1.
+  // (T(), columns()): when outputs are held, the time that the output at each place comes from: that of the last step
+  // that ran, or -1.
   std::vector<Index> held_from(bool reverse) const;
 
  private:
@@ -52,23 +68,25 @@ class Schedule {
   void sort_by_length(std::vector<Index> lengths, const std::vector<Index>& rows);
 
   Index T_, B_;
+  bool packed_ = false;
+  std::vector<Index> starts_;  // packed, with a mask or resets: the time of each row's first step
   Rows rows_;
   std::vector<Index> active_, offset_, order_, length_, time_, time_from_, runs_, runs_from_;
   std::vector<Gap> gaps_;
   std::vector<char> anew_;  // (B,) where reset[b, 0] is true; empty if it is true nowhere
 };
 
-// Sets the outputs of skipped steps to the output of the previous step (in running order), or to zero before the first
-// step.
+// Sets the outputs of skipped steps to the output of the row's previous step (in running order), or to zero before its
+// first step.
 template <class T>
 void hold(const Schedule& schedule, const Strided& y, Index H, bool reverse);
-// The gradient of a held output belongs to the step that computed it: adds it up in `sums` (T, B, H), at the steps that
-// ran.
+// The gradient of a held output belongs to the step that computed it: adds it up in `sums` (T(), columns(), H), at the
+// steps that ran.
 template <class T>
 void sum_held(const Schedule& schedule, const Strided& dy, T* sums, Index H, bool reverse);
 
-// Copies the tokens of the steps that run, in the order of rows, from a caller's (T, B) in C order. Each token is read
-// once, and that value is checked. Throws std::out_of_range for a token outside [0, input_size).
+// Copies the tokens of the steps that run, in the order of rows, from a caller's (T(), columns()) in C order. Each
+// token is read once, and that value is checked. Throws std::out_of_range for a token outside [0, input_size).
 void take_tokens(const std::int64_t* from, std::int64_t* to, const Schedule& schedule, Index input_size, bool reverse);
 // The same for a single step: (B,).
 void take_tokens(const std::int64_t* from, std::int64_t* to, Index B, Index input_size);

@@ -95,12 +95,12 @@ std::vector<std::int64_t> number_tokens(const std::int64_t* tokens, std::int64_t
   const bool few = (input_size + 63) / 64 > kWordsOfAToken * schedule.row_count();
   std::vector<std::int64_t> distinct = few ? number_by_sorting(own) : number_by_bitmap(own, input_size);
   const Rows& rows = schedule.rows();
-  const Index all = schedule.T() * schedule.B();
+  const Index all = schedule.T() * schedule.columns();
   if (schedule.row_count() != all) std::fill_n(numbers, all, 0);
   const std::int64_t* next = own.data();
   for (Index t = 0; t < rows.T; ++t)
     for (Index b = 0; b < rows.active(t); ++b)
-      numbers[rows.caller_time(t, b, false) * schedule.B() + rows.caller_row(b)] = *next++;
+      numbers[schedule.place(rows.caller_time(t, b, false), rows.caller_row(b))] = *next++;
   return distinct;
 }
 

@@ -45,7 +45,8 @@ struct Rows {
   const Index* offset_at = nullptr;
   const Index* order = nullptr;   // (B,) sorted row -> the caller's row; null: the same
   const Index* length = nullptr;  // (B,) lengths of the sorted rows; null: T
-  // The caller's times of each row's steps, in rising order, those of row b from time_from[b] on; null: 0, 1, ...
+  // Where on the caller's time axis the steps of row b are, in rising order: time[time_from[b]] and the entries after
+  // it; without `time`: time_from[b], time_from[b] + 1, ...; without both: 0, 1, ...
   const Index* time = nullptr;
   const Index* time_from = nullptr;
   const Gap* gap = nullptr;  // (gaps,) with a table of times: the steps at which a row does not run
@@ -57,7 +58,8 @@ struct Rows {
   FUSEDRNN_INLINE Index length_of(Index b) const { return length ? length[b] : T; }
   FUSEDRNN_INLINE Index caller_time(Index t, Index b, bool reverse) const {
     const Index step = reverse ? length_of(b) - 1 - t : t;
-    return time ? time[time_from[b] + step] : step;
+    if (!time_from) return step;
+    return time ? time[time_from[b] + step] : time_from[b] + step;
   }
 };
 
@@ -105,7 +107,9 @@ struct RawWeights {
   RawNorm<T> norm = {};
 };
 
-// A caller's (time, batch, feature) array. Strides are in bytes, so that any NumPy view fits.
+// A caller's (time, batch, feature) array. Strides are in bytes, so that any NumPy view fits. In a packed array, which
+// has the steps of all rows on its time axis (Schedule in core/schedule.h), `batch` is 0: the time alone says where a
+// step is.
 struct Strided {
   char* data = nullptr;
   Index time = 0, batch = 0, feature = 0;
@@ -200,7 +204,7 @@ struct Forward {
   bool x_direct;          // x rows are aligned and contiguous, and read in place; else gathered
   T* gather;              // (threads, kGatherRows, I), filled by the pass; null when x_direct
   Strided y;              // the caller's (y_T, B, R), feature contiguous, filled by the pass; data may be null
-  Index y_T;              // steps of y; where a row does not run, y becomes zero
+  Index y_T;              // steps of y, 0 if packed; where a row does not run, y becomes zero
   T* gates;               // gate_rows gate rows, filled by the pass: all N (keep; tape) or the current chunk's
   Index gate_rows;
   Index chunk_rows;       // most rows of a chunk
@@ -237,7 +241,7 @@ struct Backward {
   Strided dy;        // (dx_T, B, R), feature contiguous; data may be null
   Strided dx;        // (dx_T, B, I), feature contiguous; data null: not wanted
   bool accumulate;   // add to dx instead of overwriting it
-  Index dx_T;        // steps of dx; where a row does not run, dx becomes zero
+  Index dx_T;        // steps of dx, 0 if packed; where a row does not run, dx becomes zero
   Index chunk_rows;  // most rows of a chunk
   T* dgates;         // chunk_rows gate rows: gradients of the pre-activations of one chunk
   // (B; Hp, for h Rp), sorted rows. In, set by core: the gradient of the final states; out: that of the initial states.

@@ -45,19 +45,34 @@ class Schedule:
         mask: NDArray[np.bool_] | None = None,  # (B, T), C-contiguous; False: skipped; not read past the length
         reset: NDArray[np.bool_] | None = None,  # (B, T), the same; True: the row starts anew before this step
     ) -> None: ...
+    @staticmethod
+    def packed(
+        lengths: NDArray[np.int64],
+        by_step: bool = False,
+        mask: NDArray[np.bool_] | None = None,  # (N,); only if not by_step
+        reset: NDArray[np.bool_] | None = None,
+    ) -> Schedule:
+        """For arrays (N, 1, ...) with the steps of all rows: row after row, or first steps before second ones."""
+
     @property
-    def T(self) -> int: ...
+    def T(self) -> int:
+        """Length of arrays along time: T, or N."""
+
     @property
     def B(self) -> int: ...
+    @property
+    def columns(self) -> int:
+        """Length of arrays along the batch axis: B, or 1 if packed."""
+
     @property
     def rows(self) -> int:
         """Steps that run, of all rows."""
 
     def hold(self, y: Array, reverse: bool) -> None:
-        """Fill skipped steps of (T, B, H) with the last output in running order, with zeros before the first."""
+        """Fill skipped steps of (T, columns, H) with the row's last output in running order, zeros before its first."""
 
     def sum_held(self, dy: Array, reverse: bool) -> Array:
-        """The gradient of what `hold` did: (T, B, H), undefined where no step ran."""
+        """The gradient of what `hold` did: (T, columns, H), undefined where no step ran."""
 
 @final
 class Weights:

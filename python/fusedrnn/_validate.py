@@ -524,7 +524,7 @@ def lengths(owner: str, value: Any, T: int, B: int, layout: str) -> NDArray[np.i
 
 def step_flags(owner: str, name: str, value: Any, T: int, B: int, layout: str, batch_first: bool) -> NDArray[np.bool_]:
     """`mask` or `reset`, in the layout of x; as (B, T) in C order, copied: other threads may write to it."""
-    array = _flags(owner, name, value)
+    array = flags(owner, name, value)
     if layout == "unbatched":
         exact_shape(owner, name, array, (T,), "(T,)")
         return np.array(array.reshape(B, T), order="C")
@@ -541,21 +541,22 @@ def packed_flags(owner: str, *names: str) -> ValueError:
     return ValueError(f"{owner}: {names[0]} is given with a PackedSequence; expected a padded input")
 
 
-def flag_list(owner: str, name: str, value: Any, lengths: NDArray[np.int64], T: int) -> NDArray[np.bool_]:
-    """Flags of a list input, one (T_i,) array for each sequence, as one (B, T) array."""
+def flag_list(owner: str, name: str, value: Any, lengths: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Flags of a list input, one (T_i,) array for each sequence, as one array over the steps of all sequences."""
     if not isinstance(value, (list, tuple)):
         raise TypeError(f"{owner}: {name} is {kind(value)}; expected a list of {len(lengths)} arrays, as x is a list")
     if len(value) != len(lengths):
         raise ValueError(f"{owner}: {name} has {len(value)} arrays; expected {len(lengths)}, as x has")
-    flags = np.zeros((len(lengths), T), np.bool_)
+    parts = [np.zeros(0, np.bool_)]
     for i, (item, n) in enumerate(zip(value, lengths.tolist(), strict=True)):
-        array = _flags(owner, f"{name}[{i}]", item)
+        array = flags(owner, f"{name}[{i}]", item)
         exact_shape(owner, f"{name}[{i}]", array, (n,), f"(T_{i},)")
-        flags[i, :n] = array
-    return flags
+        parts.append(array)
+    return np.concatenate(parts)
 
 
-def _flags(owner: str, name: str, value: Any) -> Array:
+def flags(owner: str, name: str, value: Any) -> Array:
+    """An array of bools; an empty list, which has another dtype, is one."""
     array = as_array(owner, name, value)
     if array.dtype != np.bool_ and not (array.size == 0 and isinstance(value, (list, tuple))):
         raise not_bool(owner, name, array.dtype)

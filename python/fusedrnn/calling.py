@@ -18,6 +18,7 @@ from .form import (
     Form,
     Outputs,
     Steps,
+    input_arrays,
     new_outputs,
     outputs_to_caller,
     read_out,
@@ -65,7 +66,7 @@ def infer(layer: Runnable, x: Any, state: Any, steps: Steps, out: Any = None) ->
     if out is None:
         outputs = new_outputs(form, extent)
     else:
-        outputs = read_out(form, extent, out, [("x", x), *form.state_arrays("state", state)])
+        outputs = read_out(form, extent, out, [*input_arrays(x), *form.state_arrays("state", state)])
     state_n, _ = run_to_end(layer._run(inputs, state_0, extent, outputs, INFER), infer_all, infer_stacked)
     if out is None:
         y = outputs_to_caller(form, extent, outputs)
@@ -110,26 +111,36 @@ class SequenceLayer:
 
         Parameters
         ----------
-        x : array-like, or list of arrays
+        x : array-like, tuple (values, lengths), or list of arrays
             Floats of shape (T, B, I), with ``batch_first`` (B, T, I), or unbatched (T, I); or integer tokens of shape
-            (T, B), (B, T) or (T,), each a one-hot vector; or a list of (T_i, I) arrays or of (T_i,) tokens. Arrays of
-            the layer's dtype are read in place, whatever their strides; others are cast, which costs a copy. A list
-            (or tuple) of arrays is copied into a padded array.
+            (T, B), (B, T) or (T,), each a one-hot vector. Arrays of the layer's dtype are read in place, whatever their
+            strides; others are cast, which costs a copy.
+
+            Sequences of different lengths without padding are a tuple ``(values, lengths)``: values (N, I), or tokens
+            (N,), hold the steps of row 0, then those of row 1, and so on, and the integers lengths (B,) sum to N.
+            Memory and time follow N. ``batch_first`` does not matter then.
+
+            A list of (T_i, I) arrays, or of (T_i,) tokens, is copied into one such array. A tuple of float sequences
+            is taken for a list, too; a tuple of two arrays, the second of integers with one axis, is always (values,
+            lengths).
         state : array-like, tuple of states, or None
             The state before the first step: h, for LSTM (h, c), each (L*D, B, H), unbatched (L*D, H), where D is 2 if
             bidirectional and 1 otherwise; for a group a tuple of its members' states. None means the layer's own
             initial state: zeros, or with ``learned_state`` the learned state.
         lengths : integers (B,) or None
-            Number of valid steps of each row, 0 to T, in any order. None means T for all rows.
+            Number of valid steps of each row, 0 to T, in any order. None means T for all rows. Only for batches in one
+            array with two axes of steps and rows.
         mask : bool (T, B), with ``batch_first`` (B, T); or None
             False skips a step: nothing is read, the state passes through, and the step costs no time. Steps past a
             row's length are skipped whatever the mask says. (T,) for an unbatched `x`, a list of (T_i,) arrays for a
-            list. If T == B, the shape does not tell whether the axes are in the order of `x`.
+            list; None for (values, lengths), where the values leave out what a mask would skip. If T == B, the shape
+            does not tell whether the axes are in the order of `x`.
         reset : bool (T, B), with ``batch_first`` (B, T); or None
             True puts the row at the layer's own initial state (zeros, or the learned state) before this step, the first
             step included, whatever `state` was given, even if this step itself is skipped. The reverse direction cuts
             at the same place, between this step and the one before it in time: its next step starts from its own
-            initial state, and a reset at the first step does nothing. Shapes are those of `mask`.
+            initial state, and a reset at the first step does nothing. Shapes are those of `mask`; (N,) for (values,
+            lengths).
         past_end : "zero" or "hold"
             Outputs at skipped steps: zero, or those of the previous step in running order, as in Keras (zero before the
             first).
@@ -138,8 +149,8 @@ class SequenceLayer:
         -------
         y : ndarray, list of ndarray, or pair of these
             Outputs of the last layer, (T, B, D*H) or (T, B, H) depending on ``merge``, in the layout of `x`; for an
-            `Ensemble` with a first axis of length E. For a list a list of (T_i, ...) arrays; for ``merge=None`` a pair
-            (forward, reverse).
+            `Ensemble` with a first axis of length E. For (values, lengths) one array (N, ...), in the order of the
+            values; for a list a list of (T_i, ...) arrays; for ``merge=None`` a pair (forward, reverse) of these.
         state : ndarray or tuple of states
             State after each row's last valid step (for the reverse direction, and with ``backwards``: after its first
             valid step), in the same form as the initial state.
@@ -164,6 +175,12 @@ class SequenceLayer:
         >>> y, (h, c) = layer(np.zeros((7, 2, 3), np.float32), lengths=[7, 4])
         >>> y.shape, h.shape, c.shape
         ((7, 2, 5), (2, 2, 5), (2, 2, 5))
+
+        The same rows without padding:
+
+        >>> y, (h, c) = layer((np.zeros((11, 3), np.float32), [7, 4]))
+        >>> y.shape, h.shape, c.shape
+        ((11, 5), (2, 2, 5), (2, 2, 5))
         """
         if lengths is mask is reset is None and past_end == "zero":  # fast path
             results = self._quick(x, state)
@@ -195,7 +212,8 @@ class SequenceLayer:
             ``"dropout"`` (L - 1, T, B, width), True where an output is kept. With a projection, h and the columns of
             weight_hh have proj_size units. Masks of a group's members have the member's prefix: ``"0.zoneout_h"``; the
             mask of a `Stack` above its layer 0 is ``"dropout_0"``, (T, B, width). ``tape.masks`` contains the masks
-            used.
+            used. For (values, lengths) and for lists, N, the sum of the lengths, stands in place of T, B; so the
+            numbers drawn differ from those of a padded batch.
 
         Returns
         -------
@@ -339,7 +357,7 @@ class Frozen:
             As for calling a layer.
         out : ndarray, pair of ndarray, or None
             Array to write ``y`` to: of the same shape and dtype, with contiguous last axis, sharing no memory with `x`
-            or `state`. A pair for ``merge=None``. Not allowed for list input.
+            or `state`. A pair for ``merge=None``. (N, ...) for (values, lengths); not allowed for list input.
 
         Returns
         -------

@@ -2,7 +2,9 @@
 
 A `Form` holds the properties of a layer or a group that are needed to read arguments and return results; an `Extent`
 says how large one call is and which of its steps run. Internally all arrays are time-major: x (T, B, I), y (T, B, H),
-states (B, H). Other layouts are views of these arrays.
+states (B, H). Other layouts are views of these arrays. Sequences of different lengths, as a list or as (values,
+lengths), are packed: the steps of all rows follow each other on the time axis, x (N, 1, I), y (N, 1, H), where N is the
+sum of the lengths, and nothing is padded.
 """
 
 from __future__ import annotations
@@ -15,11 +17,11 @@ from typing import Any, Literal, NamedTuple, TypeAlias, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _core, _validate
+from . import _core, _ragged, _validate
 from .kinds import CellKind
 
 Array = NDArray[Any]
-Layout = Literal["batch", "unbatched", "list"]
+Layout = Literal["batch", "unbatched", "list", "ragged"]
 #: Outputs, (T, B, width) each: one array, or two with ``merge=None``.
 Outputs: TypeAlias = tuple[Array, ...]
 
@@ -33,12 +35,27 @@ empty = _core.empty
 class Extent(NamedTuple):
     """Size and layout of one call's sequences, and which of their steps run."""
 
-    T: int
-    B: int
+    T: int  # length of arrays over time: for packed sequences the sum of the lengths
+    B: int  # rows
     layout: Layout
     lengths: NDArray[np.int64] | None
     schedule: _core.Schedule
     hold: bool = False  # past_end="hold": outputs at skipped steps are those of the previous step
+
+    @property
+    def packed(self) -> bool:
+        """Whether arrays have the steps of all rows on their time axis."""
+        return self.layout in ("list", "ragged")
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """The first two axes of arrays over all steps."""
+        return (self.T, 1) if self.packed else (self.T, self.B)
+
+    @property
+    def axes(self) -> tuple[tuple[int, ...], str]:
+        """The same axes as callers see them in masks, and their names."""
+        return ((self.T,), "sum of lengths") if self.packed else ((self.T, self.B), "T, B")
 
 
 class Form:
@@ -185,7 +202,7 @@ class Plan(Form):
         if state is None:
             return None
         given = (state,) if len(self.parts) == 1 else state
-        if extent.layout == "batch" and self.is_plain_state(given, extent.B):  # fast path
+        if extent.layout != "unbatched" and self.is_plain_state(given, extent.B):  # fast path
             return given
         shape, formula = self._state_shape(extent, self.parts[-1])
         h_shape = self._state_shape(extent, "h")
@@ -242,7 +259,7 @@ class Steps(NamedTuple):
 
 
 def read_sequence(form: Form, x: Any, steps: Steps) -> tuple[Array, Extent]:
-    """Checked `x` as (T, B, I) floats or (T, B) tokens; a view of the caller's array where possible."""
+    """Checked `x` as floats (T, B, I) or tokens (T, B), or packed; a view of the caller's array where possible."""
     layout: Layout = "batch"
     tokens = False
     if type(x) is ndarray and x.dtype is form.dtype and x.ndim == 3 and x.shape[2] == form.input_size:
@@ -252,7 +269,13 @@ def read_sequence(form: Form, x: Any, steps: Steps) -> tuple[Array, Extent]:
                 x = x.swapaxes(0, 1)
             T, B, _ = x.shape
             return x, dense_batch(T, B)
+    elif type(x) is _ragged.ByStep:
+        data = _ragged.values(form.owner, x.values, form.dtype, form.input_size, "the packed data")
+        lengths = _ragged.lengths_by_step(form.owner, x.counts, len(data))
+        return _packed(form.owner, form.input_size, "ragged", data, lengths, steps, by_step=True)
     elif _validate.is_list(x):
+        if _ragged.is_pair(form.owner, x):
+            return read_ragged(form.owner, form.dtype, form.input_size, x, steps)
         return _read_list(form, x, steps)
     else:
         x, tokens, unbatched = _validate.sequence(form.owner, x, form.dtype, form.input_size, form.batch_first)
@@ -266,6 +289,20 @@ def read_sequence(form: Form, x: Any, steps: Steps) -> tuple[Array, Extent]:
     if tokens:
         x = _validate.tokens(form.owner, x, form.input_size, lengths, layout, mask)
     return x, Extent(T, B, layout, lengths, schedule, _validate.past_end(form.owner, steps.past_end))
+
+
+def read_time_major(owner: str, x: Any, dtype: np.dtype[Any], input_size: int, steps: Steps) -> tuple[Array, Extent]:
+    """The same for `functional`, which has no other layouts."""
+    if isinstance(x, tuple) and _validate.is_list(x):
+        if not _ragged.is_pair(owner, x):
+            raise _ragged.no_pair(owner, x)
+        return read_ragged(owner, dtype, input_size, x, steps)
+    x, tokens = _validate.functional_sequence(owner, x, dtype, input_size)
+    T, B = x.shape[:2]
+    lengths, mask, schedule = read_steps(owner, T, B, *steps[:3], "batch", False)
+    if tokens:
+        x = _validate.tokens(owner, x, input_size, lengths, "batch", mask)
+    return x, Extent(T, B, "batch", lengths, schedule, _validate.past_end(owner, steps.past_end))
 
 
 def read_steps(
@@ -284,37 +321,71 @@ def read_steps(
 
 
 def _read_list(form: Form, items: Sequence[Any], steps: Steps) -> tuple[Array, Extent]:
-    """A list of sequences, copied into one padded array; the padding is never read and therefore not initialised."""
-    lengths, mask, reset, past_end = steps
+    """A list of sequences, copied into one array without padding."""
+    lengths, mask, reset, _ = steps
     arrays, tokens = _validate.sequence_list(form.owner, items, form.dtype, form.input_size)
     B = len(arrays)
     if lengths is not None:
         _validate.lengths(form.owner, lengths, 0, B, "list")
     n = np.fromiter((len(array) for array in arrays), np.int64, B)
-    T = int(n.max()) if B else 0
     if mask is not None:
-        mask = _validate.flag_list(form.owner, "mask", mask, n, T)
+        mask = _validate.flag_list(form.owner, "mask", mask, n)
     if reset is not None:
-        reset = _validate.flag_list(form.owner, "reset", reset, n, T)
+        reset = _validate.flag_list(form.owner, "reset", reset, n)
     if tokens:
         # int64 holds every smaller integer; larger ones (uint64) must not wrap around before they are checked.
         wide = np.uint64 if any(array.dtype == np.uint64 for array in arrays) else np.int64
-        x = np.zeros((T, B), wide)
+        x = np.concatenate(arrays, dtype=wide, casting="unsafe")
     else:
-        x = empty((T, B, form.input_size), form.dtype)
-    for b, array in enumerate(arrays):
-        x[: len(array), b] = array
-    if tokens:
-        x = _validate.tokens(form.owner, x, form.input_size, n, "list", mask)
-    schedule = _core.Schedule(T, B, n, mask, reset)
-    return x, Extent(T, B, "list", n, schedule, _validate.past_end(form.owner, past_end))
+        x = empty((int(n.sum()), form.input_size), form.dtype)
+        if arrays:
+            np.concatenate(arrays, out=x)
+    return _packed(form.owner, form.input_size, "list", x, n, steps._replace(mask=mask, reset=reset))
+
+
+def read_ragged(owner: str, dtype: np.dtype[Any], input_size: int, pair: Any, steps: Steps) -> tuple[Array, Extent]:
+    """``(values, lengths)``, packed; the values are read in place where possible."""
+    if steps.lengths is not None:
+        raise _ragged.no_second_lengths(owner)
+    if steps.mask is not None:
+        raise _ragged.no_mask(owner, steps.mask)
+    x = _ragged.values(owner, pair[0], dtype, input_size)
+    lengths = _ragged.lengths(owner, pair[1], len(x))
+    reset = None if steps.reset is None else _ragged.reset(owner, steps.reset, len(x))
+    return _packed(owner, input_size, "ragged", x, lengths, steps._replace(reset=reset))
+
+
+def _packed(
+    owner: str,
+    input_size: int,
+    layout: Layout,
+    x: Array,
+    lengths: NDArray[np.int64],
+    steps: Steps,
+    by_step: bool = False,
+) -> tuple[Array, Extent]:
+    """The steps of all rows in one array, (N, I) or tokens (N,); mask and reset are checked, (N,) each."""
+    mask, reset = steps.mask, steps.reset
+    if x.ndim == 1:
+        x = _ragged.tokens(owner, x, input_size, lengths, layout, mask, by_step)
+    schedule = _core.Schedule.packed(lengths, by_step, mask, reset)
+    # Only a mask skips steps here.
+    hold = _validate.past_end(owner, steps.past_end) and mask is not None
+    return x[:, None], Extent(len(x), len(lengths), layout, lengths, schedule, hold)
+
+
+def input_arrays(x: Any) -> list[tuple[str, Any]]:
+    """The arrays of a caller's input that an output must not overlap, each with its name."""
+    if isinstance(x, (tuple, list)):
+        return [(f"x[{i}]", item) for i, item in enumerate(x)]
+    return [("x", x)]
 
 
 def new_sequence(form: Form, extent: Extent, width: int, lead: tuple[int, ...] = ()) -> Array:
     """Uninitialised (*lead, T, B, width) array whose memory is C-contiguous in the caller's layout."""
-    if extent.layout == "list" or (form.batch_first and extent.layout == "batch"):
+    if form.batch_first and extent.layout == "batch":
         return empty((*lead, extent.B, extent.T, width), form.dtype).swapaxes(-3, -2)
-    return empty((*lead, extent.T, extent.B, width), form.dtype)
+    return empty((*lead, *extent.grid, width), form.dtype)
 
 
 def new_outputs(form: Form, extent: Extent) -> Outputs:
@@ -326,10 +397,12 @@ def to_caller(form: Form, extent: Extent, array: Array) -> Any:
     """A (..., T, B, width) array in the caller's layout: a view, or for list input a list of views."""
     if extent.layout == "batch":
         return array.swapaxes(-3, -2) if form.batch_first else array
-    if extent.layout == "unbatched":
-        return array[..., 0, :]
+    flat = array[..., 0, :]
+    if extent.layout != "list":
+        return flat
     assert extent.lengths is not None
-    return [array[..., :n, b, :] for b, n in enumerate(extent.lengths.tolist())]
+    ends = np.cumsum(extent.lengths).tolist()
+    return [flat[..., start:end, :] for start, end in zip([0, *ends[:-1]], ends, strict=False)]
 
 
 def outputs_to_caller(form: Form, extent: Extent, outputs: Outputs) -> Any:
@@ -341,15 +414,18 @@ def outputs_to_caller(form: Form, extent: Extent, outputs: Outputs) -> Any:
 
 def from_caller(form: Form, extent: Extent, array: Array) -> Array:
     """The (..., T, B, width) view of an array in the caller's layout."""
-    if extent.layout == "unbatched":
+    if extent.layout != "batch":
         return array[..., None, :]
     return array.swapaxes(-3, -2) if form.batch_first else array
 
 
 def output_shape(form: Form, extent: Extent, width: int) -> tuple[tuple[int, ...], str]:
     """Shape of an output in the caller's layout, and how it is derived."""
-    sizes = {"T": (extent.T,), "B, T": (extent.B, extent.T), "T, B": (extent.T, extent.B)}
-    axes = "T" if extent.layout == "unbatched" else "B, T" if form.batch_first else "T, B"
+    sizes = {"B, T": (extent.B, extent.T), "T, B": (extent.T, extent.B)}
+    axes = "B, T" if form.batch_first else "T, B"
+    if extent.layout != "batch":
+        axes = "T" if extent.layout == "unbatched" else "sum of lengths"
+        sizes[axes] = (extent.T,)
     lead = "E, " if form.lead else ""
     return (*form.lead, *sizes[axes], width), f"({lead}{axes}, {form.width_formula})"
 
@@ -389,11 +465,10 @@ def _read_one_dy(form: Form, extent: Extent, name: str, dy: Any, width: int) -> 
         arrays = _validate.gradient_list(
             form.owner, name, dy, extent.lengths, width, form.width_formula, form.dtype, form.lead
         )
-        # Steps past a sequence's end are read only where outputs are held; their gradient is zero.
-        padded = (np.zeros if extent.hold else empty)((*form.lead, extent.T, extent.B, width), form.dtype)
-        for b, array in enumerate(arrays):
-            padded[..., : array.shape[-2], b, :] = array
-        return padded
+        packed = empty((*form.lead, extent.T, width), form.dtype)
+        if arrays:
+            np.concatenate(arrays, axis=-2, out=packed)
+        return packed[..., None, :]
     array = _validate.floats(form.owner, name, dy, form.dtype, rows=True)
     shape, formula = output_shape(form, extent, width)
     _validate.exact_shape(form.owner, name, array, shape, formula)

@@ -3,7 +3,9 @@
 `fusedrnn.reference` has the same functions in plain NumPy, to be read beside the textbook. Letters: T steps, B rows, I
 inputs, H hidden units, G gates (RNN 1, GRU 3, LSTM 4). Weights are W_ih (G*H, I) and W_hh (G*H, H), biases (G*H,),
 gates in torch's order (GRU r z n, LSTM i f g o; an option that removes a gate removes its rows). x is (T, B, I),
-or integer tokens (T, B), each a one-hot vector.
+or integer tokens (T, B), each a one-hot vector. Or x is a tuple (values, lengths): values (N, I), or tokens (N,), hold
+the steps of row 0, then those of row 1, and so on, and lengths (B,) sum to N. Then all arrays that are (T, B, ...)
+are (N, ...), reset included; `lengths` and `mask` stay None.
 
 The dtype of W_ih, float32 or float64, is that of the computation: all weights must have it, other arrays are cast to
 it.

@@ -16,7 +16,7 @@ class Grads:
     Attributes
     ----------
     x : ndarray, list of ndarray, or None
-        Of the shape of the input; None for tokens and with ``need_dx=False``.
+        Of the shape of the input, for (values, lengths) of the values; None for tokens and with ``need_dx=False``.
     state : ndarray, or tuple of two
         Of the state before the first step: h, or (h, c), of its shape, also if it was None. In a row with resets only
         the steps before the first reset contribute.

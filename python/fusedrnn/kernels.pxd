@@ -76,6 +76,7 @@ cdef extern from "fusedrnn.h" nogil:
         const unsigned char *reset
         const void *h_initial
         const void *c_initial
+        int packed
 
     ctypedef struct fusedrnn_backward:
         size_t size

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _validate
+from .form import Extent
 
 Array = NDArray[Any]
 Masks = dict[str, NDArray[np.bool_]]
@@ -44,22 +45,23 @@ class Rates(NamedTuple):
 
 
 def shapes(
-    directions: int, T: int, B: int, units: tuple[int, ...], W_hh: tuple[int, ...], between: tuple[int, int]
+    directions: int, extent: Extent, units: tuple[int, ...], W_hh: tuple[int, ...], between: tuple[int, int]
 ) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Shape of each mask of a layer, and how it is derived.
+    """Shape of each mask of a layer, as callers see it, and how it is derived.
 
     `directions` is the number of directions of all layers together; `between` is the number of lower layers and the
     width of their outputs.
     """
+    B, (steps, axes) = extent.B, extent.axes
     h = "hidden_size" if len(units) == 1 or units[0] == units[1] else "proj_size"
     every = {
         "weight_dropout": ((directions, *W_hh), "(num_layers*directions, rows of weight_hh, columns of weight_hh)"),
         "recurrent_dropout": ((directions, B, units[0]), f"(num_layers*directions, B, {h})"),
-        "zoneout_h": ((directions, T, B, units[0]), f"(num_layers*directions, T, B, {h})"),
+        "zoneout_h": ((directions, *steps, units[0]), f"(num_layers*directions, {axes}, {h})"),
     }
     if len(units) == 2:
-        every["zoneout_c"] = ((directions, T, B, units[1]), "(num_layers*directions, T, B, hidden_size)")
-    every["dropout"] = ((between[0], T, B, between[1]), "(num_layers - 1, T, B, width of a layer's output)")
+        every["zoneout_c"] = ((directions, *steps, units[1]), f"(num_layers*directions, {axes}, hidden_size)")
+    every["dropout"] = ((between[0], *steps, between[1]), f"(num_layers - 1, {axes}, width of a layer's output)")
     return every
 
 
@@ -83,6 +85,14 @@ def settle(
             drawn = rng.random(shape, np.float32)
             masks[name] = drawn < rate if name.startswith("zoneout") else drawn >= rate
     return masks
+
+
+def with_columns(masks: Masks, extent: Extent) -> Masks:
+    """The masks with the axes of the kernels' arrays: those over steps of packed sequences have a batch axis of 1."""
+    if not extent.packed:
+        return masks
+    over_steps = ("zoneout_h", "zoneout_c", "dropout")
+    return {name: mask[..., None, :] if name in over_steps else mask for name, mask in masks.items()}
 
 
 def for_kernels(

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import _core, _validate
-from .form import read_steps
+from .form import Extent, Steps, read_time_major
 from .grads import CellGrads
 from .kinds import CellKind
 from .tape import TapeBase
@@ -110,7 +110,7 @@ FORWARD_DOC = """{summary}
 
     Parameters
     ----------
-    x : array-like, (T, B, I) floats or (T, B) integer tokens
+    x : array-like, (T, B, I) floats or (T, B) integer tokens, or a tuple (values, lengths)
     h_0 : array-like (B, H), or None for `h_initial`
     W_ih, W_hh : array-like, ({G}*H, I) and ({G}*H, H)
     b_ih, b_hh : array-like ({G}*H,), or None for none
@@ -161,26 +161,30 @@ BACKWARD_DOC = """Gradients of a scalar with respect to everything that went int
 class FunctionalTape(TapeBase):
     """The data that a forward function saves for its backward function; has ``nbytes`` and ``release()``, as `Tape`."""
 
-    __slots__ = ("_dtype", "_hold", "_initial", "_made_by", "_seen", "_shapes", "_sizes")
+    __slots__ = ("_dtype", "_extent", "_initial", "_input_size", "_made_by", "_reverse", "_seen", "_shapes", "_units")
 
     def __init__(
         self,
         made_by: str,
         tape: _core.Tape,
-        sizes: tuple[int, int, int, tuple[int, ...]],
+        extent: Extent,
+        input_size: int,
+        units: tuple[int, ...],
         shapes: dict[str, tuple[int, ...]],
         dtype: np.dtype[Any],
         seen: Seen | None,
-        hold: tuple[_core.Schedule, bool] | None,
+        reverse: bool,
         initial: tuple[bool, ...],
     ) -> None:
         super().__init__(made_by, Record((tape,)))
         self._made_by = made_by
-        self._sizes = sizes  # T, B, I, and the units of each state
+        self._extent = extent
+        self._input_size = input_size
+        self._units = units  # of each state
         self._shapes = shapes  # of the parameters, by role
         self._dtype = dtype
         self._seen = seen  # the tokens
-        self._hold = hold  # with past_end="hold": the schedule, which knows where outputs are held, and the direction
+        self._reverse = reverse
         self._initial = initial  # for each state, whether an own initial state was given
 
 
@@ -202,13 +206,8 @@ def run_forward(
     W_ih, W_hh, *others, dtype = _validate.functional_weights(owner, kind.gates, kind.peepholes, *weights)
     I, H = W_ih.shape[1], W_ih.shape[0] // kind.gates
     units = (W_hh.shape[1], H)[: len(state_0)]
-    x, tokens = _validate.functional_sequence(owner, x, dtype, I)
-    T, B = x.shape[:2]
-    lengths, mask, reset, past_end = steps
-    lengths, mask, schedule = read_steps(owner, T, B, lengths, mask, reset, "batch", False)
-    hold = _validate.past_end(owner, past_end)
-    if tokens:
-        x = _validate.tokens(owner, x, I, lengths, "batch", mask)
+    x, extent = read_time_major(owner, x, dtype, I, Steps(*steps))
+    B = extent.B
     state = tuple(
         None if value is None else _rows(owner, name, value, B, n, H, dtype)
         for (name, value), n in zip(state_0.items(), units, strict=True)
@@ -217,40 +216,47 @@ def run_forward(
         None if value is None else _vector(owner, name, value, n, H, dtype)
         for (name, value), n in zip(initial.items(), units, strict=True)
     )
-    used = _masks(owner, masks, T, B, units, H, dtype)
+    used = _masks(owner, masks, extent, units, H, dtype)
     reverse = _validate.flag(owner, "reverse", reverse)
-    y = _core.empty((T, B, units[0]), dtype)
+    y = _core.empty((*extent.grid, units[0]), dtype)
     state_n = tuple(_core.empty((B, n), dtype) for n in units)
     arrays: list[Any] = [W_ih, W_hh, *others]
-    seen = see(x, schedule, I, True)
+    seen = see(x, extent.schedule, I, True)
     pack_columns(seen, arrays, (0,))
     if seen is not None:
         x = seen.numbers
     given = dict(zip(ROLES, arrays, strict=True))
     packed = _core.Weights(kind.name, {role: w for role, w in given.items() if w is not None}, True, kind.options)
-    tape = _core.forward(packed, x, state, y, state_n, schedule, reverse, True, used, own)
+    tape = _core.forward(packed, x, state, y, state_n, extent.schedule, reverse, True, used, own)
     assert tape is not None
-    if hold:
-        schedule.hold(y, reverse)
+    if extent.hold:
+        extent.schedule.hold(y, reverse)
     shapes = {role: w.shape for role, w in given.items() if w is not None}
-    held = (schedule, reverse) if hold else None
     has_own = tuple(part is not None for part in own)
-    return y, state_n, FunctionalTape(owner, tape, (T, B, I, units), shapes, dtype, seen, held, has_own)
+    kept = FunctionalTape(owner, tape, extent, I, units, shapes, dtype, seen, reverse, has_own)
+    return y[:, 0] if extent.packed else y, state_n, kept
 
 
 def _masks(
-    owner: str, masks: tuple[Any, ...], T: int, B: int, units: tuple[int, ...], H: int, dtype: np.dtype[Any]
+    owner: str,
+    masks: tuple[Any, ...],
+    extent: Extent,
+    units: tuple[int, ...],
+    H: int,
+    dtype: np.dtype[Any],
 ) -> tuple[Array | None, Array | None, Array | None] | None:
     """Factors of h in the recurrent product, and where h and c keep their old values, in the kernels' form."""
     if all(mask is None for mask in masks):
         return None
     recurrent, *zoneouts = masks
+    steps, axes = extent.axes
     stays: list[Array | None] = [None, None]
     for k, (name, value) in enumerate(zip(("zoneout_h", "zoneout_c"), zoneouts, strict=False)):
         if value is not None:
-            formula = f"(T, B, {_unit_name(units[k], H)})"
-            stays[k] = _validate.given_mask(owner, name, value, (T, B, units[k]), formula)
-    factors = None if recurrent is None else _rows(owner, "recurrent_mask", recurrent, B, units[0], H, dtype)
+            formula = f"({axes}, {_unit_name(units[k], H)})"
+            kept = _validate.given_mask(owner, name, value, (*steps, units[k]), formula)
+            stays[k] = kept[:, None] if extent.packed else kept
+    factors = None if recurrent is None else _rows(owner, "recurrent_mask", recurrent, extent.B, units[0], H, dtype)
     return factors, stays[0], stays[1]
 
 
@@ -259,31 +265,33 @@ def run_backward(
 ) -> tuple[Array | None, tuple[Array, ...], tuple[Any, ...], tuple[Array | None, ...]]:
     _validate.functional_tape(owner, tape, made_by)
     (saved,) = tape._unreleased().tapes
-    T, B, I, units = tape._sizes
-    H = units[-1]
-    dtype = tape._dtype
+    extent, units, dtype = tape._extent, tape._units, tape._dtype
+    B, H = extent.B, units[-1]
     need_dx = _validate.flag(owner, "need_dx", need_dx)
     sparse, seen = _validate.flag(owner, "sparse", sparse), tape._seen
     if dy is not None:
         dy = _validate.floats(owner, "dy", dy, dtype, rows=True)
-        _validate.exact_shape(owner, "dy", dy, (T, B, units[0]), f"(T, B, {_unit_name(units[0], H)})")
-        if tape._hold is not None:
-            schedule, reverse = tape._hold
-            dy = schedule.sum_held(dy, reverse)
+        steps, axes = extent.axes
+        _validate.exact_shape(owner, "dy", dy, (*steps, units[0]), f"({axes}, {_unit_name(units[0], H)})")
+        dy = dy[:, None] if extent.packed else dy
+        if extent.hold:
+            dy = extent.schedule.sum_held(dy, tape._reverse)
     parts = tuple(
         None if value is None else _rows(owner, name, value, B, n, H, dtype)
         for (name, value), n in zip(dstate_n.items(), units, strict=True)
     )
     if dy is None and all(part is None for part in parts):
         raise _validate.nothing_to_do_functional(owner, list(dstate_n))
-    dx = _core.empty((T, B, I), dtype) if need_dx and seen is None else None
+    dx = _core.empty((*extent.grid, tape._input_size), dtype) if need_dx and seen is None else None
     dstate_0 = tuple(_core.empty((B, n), dtype) for n in units)
     dparams: dict[str, Any] = {role: _core.empty(shape, dtype) for role, shape in tape._shapes.items()}
     dinitial = tuple(np.empty_like(d) for d in dstate_0) if any(tape._initial) else None
     _core.backward(saved, dy, parts, dx, False, dstate_0, dparams, dinitial)
     if seen is not None:
-        gradient = seen.gradient(dparams["W_ih"], I)
+        gradient = seen.gradient(dparams["W_ih"], tape._input_size)
         dparams["W_ih"] = gradient if sparse else dense(gradient)
+    if dx is not None and extent.packed:
+        dx = dx[:, 0]
     pairs = zip(dinitial or dstate_0, tape._initial, strict=True)
     own = tuple(d.sum(axis=0) if has_own else None for d, has_own in pairs)
     return dx, dstate_0, tuple([dparams.get(role) for role in ROLES]), own

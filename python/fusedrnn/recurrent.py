@@ -262,15 +262,16 @@ class RecurrentLayer(SequenceLayer, Parameterized):
         used: Masks = {}
         if mode.drop and rates.any:
             between = plan.num_layers - 1, plan.inner_width
-            shapes = masks.shapes(rows, extent.T, extent.B, plan.units, self._shape_of("W_hh"), between)
+            shapes = masks.shapes(rows, extent, plan.units, self._shape_of("W_hh"), between)
             used = masks.settle(plan.owner, rates, mode.masks, shapes, self.rng)
         factors = masks.weight_factors(used, rates, plan.dtype)
         if factors is not None:
             every = plan.kind.every("W_hh")
             arrays[every] = [W_hh * factor for W_hh, factor in zip(arrays[every], factors, strict=True)]
         weights = pack(plan.kind, arrays, mode.save, (0.0, 0.0) if mode.drop else plan.zoneout)
-        step_masks = masks.for_kernels(used, rates, rows, plan.dtype)
-        states, kept = (state, learned), used.get("dropout")
+        inside = masks.with_columns(used, extent)
+        step_masks = masks.for_kernels(inside, rates, rows, plan.dtype)
+        states, kept = (state, learned), inside.get("dropout")
         state_n, records = yield from unroll.forward(
             plan, weights, x, states, extent, outputs, mode.save, kept, rates.dropout, step_masks
         )

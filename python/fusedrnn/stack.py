@@ -107,14 +107,15 @@ class Stack(LayerGroup):
         for (name, layer), own in zip(self._members.items(), state, strict=True):
             last = len(finals) == len(state) - 1
             width = layer._plan.widths[0]
-            ys = outputs if last else (_core.empty((extent.T, extent.B, width), layer.dtype),)
+            ys = outputs if last else (_core.empty((*extent.grid, width), layer.dtype),)
             # Skipped steps of lower layers are never read.
             ran = yield from layer._run(x, own, extent if last else extent._replace(hold=False), ys, mode.of(name))
             finals.append(ran[0])
             saved[name] = ran[1]
             x = ys[0]
             if mode.drop and self.dropout and not last:
-                drops.append(Drop(self._kept(mode, f"dropout_{name}", x.shape), self.dropout))
+                kept = self._kept(mode, f"dropout_{name}", extent, width)
+                drops.append(Drop(kept.reshape(x.shape), self.dropout))
                 drops[-1](x)
         return tuple(finals), SavedStack(saved, drops, self._plan, extent) if mode.save else None
 
@@ -125,11 +126,13 @@ class Stack(LayerGroup):
             shown.append(own)
         return tuple(shown), x
 
-    def _kept(self, mode: Mode, name: str, shape: tuple[int, ...]) -> NDArray[np.bool_]:
-        """The mask of a layer's outputs that dropout keeps: the caller's, or a new one."""
+    def _kept(self, mode: Mode, name: str, extent: Extent, width: int) -> NDArray[np.bool_]:
+        """The mask of a layer's outputs that dropout keeps: the caller's, or a new one; packed without a batch axis."""
+        steps, axes = extent.axes
+        shape = (*steps, width)
         if name in mode.masks:
             return _validate.given_mask(
-                "Stack", f"masks[{name!r}]", mode.masks[name], shape, "(T, B, width of its output)"
+                "Stack", f"masks[{name!r}]", mode.masks[name], shape, f"({axes}, width of its output)"
             )
         # Numbers are drawn in float32 for both dtypes, so that stacks of both dtypes drop the same units.
         return self.rng.random(shape, np.float32) >= self.dropout
@@ -162,8 +165,9 @@ class SavedStack(SavedGroup):
     @property
     def masks(self) -> dict[str, NDArray[np.bool_]]:
         """All masks, under the group's names; masks between layers come first."""
+        cut = (slice(None), 0) if self.extent.packed else ...
         return {
-            f"dropout_{name}": drop.kept for name, drop in zip(self.members, self.drops, strict=False)
+            f"dropout_{name}": drop.kept[cut] for name, drop in zip(self.members, self.drops, strict=False)
         } | super().masks
 
     def backward(
@@ -174,7 +178,7 @@ class SavedStack(SavedGroup):
         dstate_0 = [None] * len(self.members)
         own: dict[str, dict[str, Array]] = {}
         for k, (name, member) in reversed(list(enumerate(self.members.items()))):
-            d_inputs: Any = _core.empty((extent.T, extent.B, form.members[k].input_size), form.dtype) if k else dx
+            d_inputs: Any = _core.empty((*extent.grid, form.members[k].input_size), form.dtype) if k else dx
             dstate_0[k], own[name] = yield from member.backward(dys, dstate_n and dstate_n[k], d_inputs)
             if k:
                 if self.drops:

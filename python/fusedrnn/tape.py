@@ -150,10 +150,10 @@ class Tape(TapeBase):
         Parameters
         ----------
         dy : array-like, list of arrays, pair of these, or None
-            Gradient with respect to ``y``, of the same shape. For a list input a list; for ``merge=None`` a pair,
-            either of which may be None. At skipped steps (past a row's length, or masked) the gradient is never read,
-            unless outputs were held there (``past_end="hold"``): then it is added to that of the step whose output was
-            held.
+            Gradient with respect to ``y``, of the same shape. For (values, lengths) one array (N, ...), without the
+            lengths; for a list input a list; for ``merge=None`` a pair, either of which may be None. At skipped steps
+            (past a row's length, or masked) the gradient is never read, unless outputs were held there
+            (``past_end="hold"``): then it is added to that of the step whose output was held.
         dstate : array-like, pair of these, or None
             Gradient with respect to the final state: h, or (h, c), either of which may be None.
         need_dx : bool

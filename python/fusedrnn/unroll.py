@@ -1,6 +1,7 @@
 """Runs: the kernels' calls for stacked layers and two directions, with merging and dropout between layers.
 
-Decision 0010 says why a run is a generator. Arrays are time-major here: x (T, B, I), y (T, B, H), states (B, H).
+Decision 0010 says why a run is a generator. Arrays are time-major here: x (T, B, I), y (T, B, H), states (B, H). The
+arrays of packed sequences are (N, 1, I) and (N, 1, H), where N is the sum of the lengths, and states are as ever.
 """
 
 from __future__ import annotations
@@ -117,8 +118,8 @@ def direction_buffers(
     if merge == "concat":
         return y[..., : widths[0]], y[..., widths[0] :]
     # Backward of a product needs both factors, so they must not be stored in the caller's array.
-    first = empty((extent.T, extent.B, widths[0]), y.dtype) if training and merge == "mul" else y
-    return first, empty((extent.T, extent.B, widths[1]), y.dtype)
+    first = empty((*extent.grid, widths[0]), y.dtype) if training and merge == "mul" else y
+    return first, empty((*extent.grid, widths[1]), y.dtype)
 
 
 def join(merge: str | None, outputs: Outputs, buffers: tuple[Array, ...], training: bool) -> tuple[Array, Array] | None:
@@ -230,17 +231,17 @@ def forward(
     that dropout between layers keeps, (L - 1, T, B, width).
     """
     state_0, initial = states
-    T, B, schedule = extent.T, extent.B, extent.schedule
+    (T, columns), schedule = extent.grid, extent.schedule
     L, D, dtype = plan.num_layers, plan.directions, plan.dtype
-    state_n = tuple([empty((L * D, B, units), dtype) for units in plan.units])
+    state_n = tuple([empty((L * D, extent.B, units), dtype) for units in plan.units])
     records: list[Record] = []
-    inner = (L - 1) * T * B * plan.inner_width * dtype.itemsize
+    inner = (L - 1) * T * columns * plan.inner_width * dtype.itemsize
     at_once = D == 1 and not save and inner <= INNER_OUTPUTS
     owns = [(None,) * D if initial is None else [_rows(initial, k * D + d) for d in range(D)] for k in range(L)]
     calls: list[Call] = StackedCalls() if at_once and L > 1 else []
     for layer in range(L):
         last = layer == L - 1
-        ys: tuple[Array, ...] = outputs if last else (empty((T, B, plan.inner_width), dtype),)
+        ys: tuple[Array, ...] = outputs if last else (empty((T, columns, plan.inner_width), dtype),)
         merge = plan.merge if last else plan.inner_merge
         buffers = ys if D == 1 else direction_buffers(merge, ys, extent, (plan.output_size,) * 2, save)
         rows = range(layer * D, (layer + 1) * D)
@@ -302,7 +303,7 @@ def backward(
         if extent.hold and layer == L - 1:  # gradients of held outputs belong to the steps that computed the outputs
             ways = zip(dys, plan.ways, strict=True)
             dys = tuple([None if dy is None else extent.schedule.sum_held(dy, reverse) for dy, reverse in ways])
-        d_inputs = dx if layer == 0 else empty((extent.T, extent.B, plan.inner_width), dtype)
+        d_inputs = dx if layer == 0 else empty((*extent.grid, plan.inner_width), dtype)
         # By direction: arguments of `_core.backward`; the second direction adds to the gradient of x of the first.
         yield [
             (

@@ -182,6 +182,31 @@ def test_lists_of_sequences(rng):
     check_grads(loss, modes=["rev"], order=1)(layer.params, xs)
 
 
+def test_values_and_lengths(rng):
+    layer, _, state = problem(rng, "LSTM", num_layers=2, bidirectional=True)
+    B = parts(state)[0].shape[1]
+    lengths = np.arange(B) + 1
+    values = rng.standard_normal((int(lengths.sum()), I))
+
+    def loss(params, values, state):
+        y, state_n = apply(layer, params, (values, lengths), state)
+        return total(y, *parts(state_n))
+
+    check_grads(loss, modes=["rev"], order=1)(layer.params, values, state)
+
+    def of_pair(params, pair):
+        y, _ = apply(layer, params, pair)
+        return anp.sum(y**2)
+
+    y, _, tape = layer.forward((values, lengths))
+    expected = tape.backward(2 * y)
+    np.testing.assert_array_equal(grad(of_pair)(layer.params, (values, lengths))["weight_ih_l0"],
+                                  expected.params["weight_ih_l0"])  # fmt: skip
+    d_values = grad(lambda v: of_pair(layer.params, (v, lengths.tolist())))(values)
+    np.testing.assert_array_equal(d_values, expected.x)
+    assert apply(layer, layer.params, (np.zeros(3, int), [1, 2]))[0].shape == (3, y.shape[1])
+
+
 def test_merge_none(rng):
     layer, x, _ = problem(rng, "GRU", bidirectional=True, merge=None)
 

@@ -78,6 +78,36 @@ def test_bits_of_the_layer(name, dtype, options, lengths, jitted, rng):
         np.testing.assert_array_equal(d_params[key], d)
 
 
+@pytest.mark.parametrize("jitted", [False, True], ids=["eager", "jit"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_values_and_lengths(name, jitted, rng):
+    layer, _, state = problem(rng, name, num_layers=2, bidirectional=True)
+    lengths = np.arange(B) + 1
+    values = rng.standard_normal((int(lengths.sum()), I))
+    y, state_n, tape = layer.forward((values, lengths), state)
+    dy = rng.standard_normal(y.shape)
+    expected = tape.backward(dy)
+
+    def gradients(params, values, lengths, state):
+        (y, state_n), vjp = jax.vjp(lambda p, v, s: apply(layer, p, (v, lengths), s), params, values, state)
+        return y, state_n, vjp((dy, jax.tree.map(jnp.zeros_like, state_n)))
+
+    run = jax.jit(gradients) if jitted else gradients
+    got, got_state, (d_params, d_values, _) = run(layer.params, values, lengths, state)
+    np.testing.assert_array_equal(got, y)
+    for a, b in zip(parts(got_state), parts(state_n), strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(d_values, expected.x)
+    for key, d in expected.params.items():
+        np.testing.assert_array_equal(d_params[key], d)
+    other = np.ascontiguousarray(lengths[::-1])  # the same compiled function, as the shapes are the same
+    np.testing.assert_array_equal(run(layer.params, values, other, state)[0], layer((values, other), state)[0])
+    with pytest.raises(TypeError, match="x is a tuple of arrays"):
+        apply(layer, None, (values, values))
+    with pytest.raises(Exception, match="sum to"):
+        jax.block_until_ready(apply(layer, None, (values, lengths + 1)))
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_finite_differences(name, rng):
     layer, x, state = problem(rng, name)

@@ -118,6 +118,53 @@ def test_packed(kind, num_layers, bidirectional, sort, state):
 
 
 @KIND
+@pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
+def test_packed_data_have_the_bits_of_values_and_lengths(kind, training, rng):
+    """One long row among many short ones; the order of steps in the packed data is another."""
+    _, ours = pair(kind, num_layers=2, bidirectional=True)
+    lengths = [1] * 20 + [50, 3, 7]
+    rows = [torch.from_numpy(rng.standard_normal((n, I))).requires_grad_(training) for n in lengths]
+    packed = torch.nn.utils.rnn.pack_sequence(rows, enforce_sorted=False)
+    name, _, nonlinearity = kind.partition(" ")
+    options = {"nonlinearity": nonlinearity} if nonlinearity else {}
+    layer = getattr(fusedrnn, name)(I, H, 2, bidirectional=True, dtype="float64", **options)
+    layer.load_state_dict({name: p.detach().numpy() for name, p in ours.named_parameters()})
+    values = np.concatenate([row.detach().numpy() for row in rows])
+    y, state, tape = layer.forward((values, lengths))
+    got, got_state = ours(packed)
+    per_row = torch.nn.utils.rnn.unpack_sequence(got)
+    np.testing.assert_array_equal(torch.cat(per_row).detach().numpy(), y)
+    for a, b in zip(parts(got_state), parts(state), strict=True):
+        np.testing.assert_array_equal(a.detach().numpy(), b)
+    if training:
+        dy = rng.standard_normal(y.shape)
+        torch.cat(per_row).backward(torch.from_numpy(dy))
+        grads = tape.backward(dy)
+        np.testing.assert_array_equal(torch.cat([row.grad for row in rows]).numpy(), grads.x)
+        # Gradients of parameters are sums over the rows in the order in which torch sorted them.
+        order = packed.sorted_indices.tolist()
+        ends = np.cumsum(lengths)[:-1]
+        y, _, tape = layer.forward([np.split(values, ends)[i] for i in order])
+        grads = tape.backward([np.split(dy, ends)[i] for i in order])
+        for name, p in ours.named_parameters():
+            np.testing.assert_array_equal(p.grad.numpy(), grads.params[name])
+
+
+def test_packed_tokens_and_wrong_packed_sequences():
+    layer = bridge.LSTM(I, H)
+    tokens = torch.nn.utils.rnn.pack_sequence([torch.tensor([0, 1, 2]), torch.tensor([1])])
+    assert layer(tokens)[0].data.shape == (4, H)
+    good = torch.nn.utils.rnn.pack_sequence([torch.zeros(3, I), torch.zeros(1, I)])
+    for sizes in ([1, 2, 1], [2, 1], [5, -1], [2, 1, 1, 1]):
+        with pytest.raises(ValueError, match="LSTM: batch_sizes is"):
+            layer(good._replace(batch_sizes=torch.tensor(sizes)))
+    with pytest.raises(ValueError, match=r"the packed data has shape \(4, 2\)"):
+        layer(good._replace(data=torch.zeros(4, 2)))
+    with pytest.raises(IndexError, match=f"the packed data holds token {I} at position 2"):
+        layer(tokens._replace(data=torch.tensor([0, 1, I, 0])))
+
+
+@KIND
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
 def test_gradcheck(kind, packed):
     _, ours = pair(kind, num_layers=2, bidirectional=True)

@@ -248,7 +248,7 @@ def rnn_forward(
 
     Parameters
     ----------
-    x : array-like, (T, B, I) floats or (T, B) integer tokens
+    x : array-like, (T, B, I) floats or (T, B) integer tokens, or a tuple (values, lengths)
     h_0 : array-like (B, H), or None for `h_initial`
         The state before the first step.
     W_ih, W_hh : array-like, (H, I) and (H, H)

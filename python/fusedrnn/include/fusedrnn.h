@@ -107,6 +107,10 @@ typedef struct fusedrnn_forward {
    * step t - 1, so that reset at t = 0 does nothing. Past a row's length neither has an effect. */
   const unsigned char *mask, *reset;
   const void *h_initial, *c_initial; /* (H,): the layer's own initial state, the same for all rows; NULL: zeros */
+  /* Nonzero: every array over (T, B), also of backward, is packed instead: (T, ...), the steps of row 0, then those of
+   * row 1, and so on. T is then the sum of the lengths, which are required; nothing is padded, and `*_batch` is not
+   * read. */
+  int packed;
 } fusedrnn_forward;
 
 /* Gradients of what forward computed. An input that is NULL means zeros, an output that is NULL is not wanted. Outputs

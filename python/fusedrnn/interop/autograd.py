@@ -39,7 +39,7 @@ from typing import Any
 import numpy as np
 from autograd.builtins import DictBox, SequenceBox
 from autograd.core import defvjp_argnums
-from autograd.tracer import isbox, primitive
+from autograd.tracer import getval, isbox, primitive
 
 from .. import _validate
 
@@ -58,7 +58,7 @@ def apply(layer: Any, params: Any, x: Any, state: Any = None, **options: Any) ->
         All parameters by name, shaped as ``layer.params``, which is itself such a mapping; cast to the layer's dtype.
         None: the layer's own, which then have no gradients.
     x, state
-        As for calling the layer or the cell; tokens and lists of arrays included.
+        As for calling the layer or the cell; tokens, lists of arrays and (values, lengths) included.
     **options
         ``lengths`` and other arguments of ``layer.forward``; these are not differentiated.
 
@@ -125,6 +125,18 @@ def _take_apart(value: Any, leaves: list[Any]) -> Rebuild:
     return next
 
 
+def _take_ragged_apart(x: Any, leaves: list[Any]) -> Rebuild | None:
+    """The same for ``(values, lengths)``, of which only the values have a gradient; None for other inputs."""
+    pair = getval(x)
+    if not isinstance(pair, tuple) or len(pair) != 2 or not hasattr(getval(pair[0]), "__array__"):
+        return None
+    lengths = np.asarray(getval(pair[1]))
+    if lengths.ndim != 1 or lengths.dtype.kind not in "iu":
+        return None
+    leaves.append(x[0])
+    return lambda rest: (next(rest), lengths)
+
+
 def _holds_arrays(value: Any) -> bool:
     """Whether a tuple or list contains arrays, or is empty; otherwise it is one array of Python numbers."""
     return _validate.is_list(value) or any(
@@ -142,7 +154,7 @@ class _Call:
 
     def take_apart(self, x: Any, state: Any, params: Any) -> list[Any]:
         leaves: list[Any] = []
-        self._x = _take_apart(x, leaves)
+        self._x = _take_ragged_apart(x, leaves) or _take_apart(x, leaves)
         self._x_leaves = len(leaves)
         self._state = _take_apart(state, leaves)
         self._has_state = state is not None

@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import _validate
+from .. import _ragged, _validate
 from ..grads import SparseGrad
 from ..recurrent import RecurrentLayer
 from . import _xla_ffi
@@ -63,8 +63,8 @@ def apply(
         Only the configuration is used; the layer's parameters are neither read nor changed, unless `params` is None.
     params : mapping of str to array, or None
         All parameters by name, shaped as ``layer.params``; cast to the layer's dtype. None: the layer's own.
-    x : array
-        Floats or integer tokens, in the shapes that the layer accepts; not a list.
+    x : array, or tuple (values, lengths)
+        Floats or integer tokens, in the shapes that the layer accepts; not a list. JAX may trace values and lengths.
     state : array, pair of these, or None
     lengths : integers (B,) or None
     mask, reset : bools in the layout of `x`, or None
@@ -100,12 +100,16 @@ def apply(
     dtype = layer.dtype
     if jax.dtypes.canonicalize_dtype(dtype) != dtype:
         raise _validate.narrow_jax(owner)
+    own_lengths = None
+    if isinstance(x, tuple):
+        x, own_lengths = _pair(owner, x)
     if not isinstance(x, jax.Array):
         x = np.asarray(x)
     tokens = x.dtype.kind in "iu"
     arguments = {
         "key": None if key is None else jax.random.key_data(key),
         "lengths": None if lengths is None else jnp.asarray(lengths, jnp.int32),
+        "own_lengths": own_lengths,
         "mask": _flags(owner, "mask", mask),
         "reset": _flags(owner, "reset", reset),
         "params": {name: jnp.asarray(array, dtype) for name, array in params.items()},
@@ -128,6 +132,15 @@ def _flags(owner: str, name: str, value: Any) -> Any:
     return flags
 
 
+def _pair(owner: str, x: Any) -> tuple[Any, Any]:
+    """Values, and lengths as int32."""
+    if len(x) == 2:
+        lengths = x[1] if isinstance(x[1], jax.Array) else np.asarray(x[1])
+        if lengths.ndim == 1 and (lengths.dtype.kind in "iu" or not lengths.size):
+            return x[0], jnp.asarray(lengths, jnp.int32)
+    raise _ragged.no_pair(owner, x)
+
+
 class _Call:
     """The configuration of a layer, and the arguments of its call."""
 
@@ -143,13 +156,24 @@ class _Call:
             layer.__dict__.update({name: 0.0 for name in RANDOM if name in layer.__dict__})
         else:
             layer.rng = np.random.default_rng(key.ravel().tolist())
-        return layer, {name: arguments[name] for name in ("x", "state", "lengths", "mask", "reset")}
+        given = {name: arguments[name] for name in ("x", "state", "lengths", "mask", "reset")}
+        if arguments["own_lengths"] is not None:
+            given["x"] = given["x"], arguments["own_lengths"]
+        return layer, given
 
     def infer(self, leaves: Any) -> Any:
         layer, arguments = self._arguments(leaves)
         if jax.tree.unflatten(self.tree, leaves)["key"] is None:
             return layer(**arguments)
         return layer.forward(**arguments)[:2]
+
+    def trial(self, zeros: Any) -> Any:
+        """The results for arguments of zeros, of which only the shapes are of interest."""
+        arguments = jax.tree.unflatten(self.tree, zeros)
+        lengths = arguments["own_lengths"]
+        if lengths is not None and len(lengths):
+            lengths[0] = len(arguments["x"])  # as the lengths must sum to the number of steps
+        return self.infer(jax.tree.leaves(arguments))
 
     def forward(self, leaves: Any) -> tuple[Any, Any]:
         layer, arguments = self._arguments(leaves)
@@ -163,6 +187,7 @@ class _Call:
         found = {
             "key": None,
             "lengths": None,
+            "own_lengths": None,
             "mask": None,
             "reset": None,
             "params": grads.params,
@@ -197,7 +222,7 @@ def _call_of(number: int) -> _Call:
 def _result_shapes(number: int, shapes: tuple[Any, ...]) -> tuple[Any, ...]:
     """Found by a trial on zeros, which works for every layer and also raises errors of shape and dtype."""
     call = _calls[number]
-    outputs = call.infer([np.zeros(shape, dtype) for shape, dtype in shapes])
+    outputs = call.trial([np.zeros(shape, dtype) for shape, dtype in shapes])
     leaves, call.results = jax.tree.flatten(outputs)
     return tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
 

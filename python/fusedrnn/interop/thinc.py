@@ -151,10 +151,5 @@ def _sequences(X: Any) -> tuple[Any, Any, Callable[[Any], Any], Callable[[Any], 
     if isinstance(X, Padded):
         return X.data, X.lengths, lambda y: Padded(y, X.size_at_t, X.lengths, X.indices), lambda dY: dY.data
     if isinstance(X, Ragged):
-        ends = np.cumsum(X.lengths)[:-1]
-
-        def to_ragged(ys: Any) -> Any:
-            return Ragged(np.concatenate(ys) if ys else X.data[:0], X.lengths)
-
-        return np.split(X.dataXd, ends), None, to_ragged, lambda dY: np.split(dY.dataXd, ends)
+        return (X.dataXd, X.lengths), None, lambda y: Ragged(y, X.lengths), lambda dY: dY.dataXd
     return X, None, lambda y: y, lambda dY: dY

@@ -45,6 +45,7 @@ from torch.nn.utils.rnn import PackedSequence
 import fusedrnn
 
 from .. import _core, _validate
+from .._ragged import ByStep
 from ..grads import SparseGrad
 
 __all__ = ["GRU", "LSTM", "RNN", "from_module"]
@@ -116,19 +117,19 @@ class _Recurrent:
             if steps:
                 raise _validate.packed_flags(type(self).__name__, *steps)
             return self._packed(input, hx)  # type: ignore[no-any-return]
-        return self._padded(input, hx, self.batch_first, steps)  # type: ignore[no-any-return]
+        return self._sequence(input, hx, self.batch_first, steps)  # type: ignore[no-any-return]
 
     def _packed(self: Any, packed: Any, hx: Any) -> tuple[Any, Any]:
-        """Run on a padded sequence; rows stay in their packed order, by decreasing length."""
+        """Run on the packed data as they are; rows stay in their packed order, by decreasing length."""
         data, batch_sizes, order, order_back = packed
-        x, lengths = torch._VF._pad_packed_sequence(data, batch_sizes, False, 0, len(batch_sizes))
         if hx is not None:
             hx = self.permute_hidden(hx, order)
-        y, hx = self._padded(x, hx, False, {"lengths": lengths.numpy()})
-        data, _ = torch._VF._pack_padded_sequence(y, lengths, False)
+        data, hx = self._sequence(data, hx, False, {}, batch_sizes)
         return PackedSequence(data, batch_sizes, order, order_back), self.permute_hidden(hx, order_back)
 
-    def _padded(self: Any, x: Any, hx: Any, batch_first: bool, steps: dict[str, Any]) -> tuple[Any, Any]:
+    def _sequence(
+        self: Any, x: Any, hx: Any, batch_first: bool, steps: dict[str, Any], batch_sizes: Any = None
+    ) -> tuple[Any, Any]:
         names = self._flat_weights_names
         try:
             params = [self._parameters[name] for name in names]
@@ -144,14 +145,14 @@ class _Recurrent:
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *state, *params)):
             # torch's backward passes of weight_norm and the like take no sparse gradients.
             sparse = _validate.flag(type(self).__name__, "sparse", self.sparse) and all(p.is_leaf for p in params)
-            y, *state_n = _Sequence.apply(layer, (steps, sparse), len(state), x, *state, *params)
+            y, *state_n = _Sequence.apply(layer, (steps, batch_sizes, sparse), len(state), x, *state, *params)
             return y, (state_n[0] if len(state_n) == 1 else tuple(state_n))
         given = _state(map(_array, state))
         with _torchs_threads():
             if dropout:
-                y, out, _ = layer.forward(_array(x), given, **steps)
+                y, out, _ = layer.forward(_input(x, batch_sizes), given, **steps)
             else:
-                y, out = layer(_array(x), given, **steps)
+                y, out = layer(_input(x, batch_sizes), given, **steps)
         out = tuple(map(torch.from_numpy, out)) if isinstance(out, tuple) else torch.from_numpy(out)
         return torch.from_numpy(y), out
 
@@ -277,10 +278,10 @@ class _Sequence(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, layer: Any, options: Any, states: int, x: Any, *tensors: Any) -> tuple[Any, ...]:
         ctx.set_materialize_grads(False)
-        steps, ctx.sparse = options
+        steps, batch_sizes, ctx.sparse = options
         state = _state(map(_array, tensors[:states])) if states else None
         with _torchs_threads():
-            y, state_n, tape = layer.forward(_array(x), state, **steps)
+            y, state_n, tape = layer.forward(_input(x, batch_sizes), state, **steps)
         ctx.tape = tape
         ctx.states = states
         from_numpy = torch.from_numpy
@@ -367,6 +368,11 @@ def _array(tensor: Any) -> Array:
     """The tensor's memory as an array."""
     array: Array = tensor.detach().numpy()
     return array
+
+
+def _input(x: Any, batch_sizes: Any) -> Any:
+    """The input of fusedrnn's layers; with batch sizes it is the data of a PackedSequence."""
+    return _array(x) if batch_sizes is None else ByStep(_array(x), _array(batch_sizes))
 
 
 def _tensor(gradient: Any) -> Any:

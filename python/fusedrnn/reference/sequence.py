@@ -28,6 +28,8 @@ from fusedrnn.grads import SparseGrad
 from fusedrnn.reference.cells.cell import Array, Cell
 from fusedrnn.reference.checks import cell_of, check_tokens, checked, copy_of, valid_and_cut
 from fusedrnn.reference.layer_norm import LayerNorm, normalise, normalise_back
+from fusedrnn.reference.packing import Packing
+from fusedrnn.reference.products import add_input_outer, input_product, outer, product, product_back
 
 __all__ = ["SequenceGrads", "Tape", "backward", "forward"]
 
@@ -73,6 +75,8 @@ class Tape:
         With layer normalisation, the gains of the two products.
     normed : ndarray, shape (T, 2, 2, G, B, H)
         With layer normalisation, the normalised values of the two products, and their rates.
+    packing : Packing or None
+        Of an input (values, lengths).
     """
 
     cell: Cell
@@ -98,6 +102,7 @@ class Tape:
     candidates: Array
     gains: Array
     normed: Array
+    packing: Packing | None
 
     def __repr__(self) -> str:
         """Name and sizes."""
@@ -122,7 +127,7 @@ class SequenceGrads(NamedTuple):
 
 def forward(
     cell: str | Cell,
-    x: ArrayLike,
+    x: ArrayLike | tuple[ArrayLike, ArrayLike],
     state: tuple[ArrayLike | None, ...],
     W_ih: ArrayLike,
     W_hh: ArrayLike,
@@ -158,7 +163,9 @@ def forward(
         A key of `CELLS`, or a cell with any options. G below is its number of gates, U its number of unit parameters.
     x : array_like of float, shape (T, B, I), or of int, shape (T, B)
         The input. Integers are tokens: x[t, b] = k means row k of the I x I identity matrix. Values past a row's length
-        are not read.
+        are not read. Or a tuple (values, lengths): values (N, I), or tokens (N,), hold the steps of row 0, then those
+        of row 1, and so on, and lengths (B,) sum to N. Then every array that is (T, B, ...) here and in `backward` is
+        (N, ...), and `lengths` and `mask` are None.
     state : tuple of (array_like, shape (B, H), or None)
         The state before the first step, (h,) or (h, c); None means the own initial state.
     W_ih, W_hh : array_like, shapes (G*H, I) and (G*H, H)
@@ -228,6 +235,11 @@ def forward(
         if not cell.norm_groups or W_hr is not None:
             raise ValueError(f"{cell_name}: layer_norm is available for gru_after and lstm, without other options")
         cell = cell.normed(layer_norm.eps)
+    packing = Packing.of(cell_name, x, lengths, mask)
+    if packing is not None:
+        x, lengths = packing.pad(x[0]), packing.lengths  # type: ignore[index]  # Packing.of has seen that x is a tuple
+        reset = None if reset is None else packing.pad(reset)
+        zoneout = zoneout and tuple(packing.pad(share) if np.ndim(share) > 1 else share for share in zoneout)
     has_b_ih, has_b_hh = b_ih is not None, b_hh is not None
     W_hr = None if W_hr is None else np.array(W_hr, dtype)
     x, W_ih, W_hh, b_ih, b_hh, lengths = checked(cell, x, W_ih, W_hh, b_ih, b_hh, lengths, np.dtype(dtype), W_hr)
@@ -279,7 +291,7 @@ def forward(
         check_tokens(cell_name, inputs[t], I, t)
 
         a = np.zeros((G + cell.split, len(rows), H), dtype)
-        product_x, product_h = _input_product(inputs[t, rows], W_ih), _product(h, W_hh[:first])
+        product_x, product_h = input_product(inputs[t, rows], W_ih), product(h, W_hh[:first])
         if cell.norm_eps is not None:
             normed[t, 0][:, :, rows] = normalise(product_x, cell.norm_groups, cell.norm_eps)
             normed[t, 1][:, :, rows] = normalise(product_h, cell.norm_groups, cell.norm_eps)
@@ -290,7 +302,7 @@ def forward(
             s_new, save = cell.forward(a, s, p)
         else:
             operand, save = cell.gate(a[:first], h[None])
-            a[first:] += _product(operand, W_hh[first:]) + b_hh[first:]
+            a[first:] += product(operand, W_hh[first:]) + b_hh[first:]
             s_new, save_last = cell.forward(a[first:], s, save)
             save = (*save, *save_last)
             operands[t, rows] = operand
@@ -312,9 +324,9 @@ def forward(
     tape = Tape(
         *(cell, reverse, valid, cut, _were_given(state), _were_given(initial), past_end, inputs, W_ih, W_hh, p),
         *(has_b_ih, has_b_hh, states, starts, saved, operands, W_hr, recurrent_mask, shares),
-        *(candidates, gains, normed),
+        *(candidates, gains, normed, packing),
     )
-    return y, state_n, tape
+    return y if packing is None else packing.pack(y), state_n, tape
 
 
 def backward(
@@ -370,6 +382,8 @@ def backward(
     if dy is None and all(ds is None for ds in dstate_n):
         raise ValueError(f"{cell.name}: every gradient of the results is None; give dy or a gradient of a state")
     dy = None if dy is None else np.asarray(dy)
+    if dy is not None and tape.packing is not None:
+        dy = tape.packing.pad(dy)
     if dy is not None and dy.shape != (T, B, R):
         raise ValueError(f"{cell.name}: dy has shape {dy.shape}; expected (T, B, H) = {(T, B, R)}")
     ds = np.zeros((cell.states, B, H), dtype)
@@ -407,7 +421,7 @@ def backward(
                 dp[k] += d.sum(axis=0)
         else:
             da[first:], ds_old = cell.backward(save, s, ds_new)
-            doperand = mask * _product_back(da[first:], W_hh[first:])
+            doperand = mask * product_back(da[first:], W_hh[first:])
             da[:first], ds_old = cell.backward_gate(save, s, ds_new, doperand, ds_old)
         da_x, da_h = da[:G], da[slot]
         db_ih += da_x.sum(axis=1)
@@ -419,14 +433,14 @@ def backward(
             da_h = normalise_back(tape.gains[1] * da_h, normed_h, rate_h, cell.norm_groups)
         for k in range(cell.states):
             ds[k, rows] = ds_old[k] + ds_stays[k]
-        ds[0, rows, :R] += mask * _product_back(da_h[:first], W_hh[:first])
+        ds[0, rows, :R] += mask * product_back(da_h[:first], W_hh[:first])
         if dx is not None:
-            dx[t, rows] = _product_back(da_x, W_ih)
+            dx[t, rows] = product_back(da_x, W_ih)
 
-        _add_input_outer(dW_ih, da_x, x[t, rows])
-        dW_hh[:first] += _outer(da_h[:first], mask * s[0, :, :R])
+        add_input_outer(dW_ih, da_x, x[t, rows])
+        dW_hh[:first] += outer(da_h[:first], mask * s[0, :, :R])
         if cell.phases == 2:
-            dW_hh[first:] += _outer(da_h[first:], tape.operands[t, rows])
+            dW_hh[first:] += outer(da_h[first:], tape.operands[t, rows])
 
         dinitial += ds[:, tape.cut[t]].sum(axis=1)
         ds[:, tape.cut[t]] = 0
@@ -439,6 +453,7 @@ def backward(
         ids = np.unique(x[tape.valid]).astype(np.int64)
         dW = SparseGrad(ids, dW[:, ids], I)
     normalised = cell.norm_eps is not None
+    dx = dx if dx is None or tape.packing is None else tape.packing.pack(dx)
     dlayer_norm = LayerNorm(*dgains.reshape(2, -1), *dp) if normalised else None
     return SequenceGrads(
         dx,
@@ -456,40 +471,6 @@ def backward(
 
 def _were_given(state: tuple[ArrayLike | None, ...]) -> tuple[bool, ...]:
     return tuple(part is not None for part in state)
-
-
-# ---- the matrix products of one step; weights (G, H, K), rows of the batch v (B, K), pre-activations a (G, B, H)
-
-
-def _product(v: Array, W: Array) -> Array:
-    """One (B, H) block for each gate: a[g] = v W[g]^T."""
-    a: Array = v @ W.swapaxes(1, 2)
-    return a
-
-
-def _product_back(da: Array, W: Array) -> Array:
-    """dv = sum over g of da[g] W[g]."""
-    dv: Array = (da @ W).sum(axis=0)
-    return dv
-
-
-def _outer(da: Array, v: Array) -> Array:
-    """dW[g] = da[g]^T v, summed over the batch."""
-    dW: Array = da.swapaxes(1, 2) @ v
-    return dW
-
-
-def _input_product(x: Array, W: Array) -> Array:
-    """`_product`; a token picks a column."""
-    return W.swapaxes(1, 2)[:, x] if x.ndim == 1 else _product(x, W)
-
-
-def _add_input_outer(dW: Array, da: Array, x: Array) -> None:
-    """dW += `_outer`; a token adds to its column, and may occur more than once."""
-    if x.ndim == 1:
-        np.add.at(dW.transpose(2, 0, 1), x, da.swapaxes(0, 1))
-    else:
-        dW += _outer(da, x)
 
 
 def _recurrent_slots(cell: Cell) -> Array:
