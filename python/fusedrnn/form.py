@@ -421,7 +421,7 @@ def from_caller(form: Form, extent: Extent, array: Array) -> Array:
 
 def output_shape(form: Form, extent: Extent, width: int) -> tuple[tuple[int, ...], str]:
     """Shape of an output in the caller's layout, and how it is derived."""
-    sizes = {"B, T": (extent.B, extent.T), "T, B": (extent.T, extent.B)}
+    sizes: dict[str, tuple[int, ...]] = {"B, T": (extent.B, extent.T), "T, B": (extent.T, extent.B)}
     axes = "B, T" if form.batch_first else "T, B"
     if extent.layout != "batch":
         axes = "T" if extent.layout == "unbatched" else "sum of lengths"

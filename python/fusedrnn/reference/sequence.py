@@ -235,14 +235,15 @@ def forward(
         if not cell.norm_groups or W_hr is not None:
             raise ValueError(f"{cell_name}: layer_norm is available for gru_after and lstm, without other options")
         cell = cell.normed(layer_norm.eps)
-    packing = Packing.of(cell_name, x, lengths, mask)
+    given: Any = x
+    packing = Packing.of(cell_name, given, lengths, mask)
     if packing is not None:
-        x, lengths = packing.pad(x[0]), packing.lengths  # type: ignore[index]  # Packing.of has seen that x is a tuple
+        given, lengths = packing.pad(given[0]), packing.lengths
         reset = None if reset is None else packing.pad(reset)
         zoneout = zoneout and tuple(packing.pad(share) if np.ndim(share) > 1 else share for share in zoneout)
     has_b_ih, has_b_hh = b_ih is not None, b_hh is not None
     W_hr = None if W_hr is None else np.array(W_hr, dtype)
-    x, W_ih, W_hh, b_ih, b_hh, lengths = checked(cell, x, W_ih, W_hh, b_ih, b_hh, lengths, np.dtype(dtype), W_hr)
+    x, W_ih, W_hh, b_ih, b_hh, lengths = checked(cell, given, W_ih, W_hh, b_ih, b_hh, lengths, np.dtype(dtype), W_hr)
     T, B = x.shape[:2]
     valid, cut = valid_and_cut(cell_name, T, lengths, mask, reset, reverse)
     if past_end not in ("zero", "hold"):
