@@ -37,7 +37,8 @@ std::size_t packed_numbers(const Matrices<T>& m, Index lanes) {
 
 // Claims the arrays that both directions need; the sizes are those that the kernels expect.
 template <class T>
-void claim_work(StateSpace<T>& s, Arena& arena, Index widest, Index lanes, Index threads) {
+void claim_work(StateSpace<T>& s, Arena& arena, Index lanes, Index threads) {
+  const Index widest = widest_padded(s);
   std::size_t most = 0;
   for (int of = 0; of < kOperands; ++of) {
     if (!s.of[of].at) continue;
@@ -124,7 +125,7 @@ std::unique_ptr<StateSpaceTape> state_space_forward(const StateSpaceArrays<T>& a
   tape->u = u, tape->earlier = s.earlier, tape->x = s.x;
 
   Arena arena;
-  claim_work(s, arena, s.pp, lanes, threads);
+  claim_work(s, arena, lanes, threads);
   arena.claim(s.state, product(size(s.B), size(s.np)));
   const Buffer buffer = arena.allocate();
   copy_states(arrays.x_0, s.n, s.state, s.np, s.B, s.n);
@@ -153,7 +154,7 @@ void state_space_backward(const StateSpaceTape& tape, const StateSpaceArrays<T>&
   s.parts = std::max<Index>(1, std::min<Index>(64, rows / 1024));
 
   Arena arena;
-  claim_work(s, arena, std::max(s.mp, s.np), lanes, threads);
+  claim_work(s, arena, lanes, threads);
   arena.claim(s.state, product(size(s.B), size(s.np)));
   arena.claim(s.l, numbers(s.T_, s.B, s.np));
   T* dy = nullptr;

@@ -103,6 +103,13 @@ struct StateSpace {
   Index chunk_rows = 0;       // most rows of a chunk of steps
 };
 
+// The width of a chunk's rows, and of a row of zeros, in a thread's work.
+template <class T>
+FUSEDRNN_INLINE Index widest_padded(const StateSpace<T>& s) {
+  const Index most = s.np > s.mp ? s.np : s.mp;
+  return most > s.pp ? most : s.pp;
+}
+
 inline constexpr Index kStateSpaceRows = 256;  // rows of a chunk, unless one step has more
 
 // The entry points of one instruction set for one dtype.

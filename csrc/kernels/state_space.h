@@ -113,8 +113,9 @@ struct StateSpacePass {
   const T* none;
   Index chunk_steps;
 
-  StateSpacePass(const StateSpace<T>& s_, Member& m_, Index widest)
+  StateSpacePass(const StateSpace<T>& s_, Member& m_)
       : s(s_), m(m_), b(part_of(s_.B, m_.rank, m_.team->size)) {
+    const Index widest = widest_padded(s);
     packed = s.work + m.rank * s.work_size;
     Index most = 0;
     for (const Matrices<T>& matrices : s.of)
@@ -200,7 +201,7 @@ struct StateSpacePass {
 template <class T>
 void state_space_forward(const StateSpace<T>& s, Member& m) {
   const FloatingPointState floating_point;
-  StateSpacePass<T> pass(s, m, s.pp);
+  StateSpacePass<T> pass(s, m);
   if (!pass.pack_constants(false)) return;
   const Index first = pass.b.begin, rows = pass.b.end - first, np = s.np, numbers = rows * np;
   if (rows == 0) return;
@@ -364,7 +365,7 @@ void state_gradients(const StateSpace<T>& s, StateSpacePass<T>& pass, Member& m)
 template <class T>
 void state_space_backward(const StateSpace<T>& s, Member& m) {
   const FloatingPointState floating_point;
-  StateSpacePass<T> pass(s, m, s.mp > s.np ? s.mp : s.np);
+  StateSpacePass<T> pass(s, m);
   if (!pass.pack_constants(true)) return;
   state_gradients(s, pass, m);
   if (!barrier(m)) return;
