@@ -239,8 +239,8 @@ void add_recurrences(py::module_& m) {
       "scan_backward",
       [](const py::array& a, const py::array& h, const py::object& h_0, const FlagsPointer& flags, const py::object& dh,
          const py::object& dh_n, const py::array& da, const py::array& db, const py::array& dh_0) {
-        with_number(
-            h, [&](auto zero) { scan_backward_typed<decltype(zero)>(a, h, h_0, flags, dh, dh_n, da, db, dh_0); });
+        with_number(h,
+                    [&](auto zero) { scan_backward_typed<decltype(zero)>(a, h, h_0, flags, dh, dh_n, da, db, dh_0); });
       },
       "a"_a, "h"_a, "h_0"_a, "flags"_a, "dh"_a, "dh_n"_a, "da"_a, "db"_a, "dh_0"_a);
   m.def(

@@ -38,8 +38,7 @@ bool on_lines(const T* p, Index time, Index units) {
 
 template <class T>
 void run_scan(Scan<T> scan, bool backward, Interrupt interrupt) {
-  const double numbers =
-      static_cast<double>(scan.T_) * static_cast<double>(scan.B) * static_cast<double>(scan.units);
+  const double numbers = static_cast<double>(scan.T_) * static_cast<double>(scan.B) * static_cast<double>(scan.units);
   const bool whole = scan.a_time != 0 && scan.a_unit != 0, sums = backward && scan.a_unit == 0 && scan.a_time != 0;
   const double arrays = (whole ? 1 : 0) + (backward ? 3 + (whole ? 1 : 0) : 2);
   const double bytes = numbers * arrays * sizeof(T);

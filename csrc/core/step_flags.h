@@ -11,8 +11,9 @@ namespace fusedrnn {
 
 class StepFlags {
  public:
-  // lengths: (B,), each in [0, T]; mask, reset: (T, B) bytes in C order, nonzero for true; each may be null. A reset cuts
-  // between the steps t - 1 and t in both directions, and is not read past a row's length. Each element is read once.
+  // lengths: (B,), each in [0, T]; mask, reset: (T, B) bytes in C order, nonzero for true; each may be null. A reset
+  // cuts between the steps t - 1 and t in both directions, and is not read past a row's length. Each element is read
+  // once.
   StepFlags(Index T, Index B, const std::int64_t* lengths, const std::uint8_t* mask, const std::uint8_t* reset,
             bool reverse);
   Index T() const { return T_; }

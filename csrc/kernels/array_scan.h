@@ -71,35 +71,38 @@ template <class T, bool COMPLEX>
   else return a * g;
 }
 
+// Whole vectors only; n is a multiple of their lanes.
 template <class T, bool COMPLEX, bool SPLAT, bool STREAM>
 void forward_segment(Index n, const T* a, const T* b, T* state, T* h) {
-  constexpr int W = kLanes<T>;
   const Vec<T> same = SPLAT ? splat_unit<T, COMPLEX>(a) : Vec<T>{};
-  Index i = 0;
-#pragma GCC unroll 4
-  for (; i + W <= n; i += W) {
+#pragma GCC unroll 2
+  for (Index i = 0; i < n; i += kLanes<T>) {
     const Vec<T> v = advance<T, COMPLEX>(SPLAT ? same : load(a + i), load(state + i), load(b + i));
     store(state + i, v);
     put<T, STREAM>(h + i, v);
   }
-  if (i < n) {
-    const Vec<T> v =
-        advance<T, COMPLEX>(SPLAT ? same : load_partial(a + i, n - i), load(state + i), load_partial(b + i, n - i));
-    store(state + i, v);
-    store_partial(h + i, v, n - i);
-  }
 }
 
 template <class T>
-inline void clear(T* p, Index n) {
+[[gnu::noinline]] void clear(T* p, Index n) {
   for (Index i = 0; i < n; ++i) p[i] = T(0);
 }
 template <class T>
-inline void copy_numbers(const T* from, T* to, Index n) {
+[[gnu::noinline]] void copy_numbers(const T* from, T* to, Index n) {
   if (from)
     for (Index i = 0; i < n; ++i) to[i] = from[i];
   else clear(to, n);
 }
+
+// The last numbers of a row, in a whole vector.
+template <class T>
+struct Padded {
+  alignas(kVectorBytes) T at[kLanes<T>];
+  [[gnu::noinline]] T* read(const T* from, Index count) {
+    store(at, load_partial(from, count));
+    return at;
+  }
+};
 
 template <class T>
 void scan_forward(const Scan<T>& s, Member& m) {
@@ -114,7 +117,8 @@ void scan_forward(const Scan<T>& s, Member& m) {
       forward_segment<T, true, false, false>,  forward_segment<T, true, false, true>,
       forward_segment<T, true, true, false>,   forward_segment<T, true, true, true>,
   };
-  const Row run = rows[4 * s.complex + 2 * (s.a_unit == 0) + s.stream];
+  const int kind = 4 * s.complex + 2 * (s.a_unit == 0);
+  const Row run = rows[kind + s.stream], run_rest = rows[kind];
   ScanBlock block;
   for (Index position = mine.begin; position < mine.end;) {
     position = block.fill(s, position, mine.end, false);
@@ -129,10 +133,20 @@ void scan_forward(const Scan<T>& s, Member& m) {
         const uint8_t flags = s.flags ? s.flags[t * s.B + g.row] : uint8_t{kRuns};
         T* const h = s.h + t * s.h_time + g.row * s.units + g.from;
         if (flags & kCut) clear(state + g.at, g.count);
-        if (flags & kRuns)
-          run(g.count, s.a + t * s.a_time + g.row * s.a_row + g.from * s.a_unit,
-              s.b + t * s.b_time + g.row * s.b_row + g.from, state + g.at, h);
-        else clear(h, g.count);
+        if (!(flags & kRuns)) {
+          clear(h, g.count);
+          continue;
+        }
+        const T* const a = s.a + t * s.a_time + g.row * s.a_row + g.from * s.a_unit;
+        const T* const b = s.b + t * s.b_time + g.row * s.b_row + g.from;
+        const Index rest = g.count % kLanes<T>, whole = g.count - rest;
+        run(whole, a, b, state + g.at, h);
+        if (rest > 0) {
+          Padded<T> of_a, of_b, of_h;
+          run_rest(kLanes<T>, s.a_unit ? of_a.read(a + whole, rest) : a, of_b.read(b + whole, rest),
+                   state + g.at + whole, of_h.at);
+          copy_numbers(of_h.at, h + whole, rest);
+        }
       }
       did(m, static_cast<double>(2 * block.used));
       if (stopped(m)) return stores_done();
@@ -153,7 +167,8 @@ struct BackwardSegment {
   Index n;
   const T *a, *dh, *earlier;  // dh and earlier, the state before the step, may be null: zeros
   T *carry, *db;
-  T *da, *sum;  // da: (n,), stored, or with ACCUMULATE added up; else, with SPLAT, its total goes to sum[0] (and sum[1])
+  T *da,
+      *sum;  // da: (n,), stored, or with ACCUMULATE added up; else, with SPLAT, its total goes to sum[0] (and sum[1])
 };
 
 template <class T, bool COMPLEX>
@@ -167,32 +182,47 @@ inline void add_up(const Vec<T>& lanes, T* sum) {
   }
 }
 
+// Whole vectors only; n is a multiple of their lanes.
 template <class T, bool COMPLEX, bool SPLAT, bool ACCUMULATE, bool STREAM>
 void backward_segment(const BackwardSegment<T>& s) {
-  constexpr int W = kLanes<T>;
-  const Vec<T> same = SPLAT ? splat_unit<T, COMPLEX>(s.a) : Vec<T>{};
+  const T *const of_a = s.a, *const dh = s.dh, *const earlier = s.earlier;
+  T *const carry = s.carry, *const db = s.db, *const of_da = s.da;
+  const Vec<T> same = SPLAT ? splat_unit<T, COMPLEX>(of_a) : Vec<T>{};
   Vec<T> total = {};
-  const auto at = [&](Index i, auto loaded, auto stored, auto streamed) __attribute__((always_inline)) {
-    Vec<T> g = load(s.carry + i);
-    if (s.dh) g += loaded(s.dh + i);
-    const Vec<T> a = SPLAT ? same : loaded(s.a + i);
-    const Vec<T> da = s.earlier ? conjugate_times<T, COMPLEX>(loaded(s.earlier + i), g) : Vec<T>{};
-    streamed(s.db + i, g);
-    if constexpr (ACCUMULATE) stored(s.da + i, loaded(s.da + i) + da);
+#pragma GCC unroll 1
+  for (Index i = 0; i < s.n; i += kLanes<T>) {
+    Vec<T> g = load(carry + i), da = {};
+    if (dh) g += load(dh + i);
+    const Vec<T> a = SPLAT ? same : load(of_a + i);
+    if (earlier) da = conjugate_times<T, COMPLEX>(load(earlier + i), g);
+    put<T, STREAM>(db + i, g);
+    if constexpr (ACCUMULATE) store(of_da + i, load(of_da + i) + da);
     else if constexpr (SPLAT) total += da;
-    else streamed(s.da + i, da);
-    store(s.carry + i, conjugate_times<T, COMPLEX>(a, g));
-  };
-  Index i = 0;
-#pragma GCC unroll 2
-  for (; i + W <= s.n; i += W)
-    at(i, [](const T* p) { return load(p); }, [](T* p, Vec<T> v) { store(p, v); },
-       [](T* p, Vec<T> v) { put<T, STREAM>(p, v); });
-  if (const Index rest = s.n - i; rest > 0) {
-    const auto part = [rest](T* p, Vec<T> v) { store_partial(p, v, rest); };
-    at(i, [rest](const T* p) { return load_partial(p, rest); }, part, part);
+    else put<T, STREAM>(of_da + i, da);
+    store(carry + i, conjugate_times<T, COMPLEX>(a, g));
   }
   if constexpr (SPLAT && !ACCUMULATE) add_up<T, COMPLEX>(total, s.sum);
+}
+
+// The last `rest` numbers of a row, of which `whole` numbers are done, in whole vectors of `run`.
+template <class T>
+[[gnu::noinline]] void backward_rest(BackwardSegment<T> s, Index whole, Index rest, bool over_time, bool lanes,
+                                     Index pair, void (*run)(const BackwardSegment<T>&)) {
+  Padded<T> a, dh, earlier, db, da;
+  T sum[2] = {};
+  BackwardSegment<T> q = s;
+  q.n = kLanes<T>, q.carry += whole, q.db = db.at;
+  if (lanes) q.a = a.read(s.a + whole, rest);
+  if (s.dh) q.dh = dh.read(s.dh + whole, rest);
+  if (s.earlier) q.earlier = earlier.read(s.earlier + whole, rest);
+  if (over_time) q.da += whole;  // sums over time are in padded rows
+  else q.da = da.at;
+  q.sum = sum;
+  run(q);
+  copy_numbers(db.at, s.db + whole, rest);
+  if (s.sum)
+    for (Index i = 0; i < pair; ++i) s.sum[i] += sum[i];
+  else if (!over_time) copy_numbers(da.at, s.da + whole, rest);
 }
 
 // The state before step t: of the last step that ran, if no cut lies between; else the first state, or null for zeros.
@@ -221,14 +251,15 @@ void scan_backward(const Scan<T>& s, Member& m) {
   T* const recent = carry + kScanBlock;
   T* const all = recent + kScanBlock;
   using Row = void (*)(const BackwardSegment<T>&);
-#define FUSEDRNN_ROWS(complex)                                                                    \
-  backward_segment<T, complex, false, false, false>, backward_segment<T, complex, false, false, true>, \
+#define FUSEDRNN_ROWS(complex)                                                                           \
+  backward_segment<T, complex, false, false, false>, backward_segment<T, complex, false, false, true>,   \
       backward_segment<T, complex, false, true, false>, backward_segment<T, complex, false, true, true>, \
       backward_segment<T, complex, true, false, false>, backward_segment<T, complex, true, false, true>, \
       backward_segment<T, complex, true, true, false>, backward_segment<T, complex, true, true, true>
   static constexpr Row rows[] = {FUSEDRNN_ROWS(false), FUSEDRNN_ROWS(true)};
 #undef FUSEDRNN_ROWS
-  const Row run = rows[8 * s.complex + 4 * (s.a_unit == 0) + 2 * over_time + s.stream];
+  const int kind = 8 * s.complex + 4 * (s.a_unit == 0) + 2 * over_time;
+  const Row run = rows[kind + s.stream], run_rest = rows[kind];
   const Index pair = s.complex ? 2 : 1;
   ScanBlock block;
   for (Index position = mine.begin; position < mine.end;) {
@@ -245,14 +276,17 @@ void scan_backward(const Scan<T>& s, Member& m) {
         const uint8_t flags = s.flags ? s.flags[t * s.B + g.row] : uint8_t{kRuns};
         const Index at = g.row * s.units + g.from;
         BackwardSegment<T> q;
-        q.n = g.count, q.carry = carry + g.at, q.db = s.db + t * s.db_time + at;
+        q.carry = carry + g.at, q.db = s.db + t * s.db_time + at;
         q.sum = sums ? s.da + t * s.da_time + (g.row * granules + g.granule) * pair : nullptr;
         q.da = over_time ? recent + g.at : sums ? nullptr : s.da + t * s.da_time + at;
         if (flags & kRuns) {
           q.a = s.a + t * s.a_time + g.row * s.a_row + g.from * s.a_unit;
           q.dh = s.dh ? s.dh + t * s.dh_time + g.row * s.dh_row + g.from : nullptr;
           q.earlier = state_before(s, t, g);
+          const Index rest = g.count % kLanes<T>, whole = g.count - rest;
+          q.n = whole;
           run(q);
+          if (rest > 0) backward_rest(q, whole, rest, over_time, s.a_unit != 0, pair, run_rest);
         } else {
           clear(q.db, g.count);
           if (sums) clear(q.sum, pair);

@@ -81,26 +81,26 @@ struct StateSpace {
   Index np = 0, mp = 0, pp = 0;  // padded
   bool before = false;
   const uint8_t* flags = nullptr;
-  Matrices<T> of[kOperands];         // D.at may be null
-  const T* u = nullptr;              // (T, B, mp), zero where a row does not run; filled by core
+  Matrices<T> of[kOperands];           // D.at may be null
+  const T* u = nullptr;                // (T, B, mp), zero where a row does not run; filled by core
   T *earlier = nullptr, *x = nullptr;  // (T, B, np): x_{t-1} and x_t, zero where a row does not run; without flags one
                                        // array (T + 1, B, np), of which both are parts
-  T* state = nullptr;                // (B, np): in: the first state; out: the last one
-  T* y = nullptr;                    // the caller's, row stride p
+  T* state = nullptr;                  // (B, np): in: the first state; out: the last one
+  T* y = nullptr;                      // the caller's, row stride p
   Index y_time = 0;
 
   // Backward only
-  const T* dy = nullptr;   // (T, B, pp), zero where a row does not run, or null: zeros
-  T* l = nullptr;          // (T, B, np): gradients of x_t, zero where a row does not run
-  T* du = nullptr;         // the caller's, row stride m
+  const T* dy = nullptr;  // (T, B, pp), zero where a row does not run, or null: zeros
+  T* l = nullptr;         // (T, B, np): gradients of x_t, zero where a row does not run
+  T* du = nullptr;        // the caller's, row stride m
   Index du_time = 0;
   MatrixGradients<T> d[kOperands];
-  Index parts = 0;         // partial sums of a constant matrix; part i sums its share of the T * B rows
+  Index parts = 0;  // partial sums of a constant matrix; part i sums its share of the T * B rows
 
   T* packed[kOperands] = {};  // constant operands, packed as they are multiplied: (k, columns of a panel) by panel
   T* work = nullptr;          // `work_size` numbers for each thread
   Index work_size = 0;
-  Index chunk_rows = 0;       // most rows of a chunk of steps
+  Index chunk_rows = 0;  // most rows of a chunk of steps
 };
 
 // The width of a chunk's rows, and of a row of zeros, in a thread's work.

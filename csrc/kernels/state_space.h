@@ -5,6 +5,7 @@
 // Not here: gathering and padding of inputs (core/state_space.cpp). Next, read core/state_space.cpp.
 #pragma once
 
+#include "array_scan.h"
 #include "gemm.h"
 #include "parallel.h"
 #include "recurrence_contract.h"
@@ -67,8 +68,8 @@ struct Plane {
 
 // out = init + M in for all rows; `packed` is M as pack_factor() leaves it.
 template <class T>
-[[gnu::noinline]] void multiply_rows(const T* packed, Index N, Index K, Index rows, Evenly<const T> in,
-                                     Evenly<const T> init, Evenly<T> out, Member& m) {
+[[gnu::noinline, gnu::noclone]] void multiply_rows(const T* packed, Index N, Index K, Index rows, Evenly<const T> in,
+                                                   Evenly<const T> init, Evenly<T> out, Member& m) {
   constexpr Index W = kLanes<T>;
   const Panels panels(divide_up(N, W), kMaxVectors);
   for (Index p = 0; p < panels.count;) {
@@ -113,8 +114,7 @@ struct StateSpacePass {
   const T* none;
   Index chunk_steps;
 
-  StateSpacePass(const StateSpace<T>& s_, Member& m_)
-      : s(s_), m(m_), b(part_of(s_.B, m_.rank, m_.team->size)) {
+  StateSpacePass(const StateSpace<T>& s_, Member& m_) : s(s_), m(m_), b(part_of(s_.B, m_.rank, m_.team->size)) {
     const Index widest = widest_padded(s);
     packed = s.work + m.rank * s.work_size;
     Index most = 0;
@@ -156,7 +156,8 @@ struct StateSpacePass {
   Plane<T> of_chunk(Index width) const { return {chunk, width, (b.end - b.begin) * width}; }
 
   // out = init + M in, for this thread's rows at the steps [from, to).
-  [[gnu::noinline]] void multiply(Operand of, bool turned, Index from, Index to, Plane<const T> in, Plane<const T> init, Plane<T> out) {
+  [[gnu::noinline, gnu::noclone]] void multiply(Operand of, bool turned, Index from, Index to, Plane<const T> in,
+                                                Plane<const T> init, Plane<T> out) {
     const Index rows = b.end - b.begin;
     const bool together = constant(of) && rows == s.B;  // then the rows of all steps are at equal distances
     for (Index t = from; t < to; t = together ? to : t + 1) {
@@ -191,9 +192,8 @@ struct StateSpacePass {
     for (Index t = from; t < to; ++t)
       for (Index r = 0; r < rows; ++r) {
         const T* const given = chunk + ((t - from) * rows + r) * padded_width;
-        T* const out = target + t * time + (b.begin + r) * width;
-        const bool ran = flags(t, b.begin + r) & kRuns;
-        for (Index i = 0; i < width; ++i) out[i] = ran ? given[i] : T(0);
+        copy_numbers<T>(flags(t, b.begin + r) & kRuns ? given : nullptr, target + t * time + (b.begin + r) * width,
+                        width);
       }
   }
 };
@@ -206,8 +206,7 @@ void state_space_forward(const StateSpace<T>& s, Member& m) {
   const Index first = pass.b.begin, rows = pass.b.end - first, np = s.np, numbers = rows * np;
   if (rows == 0) return;
   T* const state = s.state + first * np;
-  if (!s.flags)
-    for (Index i = 0; i < numbers; ++i) s.earlier[first * np + i] = state[i];
+  if (!s.flags) copy_numbers<T>(state, s.earlier + first * np, numbers);
   for (Index from = 0; from < s.T_; from += pass.chunk_steps) {
     const Index to = from + pass.chunk_steps < s.T_ ? from + pass.chunk_steps : s.T_;
     const Plane<const T> u = pass.all_rows(s.u, from, s.mp);
@@ -216,18 +215,13 @@ void state_space_forward(const StateSpace<T>& s, Member& m) {
       const Plane<T> now = pass.all_rows(s.x, t, np), before = pass.all_rows(s.earlier, t, np);
       for (Index r = 0; s.flags && r < rows; ++r) {
         const uint8_t flags = pass.flags(t, first + r);
-        for (Index i = r * np; i < (r + 1) * np; ++i) {
-          if (flags & kCut) state[i] = T(0);
-          before.at[i] = flags & kRuns ? state[i] : T(0);
-        }
+        if (flags & kCut) clear(state + r * np, np);
+        copy_numbers<T>(flags & kRuns ? state + r * np : nullptr, before.at + r * np, np);
       }
       pass.multiply(kA, false, t, t + 1, before.read(), now.read(), now);
       for (Index r = 0; s.flags && r < rows; ++r) {
-        const bool ran = pass.flags(t, first + r) & kRuns;
-        for (Index i = r * np; i < (r + 1) * np; ++i) {
-          if (ran) state[i] = now.at[i];
-          else now.at[i] = T(0);
-        }
+        if (pass.flags(t, first + r) & kRuns) copy_numbers<T>(now.at + r * np, state + r * np, np);
+        else clear(now.at + r * np, np);
       }
       if (stopped(m)) return;
     }
@@ -241,8 +235,7 @@ void state_space_forward(const StateSpace<T>& s, Member& m) {
     pass.hand_over(from, to, s.p, s.pp, s.y, s.y_time);
     if (stopped(m)) return;
   }
-  if (!s.flags)
-    for (Index i = 0; i < numbers; ++i) state[i] = s.earlier[(s.T_ * s.B + first) * np + i];
+  if (!s.flags) copy_numbers<T>(s.earlier + (s.T_ * s.B + first) * np, state, numbers);
 }
 
 // ---- backward
@@ -253,8 +246,7 @@ template <class T>
                                     T* d, Member& m) {
   constexpr Index W = kLanes<T>, kAtOnce = 256;  // as many rows as stay in L2 while all tiles read them
   const Panels panels(columns / W, kMaxVectors);
-  if (n == 0)
-    for (Index i = 0; i < rows * columns; ++i) d[i] = T(0);
+  if (n == 0) clear(d, rows * columns);
   for (Index from = 0; from < n; from += kAtOnce)
     for (Index p = 0; p < panels.count; ++p) {
       const int vectors = static_cast<int>(panels.width(p));
@@ -262,14 +254,9 @@ template <class T>
       const TileRows tiles(Range{0, rows}, vectors);
       for (Index i = 0; i < tiles.tiles; ++i) {
         const Range r = tiles.tile(i);
-        const OuterTile<T> tile = {left.at + from * left.row + r.begin,
-                                   count,
-                                   left.row,
-                                   right.at + from * right.row + column,
-                                   right.row,
-                                   d + r.begin * columns + column,
-                                   columns,
-                                   from > 0};
+        const OuterTile<T> tile = {
+            left.at + from * left.row + r.begin, count,   left.row, right.at + from * right.row + column, right.row,
+            d + r.begin * columns + column,      columns, from > 0};
         run(tile, static_cast<int>(r.end - r.begin), vectors);
       }
       did(m, 2.0 * static_cast<double>(rows * vectors * W * count));
@@ -338,15 +325,13 @@ void state_gradients(const StateSpace<T>& s, StateSpacePass<T>& pass, Member& m)
       else pass.multiply(kA, true, t, t + 1, l.read(), pass.nothing(), next);
       for (Index r = 0; r < rows; ++r) {
         const uint8_t flags = pass.flags(t, first + r);
-        for (Index i = r * np; i < (r + 1) * np; ++i) {
-          if (flags & kRuns) {
-            if (s.before) l.at[i] = carry[i];
-            carry[i] = next.at[i];
-          } else {
-            l.at[i] = T(0);
-          }
-          if (flags & kCut) carry[i] = T(0);
+        if (flags & kRuns) {
+          if (s.before) copy_numbers<T>(carry + r * np, l.at + r * np, np);
+          copy_numbers<T>(next.at + r * np, carry + r * np, np);
+        } else {
+          clear(l.at + r * np, np);
         }
+        if (flags & kCut) clear(carry + r * np, np);
       }
       if (stopped(m)) return;
     }

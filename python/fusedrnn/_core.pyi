@@ -228,6 +228,7 @@ def scan_backward(
     db: Array,  # out: (T, B, H)
     dh_0: Array,  # out: (B, H)
 ) -> None: ...
+
 @final
 class StateSpaceTape:
     """What `state_space_forward` keeps: inputs and states."""

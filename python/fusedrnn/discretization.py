@@ -143,7 +143,7 @@ def discretize(
     >>> discretize([-1.0, -2.0], [1.0, 1.0], dt=[0.1, 0.3])[0].shape
     (2, 2)
     """
-    return discretize_forward(A, B, dt, method, C=C, D=D, _owner="discretize")[:-1]
+    return _results(_read("discretize", A, B, dt, method, C, D))
 
 
 def discretize_forward(
@@ -154,7 +154,6 @@ def discretize_forward(
     *,
     C: ArrayLike | None = None,
     D: ArrayLike | None = None,
-    _owner: str = "discretize_forward",
 ) -> tuple[Any, ...]:
     """The same as `discretize`, and a tape for `discretize_backward`.
 
@@ -175,11 +174,8 @@ def discretize_forward(
     TypeError, ValueError
         As for `discretize`.
     """
-    saved = _read(_owner, A, B, dt, method, C, D)
-    results = _diagonal(saved) if saved.diagonal else _dense(saved)
-    wide = (results[0], results[1], *(() if saved.C is None else results[2:]))
-    rounded = tuple(r.astype(_rounded(r, saved), copy=False) for r in wide)
-    return (*rounded, ArrayTape("discretize_forward", saved))
+    saved = _read("discretize_forward", A, B, dt, method, C, D)
+    return (*_results(saved), ArrayTape("discretize_forward", saved))
 
 
 def discretize_backward(
@@ -282,12 +278,12 @@ def _read(owner: str, A: Any, B: Any, dt: Any, method: Any, C: Any, D: Any) -> S
     return Saved(*copies, method, diagonal, dtypes)  # type: ignore[arg-type]
 
 
-def _rounded(result: Array, saved: Saved) -> Any:
-    """The dtype of a result: computed in double precision, rounded to that of the arguments."""
+def _results(saved: Saved) -> tuple[Array, ...]:
+    """Computed in double precision, rounded to that of the arguments."""
+    results = _diagonal(saved) if saved.diagonal else _dense(saved)
     single = all(dtype is None or dtype.itemsize == (8 if dtype.kind == "c" else 4) for dtype in saved.dtypes)
-    if result.dtype.kind == "c":
-        return np.complex64 if single else np.complex128
-    return np.float32 if single else np.float64
+    real, full = (np.float32, np.complex64) if single else (np.float64, np.complex128)
+    return tuple(r.astype(full if r.dtype.kind == "c" else real) for r in results[: 2 if saved.C is None else 4])
 
 
 def _as_given(gradient: Array | None, dtype: np.dtype[Any] | None) -> Array | None:
@@ -471,7 +467,9 @@ def _diagonal_backward(s: Saved, dA_d: Any, dB_d: Any, dC_d: Any, dD_d: Any) -> 
         dz = dz + slopes.c * (dC_d * s.C.conj()).sum(-2) + slopes.q * dt * through
         ddt = ddt + factors.q * through
         dB = dB + (factors.q * dt)[..., None] * of_D
-        dC = _total(dC_d * factors.c[..., None, :] + dD_d @ np.swapaxes((factors.q * dt)[..., None] * B.conj(), -1, -2), s)
+        dC = _total(
+            dC_d * factors.c[..., None, :] + dD_d @ np.swapaxes((factors.q * dt)[..., None] * B.conj(), -1, -2), s
+        )
         dD = _total(dD_d, s)
     ddt = (ddt + dz * s.A.conj()).sum(-1).real
     dB = _total(dB, s)

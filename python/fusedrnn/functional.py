@@ -1,4 +1,4 @@
-"""One layer in one direction on plain arrays, forward and backward, for authors of their own layers.
+"""One layer in one direction on plain arrays, and linear recurrences, for authors of their own layers.
 
 `fusedrnn.reference` has the same functions in plain NumPy, to be read beside the textbook. Letters: T steps, B rows, I
 inputs, H hidden units, G gates (RNN 1, GRU 3, LSTM 4). Weights are W_ih (G*H, I) and W_hh (G*H, H), biases (G*H,),
@@ -17,25 +17,23 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import _core, _validate
+from .discretization import DiscretizeGrads, discretize, discretize_backward, discretize_forward
 from .form import read_steps
 from .grads import GRUGrads, LSTMGrads, RNNGrads
 from .kinds import CellKind, gru_kind, gru_options, lstm_kind, lstm_options, rnn_kind, rnn_options
+from .plain_arrays import ArrayTape
+from .scans import ScanGrads, scan_backward, scan_forward
 from .specs import ActivationLike
+from .state_spaces import StateSpaceGrads, state_space_backward, state_space_forward
 from .tape import TapeBase
 from .unroll import Record
 
 __all__ = [
-    "FunctionalTape",
-    "GRUGrads",
-    "LSTMGrads",
-    "RNNGrads",
-    "gru_backward",
-    "gru_forward",
-    "lstm_backward",
-    "lstm_forward",
-    "rnn_backward",
-    "rnn_forward",
-]
+    "ArrayTape", "DiscretizeGrads", "FunctionalTape", "GRUGrads", "LSTMGrads", "RNNGrads", "ScanGrads",
+    "StateSpaceGrads", "discretize", "discretize_backward", "discretize_forward", "gru_backward", "gru_forward",
+    "lstm_backward", "lstm_forward", "rnn_backward", "rnn_forward", "scan_backward", "scan_forward",
+    "state_space_backward", "state_space_forward",
+]  # fmt: skip
 
 Array = NDArray[Any]
 

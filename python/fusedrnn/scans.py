@@ -212,7 +212,7 @@ def _factors(cube: Array, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> 
     """`a` as the kernels take it: an axis along which it does not change has size 1, the others no stride of 0."""
     _, B, H = shape
     cube = cast(cube, dtype)
-    if cube.shape[0] == 1 and 1 < B and H < JOINED and cube.shape[1:] != (1, 1):
+    if cube.shape[0] == 1 and B > 1 and H < JOINED and cube.shape[1:] != (1, 1):
         cube = np.broadcast_to(cube, (1, B, H))  # a few numbers, so that rows can be joined
     if any(n > 1 and stride == 0 for n, stride in zip(cube.shape, cube.strides, strict=True)):
         cube = np.array(cube, order="C")
@@ -239,7 +239,7 @@ def joined_rows(array: Array | None, joined: bool) -> Any:
 
 def _summed(parts: Array, saved: Saved, joined: bool) -> Array:
     """The gradient of a in its own shape, from what the kernel summed; sums in double precision, in a fixed order."""
-    T, B, H = saved.shape
+    _, B, H = saved.shape
     own = (1,) * (3 - len(saved.a_shape)) + saved.a_shape
     if joined and parts.shape[2] == B * H:
         parts = parts.reshape(-1, B, H)

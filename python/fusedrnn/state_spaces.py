@@ -148,7 +148,9 @@ def state_space_forward(
     return y, x_n, ArrayTape(owner, Saved(kept, matrices, steps, (T, rows, n, m, p), dtype))  # type: ignore[arg-type]
 
 
-def state_space_backward(tape: ArrayTape, dy: ArrayLike | None = None, dx_n: ArrayLike | None = None) -> StateSpaceGrads:
+def state_space_backward(
+    tape: ArrayTape, dy: ArrayLike | None = None, dx_n: ArrayLike | None = None
+) -> StateSpaceGrads:
     """Gradients of a scalar with respect to everything that went into `state_space_forward`.
 
     Parameters

@@ -4,9 +4,10 @@ It is deliberately slow and simple; everything else in fusedrnn is tested agains
 `sequence.py`. The functions have the signatures of `fusedrnn.functional`, plus `dtype` (float64 by default).
 """
 
-from fusedrnn.grads import GRUGrads, LSTMGrads, RNNGrads
+from fusedrnn.grads import GRUGrads, LSTMGrads, RNNGrads, ScanGrads, StateSpaceGrads
 from fusedrnn.reference.activations import sigmoid
 from fusedrnn.reference.cells import CELLS, Cell
+from fusedrnn.reference.discretization import discretize
 from fusedrnn.reference.functions import (
     gru_backward,
     gru_forward,
@@ -16,7 +17,9 @@ from fusedrnn.reference.functions import (
     rnn_forward,
 )
 from fusedrnn.reference.layer_norm import LayerNorm
+from fusedrnn.reference.scan import ScanTape, scan_backward, scan_forward
 from fusedrnn.reference.sequence import SequenceGrads, Tape, backward, forward
+from fusedrnn.reference.state_space import StateSpaceTape, state_space_backward, state_space_forward
 
 __all__ = [
     "CELLS",
@@ -25,9 +28,14 @@ __all__ = [
     "LSTMGrads",
     "LayerNorm",
     "RNNGrads",
+    "ScanGrads",
+    "ScanTape",
     "SequenceGrads",
+    "StateSpaceGrads",
+    "StateSpaceTape",
     "Tape",
     "backward",
+    "discretize",
     "forward",
     "gru_backward",
     "gru_forward",
@@ -35,5 +43,9 @@ __all__ = [
     "lstm_forward",
     "rnn_backward",
     "rnn_forward",
+    "scan_backward",
+    "scan_forward",
     "sigmoid",
+    "state_space_backward",
+    "state_space_forward",
 ]

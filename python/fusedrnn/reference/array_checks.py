@@ -9,7 +9,13 @@ Array = NDArray[Any]
 
 
 def runs_and_cuts(
-    owner: str, T: int, B: int, lengths: ArrayLike | None, mask: ArrayLike | None, reset: ArrayLike | None, reverse: bool
+    owner: str,
+    T: int,
+    B: int,
+    lengths: ArrayLike | None,
+    mask: ArrayLike | None,
+    reset: ArrayLike | None,
+    reverse: bool,
 ) -> tuple[Array, Array]:
     """Which steps run, and before which, in running order, the state becomes zero; both (T, B)."""
     ends = np.full(B, T) if lengths is None else np.array(lengths)
