@@ -387,9 +387,9 @@ def test_memory_of_a_training_step_is_that_of_its_arrays():
 
 
 WRONG = {
-    "b has two axes": (lambda f: f.scan_forward(0.5, np.ones((3, 2))), ValueError, r"scan_forward: b has shape \(3, 2\)"),
+    "b has two axes": (lambda f: f.scan_forward(0.5, np.ones((3, 2))), ValueError, r"forward: b has shape \(3, 2\)"),
     "a does not broadcast": (
-        lambda f: f.scan_forward(np.ones(3), np.ones((3, 2, 4))), ValueError, r"a has shape \(3,\); expected one that br"
+        lambda f: f.scan_forward(np.ones(3), np.ones((3, 2, 4))), ValueError, r"a has shape \(3,\); expected one that"
     ),
     "h_0": (lambda f: f.scan_forward(0.5, np.ones((3, 2, 4)), np.ones((2, 3))), ValueError, r"h_0 has shape \(2, 3\)"),
     "text": (lambda f: f.scan_forward("a", np.ones((3, 2, 4))), TypeError, "a has dtype"),
@@ -398,19 +398,19 @@ WRONG = {
         lambda f: f.scan_forward(0.5, np.broadcast_to(np.ones(1), (2**40, 2**10, 2**8))), ValueError, "h would take"
     ),
     "large": (
-        lambda f: f.scan_forward(0.5, np.broadcast_to(np.ones(1), (2**30, 2**10, 2**4))), MemoryError, "this machine has"
+        lambda f: f.scan_forward(0.5, np.broadcast_to(np.ones(1), (2**30, 2**10, 2**4))), MemoryError, "this machine"
     ),
     "lengths": (lambda f: f.scan_forward(0.5, np.ones((3, 1, 1)), lengths=[4]), ValueError, r"lengths\[0\] is 4"),
-    "mask": (lambda f: f.scan_forward(0.5, np.ones((3, 1, 1)), mask=np.ones((1, 3), bool)), ValueError, "mask has shape"),
+    "mask": (lambda f: f.scan_forward(0.5, np.ones((3, 1, 1)), mask=np.ones((1, 3), bool)), ValueError, "mask has"),
     "reset": (lambda f: f.scan_forward(0.5, np.ones((3, 1, 1)), reset=np.ones((3, 1))), TypeError, "reset has dtype"),
     "reverse": (lambda f: f.scan_forward(0.5, np.ones((3, 1, 1)), reverse=1), TypeError, "reverse is"),
-    "no gradient": (lambda f: f.scan_backward(f.scan_forward(0.5, np.ones((3, 1, 1)))[2]), ValueError, "dh, dh_n are all"),
+    "no gradient": (lambda f: f.scan_backward(f.scan_forward(0.5, np.ones((3, 1, 1)))[2]), ValueError, "dh, dh_n are"),
     "complex gradient": (
         lambda f: f.scan_backward(f.scan_forward(0.5, np.ones((3, 1, 1)))[2], np.ones((3, 1, 1), complex)),
         TypeError, "dh has dtype complex128",
     ),
     "a shape of a gradient": (
-        lambda f: f.scan_backward(f.scan_forward(0.5, np.ones((3, 1, 1)))[2], np.ones((3, 1))), ValueError, "dh has shape"
+        lambda f: f.scan_backward(f.scan_forward(0.5, np.ones((3, 1, 1)))[2], np.ones((3, 1))), ValueError, "dh has"
     ),
     "another tape": (
         lambda f: f.state_space_backward(f.scan_forward(0.5, np.ones((3, 1, 1)))[2], np.ones((3, 1, 1))),
@@ -483,28 +483,28 @@ def test_one_tape_serves_several_threads(rng):
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer that raises a signal")
 @pytest.mark.parametrize("call", ["scan", "state_space"])
 def test_a_signal_ends_a_long_call(call):
-    class Stop(Exception):
+    class StopError(Exception):
         pass
 
     def stop(*_):
-        raise Stop
+        raise StopError
 
     b = np.broadcast_to(np.ones((1, 1, 16), np.float32), (2_000_000, 1, 16))
     A = np.full((16, 16), 0.01, np.float32)
 
-    def run():
-        if call == "scan":
-            functional.scan_forward(0.5, b)
-        else:
-            functional.state_space_forward(b, A, A, A, A)
+    def run_for(seconds):
+        start = time.process_time()
+        while time.process_time() - start < seconds:
+            if call == "scan":
+                functional.scan_forward(0.5, b)
+            else:
+                functional.state_space_forward(b, A, A, A, A)
 
     old = signal.signal(signal.SIGALRM, stop)
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.06)
-        start = time.process_time()
-        with pytest.raises(Stop):
-            while time.process_time() - start < 20:
-                run()
+        with pytest.raises(StopError):
+            run_for(20)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, old)

@@ -126,8 +126,7 @@ def discretize(
     Notes
     -----
     With E = exp(A dt) and G = the integral of exp(A s) over [0, dt]: zoh is A_d = E, B_d = G B. foh is A_d = E,
-    B_d = (S + E F) B, C_d = C, D_d = D + C F B, where F = (1/dt) times the integral of (dt - s) exp(A s), and S = G - F.
-    bilinear is A_d = P^-1 (I + A dt/2), B_d = P^-1 B dt, C_d = C P^-1, D_d = D + C B_d / 2 with P = I - A dt/2. euler
+    B_d = (G - F + E F) B, C_d = C, D_d = D + C F B, where F is (1/dt) times the integral of (dt - s) exp(A s). bilinear is A_d = P^-1 (I + A dt/2), B_d = P^-1 B dt, C_d = C P^-1, D_d = D + C B_d / 2 with P = I - A dt/2. euler
     is A_d = I + A dt, B_d = B dt. These are the results of `scipy.signal.cont2discrete`; the state equation is that of
     ``state_space_forward(..., read="before")``. G. F. Franklin, J. D. Powell and M. Workman, Digital Control of Dynamic
     Systems, 1997.

@@ -12,6 +12,7 @@ from fusedrnn.functional import (
     state_space_backward,
     state_space_forward,
 )
+from recurrence_problems import numbers
 from tolerances import assert_close
 
 signal = pytest.importorskip("scipy.signal")
@@ -109,10 +110,7 @@ def test_scans_and_their_gradients_are_jax_s(rng):
     with jax.enable_x64(True):
         T, B, H = 40, 3, 7
         for dtype in (np.float64, np.complex128):
-            draw = lambda *s, d=dtype: (
-                rng.standard_normal(s) + (1j * rng.standard_normal(s) if np.dtype(d).kind == "c" else 0)
-            )
-            a, b, dh = (draw(T, B, H) for _ in range(3))
+            a, b, dh = (numbers(rng, (T, B, H), dtype) for _ in range(3))
             a = 0.9 * a / np.maximum(np.abs(a), 1)
 
             def combine(one, two):

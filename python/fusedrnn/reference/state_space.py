@@ -4,7 +4,7 @@ The twin of `csrc/kernels/state_space.h`.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -81,8 +81,8 @@ def state_space_forward(
     shapes = tuple(None if M is None else M.shape for M in given)
     # a matrix for each step, (T, i, j), is repeated for all rows
     full = [None if M is None else M[:, None] if M.ndim == 3 else M for M in given]
-    A_, B_, C_, D_ = (None if M is None else np.broadcast_to(M, (T, rows, *M.shape[-2:])) for M in full)
-    assert A_ is not None and B_ is not None and C_ is not None
+    matrices = tuple(None if M is None else np.broadcast_to(M, (T, rows, *M.shape[-2:])) for M in full)
+    A_, B_, C_, D_ = (cast(Array, M) for M in matrices)
     n, p = A_.shape[-1], C_.shape[-2]
     x = np.zeros((rows, n), dtype) if x_0 is None else np.array(x_0, dtype)
     if x.shape != (rows, n):
@@ -96,10 +96,10 @@ def state_space_forward(
             x[b] = A_[t, b] @ x[b] + B_[t, b] @ u[t, b]
             after[t, b] = x[b]
             y[t, b] = C_[t, b] @ (before if read == "before" else after)[t, b]
-            if D_ is not None:
+            if D is not None:
                 y[t, b] += D_[t, b] @ u[t, b]
     u = np.where(runs[:, :, None], u, 0)
-    return y, x, StateSpaceTape(u, (A_, B_, C_, D_), before, after, runs, cuts, read, reverse, shapes)
+    return y, x, StateSpaceTape(u, matrices, before, after, runs, cuts, read, reverse, shapes)
 
 
 def state_space_backward(
@@ -131,8 +131,8 @@ def state_space_backward(
     """
     if dy is None and dx_n is None:
         raise ValueError("state_space_backward: dy, dx_n are both None; expected at least one gradient")
-    A, B, C, D = tape.matrices
-    assert A is not None and B is not None and C is not None
+    A, B, C = (cast(Array, M) for M in tape.matrices[:3])
+    D = tape.matrices[3]
     T, rows, n = tape.after.shape
     dtype = tape.after.dtype
     outputs = np.zeros((T, rows, C.shape[-2]), dtype) if dy is None else np.asarray(dy).astype(dtype)
