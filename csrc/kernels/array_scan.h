@@ -42,7 +42,7 @@ struct ScanBlock {
 
   // Takes positions from `position` on, at most to `end`; returns the first position that is left.
   template <class T>
-  Index fill(const Scan<T>& s, Index position, Index end, bool sums) {
+  [[gnu::noinline]] Index fill(const Scan<T>& s, Index position, Index end, bool sums) {
     const Index granule = scan_granule(sums), granules = (s.units + granule - 1) / granule;
     count = 0, used = 0;
     while (position < end && count < kMost && used + granule <= kScanBlock) {

@@ -95,7 +95,7 @@ template <class T>
 // The same for one row and a matrix so small that packing would take longer than the product.
 inline constexpr Index kUnpacked = 64;  // numbers
 template <class T>
-inline void multiply_row(const Factor<T>& f, const T* in, const T* init, T* out, Index width) {
+[[gnu::noinline]] void multiply_row(const Factor<T>& f, const T* in, const T* init, T* out, Index width) {
   for (Index j = 0; j < width; ++j) {
     T sum = init[j];
     if (j < f.N)
@@ -114,7 +114,8 @@ struct StateSpacePass {
   const T* none;
   Index chunk_steps;
 
-  StateSpacePass(const StateSpace<T>& s_, Member& m_) : s(s_), m(m_), b(part_of(s_.B, m_.rank, m_.team->size)) {
+  [[gnu::noinline]] StateSpacePass(const StateSpace<T>& s_, Member& m_)
+      : s(s_), m(m_), b(part_of(s_.B, m_.rank, m_.team->size)) {
     const Index widest = widest_padded(s);
     packed = s.work + m.rank * s.work_size;
     Index most = 0;
@@ -265,8 +266,8 @@ template <class T>
 
 // The gradient of one operand, M = sum of left right^T, in the operand's form. Of a constant matrix only the parts.
 template <class T>
-void matrix_gradient(const StateSpacePass<T>& pass, Operand of, const T* left, Index left_row, const T* right,
-                     Index right_row, Member& m) {
+[[gnu::noinline, gnu::noclone]] void matrix_gradient(const StateSpacePass<T>& pass, Operand of, const T* left,
+                                                     Index left_row, const T* right, Index right_row, Member& m) {
   const StateSpace<T>& s = pass.s;
   const Matrices<T>& form = s.of[of];
   const Index columns = padded<T>(form.columns), size = form.rows * columns;
@@ -293,7 +294,7 @@ void matrix_gradient(const StateSpacePass<T>& pass, Operand of, const T* left, I
 }
 
 template <class T>
-void add_parts(const StateSpace<T>& s, Operand of, Member& m) {
+[[gnu::noinline]] void add_parts(const StateSpace<T>& s, Operand of, Member& m) {
   const Matrices<T>& form = s.of[of];
   const Index columns = padded<T>(form.columns), size = form.rows * columns;
   const Range mine = part_of(form.rows, m.rank, m.team->size);

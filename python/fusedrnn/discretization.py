@@ -125,11 +125,20 @@ def discretize(
 
     Notes
     -----
-    With E = exp(A dt) and G = the integral of exp(A s) over [0, dt]: zoh is A_d = E, B_d = G B. foh is A_d = E,
-    B_d = (G - F + E F) B, C_d = C, D_d = D + C F B, where F is (1/dt) times the integral of (dt - s) exp(A s). bilinear is A_d = P^-1 (I + A dt/2), B_d = P^-1 B dt, C_d = C P^-1, D_d = D + C B_d / 2 with P = I - A dt/2. euler
-    is A_d = I + A dt, B_d = B dt. These are the results of `scipy.signal.cont2discrete`; the state equation is that of
-    ``state_space_forward(..., read="before")``. G. F. Franklin, J. D. Powell and M. Workman, Digital Control of Dynamic
-    Systems, 1997.
+    With E = exp(A dt), G the integral of exp(A s) over [0, dt], and F (1/dt) times that of (dt - s) exp(A s):
+
+    ======== =================== ===================== ========== ===================
+    method   A_d                 B_d                   C_d        D_d
+    ======== =================== ===================== ========== ===================
+    zoh      E                   G B                   C          D
+    foh      E                   (G - F + E F) B       C          D + C F B
+    bilinear P^-1 (I + A dt/2)   P^-1 B dt             C P^-1     D + C B_d / 2
+    euler    I + A dt            B dt                  C          D
+    ======== =================== ===================== ========== ===================
+
+    with P = I - A dt/2. These are the results of `scipy.signal.cont2discrete`; the state equation is that of
+    ``state_space_forward(..., read="before")``. Computed in double precision. G. F. Franklin, J. D. Powell and M.
+    Workman, Digital Control of Dynamic Systems, 1997.
 
     Examples
     --------
