@@ -55,9 +55,8 @@ def matrix_exp(M: Array) -> Array:
     odd = A @ (A6 @ (c[13] * A6 + c[11] * A4 + c[9] * A2) + c[7] * A6 + c[5] * A4 + c[3] * A2 + c[1] * eye)
     even = A6 @ (c[12] * A6 + c[10] * A4 + c[8] * A2) + c[6] * A6 + c[4] * A4 + c[2] * A2 + c[0] * eye
     result = np.linalg.solve(even - odd, even + odd)
-    with np.errstate(over="ignore", invalid="ignore"):  # exp of a large matrix is inf, or NaN where infinities meet
-        for k in range(int(squarings.max(initial=0))):
-            result = np.where((k < squarings)[..., None, None], result @ result, result)
+    for k in range(int(squarings.max(initial=0))):
+        result = np.where((k < squarings)[..., None, None], result @ result, result)
     return result
 
 
@@ -121,7 +120,7 @@ def discretize(
     Raises
     ------
     TypeError, ValueError
-        An argument has the wrong type or dtype; the wrong shape or value.
+        An argument has the wrong type or dtype; the wrong shape or value; "bilinear" has no result for this dt.
 
     Notes
     -----
@@ -245,7 +244,8 @@ def discretize_backward(
         array = read_numbers(owner, name, value, True)
         _validate.exact_shape(owner, name, array, shapes[name], "the shape of the result")
         grads.append(array.astype(np.result_type(saved.A.dtype, array.dtype)))
-    results = _diagonal_backward(saved, *grads) if saved.diagonal else _dense_backward(saved, *grads)
+    with np.errstate(all="ignore"):
+        results = _diagonal_backward(saved, *grads) if saved.diagonal else _dense_backward(saved, *grads)
     return DiscretizeGrads(*(_as_given(d, dtype) for d, dtype in zip(results, saved.dtypes, strict=True)))
 
 
@@ -288,7 +288,8 @@ def _read(owner: str, A: Any, B: Any, dt: Any, method: Any, C: Any, D: Any) -> S
 
 def _results(saved: Saved) -> tuple[Array, ...]:
     """Computed in double precision, rounded to that of the arguments."""
-    results = _diagonal(saved) if saved.diagonal else _dense(saved)
+    with np.errstate(all="ignore"):  # NaN and infinities are results
+        results = _diagonal(saved) if saved.diagonal else _dense(saved)
     single = all(dtype is None or dtype.itemsize == (8 if dtype.kind == "c" else 4) for dtype in saved.dtypes)
     real, full = (np.float32, np.complex64) if single else (np.float64, np.complex128)
     return tuple(r.astype(full if r.dtype.kind == "c" else real) for r in results[: 2 if saved.C is None else 4])
@@ -330,7 +331,13 @@ def _dense(s: Saved) -> tuple[Array, ...]:
         A_d, B_d = eye + s.A * dt, s.B * dt
     elif s.method == "bilinear":
         P = eye - s.A * (dt / 2)
-        A_d, B_d = np.linalg.solve(P, eye + s.A * (dt / 2)), np.linalg.solve(P, s.B * dt)
+        try:
+            A_d, B_d = np.linalg.solve(P, eye + s.A * (dt / 2)), np.linalg.solve(P, s.B * dt)
+        except np.linalg.LinAlgError:
+            message = (
+                "discretize: I - A dt/2 is singular; expected a dt for which it is not (2/dt is no eigenvalue of A)"
+            )
+            raise ValueError(message) from None
         C_d = _transposed(np.linalg.solve(_transposed(P), _transposed(C_d)))
         D_d = D + C @ B_d / 2
     else:
