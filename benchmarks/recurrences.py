@@ -295,7 +295,9 @@ SPACE_PEERS: dict[str, Callable[..., Step]] = {
 # ---- measuring
 
 
-def compare(ours: Step, peers: dict[str, Callable[..., Step]], arguments: tuple[Any, ...], rounds: int) -> str:
+def compare(
+    ours: Step, peers: dict[str, Callable[..., Step]], arguments: tuple[Any, ...], rounds: int, clock: Any
+) -> str:
     """The ratios of all peers that are there, after a check of their results."""
     expected = [np.asarray(x) for x in ours()]
     steps = {"fusedrnn": ours}
@@ -313,9 +315,9 @@ def compare(ours: Step, peers: dict[str, Callable[..., Step]], arguments: tuple[
     times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(rounds):
         for name, step in steps.items():
-            start = time.perf_counter()
+            start = clock()
             step()
-            times[name].append(time.perf_counter() - start)
+            times[name].append(clock() - start)
     own = np.array(times.pop("fusedrnn"))
     ratios = [f"{name} {np.median(np.array(seconds) / own):.2f}" for name, seconds in times.items()]
     return f"{np.median(own) * 1e3:.2f} ms; " + ", ".join(ratios)
@@ -327,6 +329,7 @@ def main() -> None:
     parser.add_argument("--only", choices=("scan", "state_space"))
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--cpu", action="store_true", help="CPU time of the process, for a busy machine and one thread")
     parser.add_argument("--without", default="", help="names of peers to leave out, separated by commas")
     arguments = parser.parse_args()
     if arguments.threads == 1:
@@ -334,6 +337,7 @@ def main() -> None:
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
     fusedrnn.set_num_threads(arguments.threads)
+    measuring = (arguments.rounds, time.process_time if arguments.cpu else time.perf_counter)
     rng = np.random.default_rng(0)
     left_out = set(arguments.without.split(","))
     scans, spaces = ({n: p for n, p in peers.items() if n not in left_out} for peers in (SCAN_PEERS, SPACE_PEERS))
@@ -344,13 +348,13 @@ def main() -> None:
             a, b, dh = rng.random(shape, np.float32), *(rng.standard_normal(shape, np.float32) for _ in range(2))
             peers = scans if shape not in LONG else {n: p for n, p in scans.items() if n in ("numba", "triad")}
             given = (a, b, dh, train)
-            print(f"scan {shape} {mode}: {compare(scan_ours(*given), peers, given, arguments.rounds)}", flush=True)
+            print(f"scan {shape} {mode}: {compare(scan_ours(*given), peers, given, *measuring)}", flush=True)
         for T, B, n, per_step in SPACES if arguments.only != "scan" else ():
             size = (T, n, n) if per_step else (n, n)
             matrices = [(rng.standard_normal(size, np.float32) / (2 * np.sqrt(n))).astype(np.float32) for _ in range(4)]
             u, dy = (rng.standard_normal((T, B, n), np.float32) for _ in range(2))
             given_space = (u, matrices, dy, train)
-            result = compare(space_ours(*given_space), spaces, given_space, arguments.rounds)
+            result = compare(space_ours(*given_space), spaces, given_space, *measuring)
             print(f"state space n={n}, B={B}, {'per step' if per_step else 'constant'} {mode}: {result}", flush=True)
 
 

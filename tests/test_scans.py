@@ -33,27 +33,30 @@ UNITS = st.one_of(st.integers(1, 70), st.sampled_from([128, 130, 1100, 4099]))
 SIZES = st.sampled_from([1, 2, 3, 4, 8, 9, 16, 17, 33, 70])
 
 
-def repeated(kind, arguments):
-    """The same arguments with a, or the matrices, for each step and row."""
+def magnitudes(kind, arguments):
+    """Magnitudes of all arguments, a or the matrices repeated for each step and row."""
     of_all = (arguments["b"] if kind == "scan" else arguments["u"]).shape
+    full = {
+        name: np.abs(x) if isinstance(x, np.ndarray) and x.dtype.kind in "fc" else x for name, x in arguments.items()
+    }
     if kind == "scan":
-        return arguments | {"a": np.array(np.broadcast_to(arguments["a"], of_all))}
-    full = {}
+        return full | {"a": np.array(np.broadcast_to(full["a"], of_all))}
     for name in "ABCD":
-        M = arguments[name]
+        M = full[name]
         if M is not None:
             full[name] = np.array(np.broadcast_to(M[:, None] if M.ndim == 3 else M, (*of_all[:2], *M.shape[-2:])))
-    return arguments | full
+    return full
 
 
 def agree(kind, arguments, d_outputs, d_state, dtype, K, T):
     """Every result of the kernels is that of the reference in double precision.
 
-    Where terms of a sum cancel, the scale of its error is that of the terms: the sum of their magnitudes.
+    Where terms cancel, the scale of an error is that of the terms: the same result of all magnitudes.
     """
     ours = both(FUNCTIONS[kind], arguments, d_outputs, d_state)
     theirs = both(REFERENCES[kind], arguments, d_outputs, d_state)
-    terms = both(REFERENCES[kind], repeated(kind, arguments), d_outputs, d_state)
+    given = (None if d is None else np.abs(d) for d in (d_outputs, d_state))
+    terms = both(REFERENCES[kind], magnitudes(kind, arguments), *given)
     real = np.dtype(dtype).type(0).real.dtype
     for name, x, y, term in zip(NAMES[kind], ours, theirs, terms, strict=True):
         if x is None or y is None:

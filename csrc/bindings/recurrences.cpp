@@ -192,14 +192,15 @@ static std::unique_ptr<StateSpaceTape> state_space_forward_typed(const py::array
 }
 
 template <class T>
-static void state_space_backward_typed(const StateSpaceTape& tape, const py::tuple& of, const py::object& dy,
-                                       const py::object& dx_n, const py::array& du, const py::tuple& d,
-                                       const py::array& dx_0) {
+static void state_space_backward_typed(const StateSpaceTape& tape, const py::array& u, const py::tuple& of,
+                                       const py::object& dy, const py::object& dx_n, const py::array& du,
+                                       const py::tuple& d, const py::array& dx_0) {
   require(d.size() == kOperands, "state space: four gradients");
   StateSpaceArrays<T> s;
   s.T_ = tape.T_, s.B = tape.B, s.n = tape.n, s.m = tape.m, s.p = tape.p, s.before = tape.before;
   s.flags = tape.flags;
   set_matrices(s, of);
+  s.u = strided<T>(u, s.T_, s.B, s.m, false, "u");
   if (!dy.is_none()) s.dy = strided<T>(array_of(dy), s.T_, s.B, s.p, false, "dy");
   s.dx_n = states<T>(dx_n, s.B, s.n, false, false, "dx_n");
   s.dx_0 = states<T>(dx_0, s.B, s.n, false, true, "dx_0");
@@ -254,13 +255,13 @@ void add_recurrences(py::module_& m) {
       "u"_a, "matrices"_a, "x_0"_a, "y"_a, "x_n"_a, "before"_a, "flags"_a);
   m.def(
       "state_space_backward",
-      [](const StateSpaceTape& tape, const py::tuple& matrices, const py::object& dy, const py::object& dx_n,
-         const py::array& du, const py::tuple& dmatrices, const py::array& dx_0) {
+      [](const StateSpaceTape& tape, const py::array& u, const py::tuple& matrices, const py::object& dy,
+         const py::object& dx_n, const py::array& du, const py::tuple& dmatrices, const py::array& dx_0) {
         with_dtype(tape.dtype, [&](auto zero) {
-          state_space_backward_typed<decltype(zero)>(tape, matrices, dy, dx_n, du, dmatrices, dx_0);
+          state_space_backward_typed<decltype(zero)>(tape, u, matrices, dy, dx_n, du, dmatrices, dx_0);
         });
       },
-      "tape"_a, "matrices"_a, "dy"_a, "dx_n"_a, "du"_a, "dmatrices"_a, "dx_0"_a);
+      "tape"_a, "u"_a, "matrices"_a, "dy"_a, "dx_n"_a, "du"_a, "dmatrices"_a, "dx_0"_a);
 }
 
 }  // namespace fusedrnn::python

@@ -1,6 +1,7 @@
 #include "state_space.h"
 
 #include <algorithm>
+#include <cstdint>
 #include <cstring>
 
 #include "dispatch.h"
@@ -67,6 +68,13 @@ double seconds(const StateSpace<T>& s, Index lanes, double passes) {
 
 Index shares(Index B) { return std::max<Index>(1, (B + 3) / 4); }  // a tile should have some rows
 
+// Whether an array (T, B, width) is aligned and in C order.
+bool plain(const Strided& a, Index T_, Index B, Index width, Index item) {
+  return reinterpret_cast<std::uintptr_t>(a.data) % static_cast<std::uintptr_t>(item) == 0 &&
+         (width == 1 || a.feature == item) && (B == 1 || a.batch == width * item) &&
+         (T_ == 1 || a.time == B * width * item);
+}
+
 // Copies one thread's rows to (T, B, width), zeros in the padding and where a row does not run.
 template <class T>
 void gather(const Strided& from, Index T_, Index B, Index width, Index padded_width, const std::uint8_t* flags, T* to,
@@ -113,13 +121,15 @@ std::unique_ptr<StateSpaceTape> state_space_forward(const StateSpaceArrays<T>& a
   tape->before = s.before, tape->flags = arrays.flags;
   T* u = nullptr;
   T* x = nullptr;  // without flags also the earlier states
+  const bool in_place = !s.flags && plain(arrays.u, s.T_, s.B, s.m, static_cast<Index>(sizeof(T)));
   Arena kept;
   const Index steps = s.T_ + 1;
-  kept.claim(u, numbers(s.T_, s.B, s.mp));
+  if (!in_place) kept.claim(u, numbers(s.T_, s.B, s.mp));
   kept.claim(x, product(numbers(steps, s.B, s.np), s.flags ? 2 : 1));
   tape->buffer = kept.allocate();
   tape->nbytes = kept.size();
-  s.u = u;
+  s.u = in_place ? reinterpret_cast<const T*>(arrays.u.data) : u;
+  s.u_row = in_place ? s.m : s.mp;
   s.earlier = x;
   s.x = x + s.B * s.np * (s.flags ? steps : 1);
   tape->u = u, tape->earlier = s.earlier, tape->x = s.x;
@@ -133,7 +143,7 @@ std::unique_ptr<StateSpaceTape> state_space_forward(const StateSpaceArrays<T>& a
   run_team(
       threads,
       [&](Member& member) {
-        gather(arrays.u, s.T_, s.B, s.m, s.mp, s.flags, u, member);
+        if (u) gather(arrays.u, s.T_, s.B, s.m, s.mp, s.flags, u, member);
         table.state_space_forward(s, member);
       },
       interrupt);
@@ -146,7 +156,7 @@ void state_space_backward(const StateSpaceTape& tape, const StateSpaceArrays<T>&
   const RecurrenceTable<T>& table = recurrences_of<T>(*tape.kernels);
   const Index lanes = table.lanes;
   StateSpace<T> s = sized(arrays, lanes);
-  s.u = static_cast<const T*>(tape.u), s.earlier = static_cast<T*>(tape.earlier), s.x = static_cast<T*>(tape.x);
+  s.earlier = static_cast<T*>(tape.earlier), s.x = static_cast<T*>(tape.x);
   ThreadLimit limit;
   const Index threads = threads_for(seconds(s, lanes, 2), shares(s.B), limit);
   // Parts of at least 1024 rows, at most 64: their number, hence the order of the sums, depends on T and B alone.
@@ -157,7 +167,8 @@ void state_space_backward(const StateSpaceTape& tape, const StateSpaceArrays<T>&
   claim_work(s, arena, lanes, threads);
   arena.claim(s.state, product(size(s.B), size(s.np)));
   arena.claim(s.l, numbers(s.T_, s.B, s.np));
-  T* dy = nullptr;
+  T *dy = nullptr, *u = static_cast<T*>(tape.u);
+  if (!u) arena.claim(u, numbers(s.T_, s.B, s.mp));
   if (arrays.dy.data) arena.claim(dy, numbers(s.T_, s.B, s.pp));
   for (int of = 0; of < kOperands; ++of) {
     s.d[of] = arrays.d[of];
@@ -165,6 +176,7 @@ void state_space_backward(const StateSpaceTape& tape, const StateSpaceArrays<T>&
       arena.claim(s.d[of].parts, numbers(s.parts, s.of[of].rows, padded(s.of[of].columns, lanes)));
   }
   const Buffer buffer = arena.allocate();
+  s.u = u, s.u_row = s.mp;
   s.dy = dy;
   s.du = arrays.du, s.du_time = arrays.du_time;
   copy_states(arrays.dx_n, s.n, s.state, s.np, s.B, s.n);
@@ -172,6 +184,7 @@ void state_space_backward(const StateSpaceTape& tape, const StateSpaceArrays<T>&
   run_team(
       threads,
       [&](Member& member) {
+        if (!tape.u) gather(arrays.u, s.T_, s.B, s.m, s.mp, s.flags, u, member);
         if (dy) gather(arrays.dy, s.T_, s.B, s.p, s.pp, s.flags, dy, member);
         table.state_space_backward(s, member);
       },

@@ -19,8 +19,8 @@ struct StateSpaceArrays {
   bool before = false;
   std::shared_ptr<const StepFlags> flags;
   Matrices<T> of[kOperands];
+  Strided u;  // backward reads it again unless forward gathered it
   // forward
-  Strided u;
   const T* x_0 = nullptr;  // (B, n), or null: zeros
   T* y = nullptr;
   Index y_time = 0;
@@ -43,7 +43,7 @@ struct StateSpaceTape {
   std::shared_ptr<const StepFlags> flags;
   Buffer buffer;
   std::size_t nbytes = 0;
-  void *u, *earlier, *x;
+  void *u, *earlier, *x;  // u null: the caller's array was read in place
 };
 
 // Both throw Interrupted.

@@ -81,8 +81,11 @@ struct StateSpace {
   Index np = 0, mp = 0, pp = 0;  // padded
   bool before = false;
   const uint8_t* flags = nullptr;
-  Matrices<T> of[kOperands];           // D.at may be null
-  const T* u = nullptr;                // (T, B, mp), zero where a row does not run; filled by core
+  Matrices<T> of[kOperands];  // D.at may be null
+  // (T, B, u_row), zero where a row does not run. Backward needs the padding, u_row = mp; forward also reads the
+  // caller's array, u_row = m.
+  const T* u = nullptr;
+  Index u_row = 0;
   T *earlier = nullptr, *x = nullptr;  // (T, B, np): x_{t-1} and x_t, zero where a row does not run; without flags one
                                        // array (T + 1, B, np), of which both are parts
   T* state = nullptr;                  // (B, np): in: the first state; out: the last one

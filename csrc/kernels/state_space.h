@@ -187,14 +187,21 @@ struct StateSpacePass {
 
   uint8_t flags(Index t, Index row) const { return s.flags ? s.flags[t * s.B + row] : uint8_t{kRuns}; }
 
+  // Where the outputs of a chunk go: to the caller's array, if its rows are whole vectors and all of them run.
+  Plane<T> outputs(T* target, Index from, Index width, Index padded_width, Index time) const {
+    if (width != padded_width || s.flags || time != s.B * width) return of_chunk(padded_width);
+    return all_rows(target, from, width);
+  }
+
   // Copies the outputs of a chunk to the caller's rows; zeros where a row does not run.
   [[gnu::noinline]] void hand_over(Index from, Index to, Index width, Index padded_width, T* target, Index time) const {
     const Index rows = b.end - b.begin;
     for (Index t = from; t < to; ++t)
       for (Index r = 0; r < rows; ++r) {
         const T* const given = chunk + ((t - from) * rows + r) * padded_width;
-        copy_numbers<T>(flags(t, b.begin + r) & kRuns ? given : nullptr, target + t * time + (b.begin + r) * width,
-                        width);
+        T* const out = target + t * time + (b.begin + r) * width;
+        const bool ran = flags(t, b.begin + r) & kRuns;
+        for (Index i = 0; i < width; ++i) out[i] = ran ? given[i] : T(0);
       }
   }
 };
@@ -210,7 +217,7 @@ void state_space_forward(const StateSpace<T>& s, Member& m) {
   if (!s.flags) copy_numbers<T>(state, s.earlier + first * np, numbers);
   for (Index from = 0; from < s.T_; from += pass.chunk_steps) {
     const Index to = from + pass.chunk_steps < s.T_ ? from + pass.chunk_steps : s.T_;
-    const Plane<const T> u = pass.all_rows(s.u, from, s.mp);
+    const Plane<const T> u = pass.all_rows(s.u, from, s.u_row);
     pass.multiply(kB, false, from, to, u, pass.nothing(), pass.all_rows(s.x, from, np));
     for (Index t = from; t < to; ++t) {
       const Plane<T> now = pass.all_rows(s.x, t, np), before = pass.all_rows(s.earlier, t, np);
@@ -227,13 +234,14 @@ void state_space_forward(const StateSpace<T>& s, Member& m) {
       if (stopped(m)) return;
     }
     Plane<const T> start = pass.nothing();
+    const Plane<T> y = pass.outputs(s.y, from, s.p, s.pp, s.y_time);
     if (s.of[kD].at) {
-      pass.multiply(kD, false, from, to, u, start, pass.of_chunk(s.pp));
-      start = pass.of_chunk(s.pp).read();
+      pass.multiply(kD, false, from, to, u, start, y);
+      start = y.read();
     }
     const Plane<const T> seen = pass.all_rows(s.before ? s.earlier : s.x, from, np).read();
-    pass.multiply(kC, false, from, to, seen, start, pass.of_chunk(s.pp));
-    pass.hand_over(from, to, s.p, s.pp, s.y, s.y_time);
+    pass.multiply(kC, false, from, to, seen, start, y);
+    if (y.at == pass.chunk) pass.hand_over(from, to, s.p, s.pp, s.y, s.y_time);
     if (stopped(m)) return;
   }
   if (!s.flags) copy_numbers<T>(s.earlier + (s.T_ * s.B + first) * np, state, numbers);
@@ -337,12 +345,13 @@ void state_gradients(const StateSpace<T>& s, StateSpacePass<T>& pass, Member& m)
       if (stopped(m)) return;
     }
     Plane<const T> start = pass.nothing();
+    const Plane<T> du = pass.outputs(s.du, from, s.m, s.mp, s.du_time);
     if (s.of[kD].at && s.dy) {
-      pass.multiply(kD, true, from, to, pass.all_rows(s.dy, from, s.pp), start, pass.of_chunk(s.mp));
-      start = pass.of_chunk(s.mp).read();
+      pass.multiply(kD, true, from, to, pass.all_rows(s.dy, from, s.pp), start, du);
+      start = du.read();
     }
-    pass.multiply(kB, true, from, to, of_l.read(), start, pass.of_chunk(s.mp));
-    pass.hand_over(from, to, s.m, s.mp, s.du, s.du_time);
+    pass.multiply(kB, true, from, to, of_l.read(), start, du);
+    if (du.at == pass.chunk) pass.hand_over(from, to, s.m, s.mp, s.du, s.du_time);
     if (stopped(m)) return;
     to = from;
   }

@@ -231,7 +231,7 @@ def scan_backward(
 
 @final
 class StateSpaceTape:
-    """What `state_space_forward` keeps: inputs and states."""
+    """What `state_space_forward` keeps: states, and inputs if it could not read them in place."""
 
     @property
     def nbytes(self) -> int: ...
@@ -247,6 +247,7 @@ def state_space_forward(
 ) -> StateSpaceTape: ...
 def state_space_backward(
     tape: StateSpaceTape,
+    u: Array,  # as in forward
     matrices: tuple[Array | None, ...],  # as in forward
     dy: Array | None,  # (T, B, p), any strides
     dx_n: Array | None,

@@ -34,6 +34,7 @@ class Saved(NamedTuple):
     """The contents of a tape."""
 
     kept: _core.StateSpaceTape | None  # None: no step and row
+    u: Array
     matrices: tuple[Array | None, ...]  # A, B, C, D
     steps: StepsOfRows
     sizes: tuple[int, int, int, int, int]  # T, B, n, m, p
@@ -43,7 +44,7 @@ class Saved(NamedTuple):
     def nbytes(self) -> int:
         """Bytes of inputs, states and matrices, those that others own, too."""
         own = 0 if self.kept is None else self.kept.nbytes
-        return own + sum(matrix.nbytes for matrix in self.matrices if matrix is not None)
+        return own + self.u.nbytes + sum(matrix.nbytes for matrix in self.matrices if matrix is not None)
 
 
 def state_space_forward(
@@ -84,7 +85,7 @@ def state_space_forward(
     x_n : ndarray (batch, n)
         The state after each row's last step in running order.
     tape : ArrayTape
-        For `state_space_backward`. It owns copies of `u` and of constant matrices; other matrices must not be changed
+        For `state_space_backward`. It owns copies of constant matrices; `u` and other matrices must not be changed
         before.
 
     Raises
@@ -134,18 +135,18 @@ def state_space_forward(
     _validate.room(owner, "inputs, states and outputs", T * rows * (m + n + p), dtype)
     initial = read_state(owner, "x_0", x_0, (rows, n), "(batch, n)", dtype)
     steps = read_steps(owner, T, rows, lengths, mask, reset, reverse)
+    inputs = inputs.astype(dtype, copy=False)
     matrices = tuple(_matrix(given.get(name), dtype) for name in "ABCD")
     y, x_n = _core.empty((T, rows, p), dtype), _core.empty((rows, n), dtype)
     kept = None
     if T * rows == 0:
         x_n[...] = 0 if initial is None else initial
     else:
-        inputs = inputs.astype(dtype, copy=False)
         running = tuple(_over_time(steps, matrix) for matrix in matrices)
         kept = _core.state_space_forward(
             _of(steps, inputs), running, initial, _of(steps, y), x_n, read == "before", steps.flags
         )
-    return y, x_n, ArrayTape(owner, Saved(kept, matrices, steps, (T, rows, n, m, p), dtype))  # type: ignore[arg-type]
+    return y, x_n, ArrayTape(owner, Saved(kept, inputs, matrices, steps, (T, rows, n, m, p), dtype))  # type: ignore[arg-type]
 
 
 def state_space_backward(
@@ -204,7 +205,9 @@ def state_space_backward(
         unreached = d
     else:
         running, of_d = (tuple(_over_time(steps, x) for x in xs) for xs in (saved.matrices, d))
-        _core.state_space_backward(saved.kept, running, _of(steps, dy), dx_n, _of(steps, du), of_d, dx_0)
+        _core.state_space_backward(
+            saved.kept, _of(steps, saved.u), running, _of(steps, dy), dx_n, _of(steps, du), of_d, dx_0
+        )
         unreached = d[2:] if dy is None else []
     for array in unreached:
         if array is not None:
