@@ -6,11 +6,19 @@ from typing import Any, Self
 
 import numpy as np
 
-from fusedrnn.reference.cells import Cell, gru_cell, lstm_cell, rnn_cell
+from fusedrnn.reference.cells import CELLS, Cell, gru_cell, lstm_cell, rnn_cell
 from tolerances import assert_close, bound, dot_length
 
 #: Results and gradients of a layer -> their names in `tolerances.dot_length`.
-QUANTITIES = {"h_n": "state_n", "c_n": "state_n", "dh_0": "dstate", "dc_0": "dstate", "dW_hr": "dW_hh"}
+QUANTITIES = {
+    "h_n": "state_n",
+    "c_n": "state_n",
+    "dh_0": "dstate",
+    "dc_0": "dstate",
+    "dW_hr": "dW_hh",
+    "dh_initial": "db_ih",
+    "dc_initial": "db_ih",
+}
 
 Results = dict[str, Any]
 
@@ -24,11 +32,15 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "lstm": ("lstm", {}),
     "lstm_ifo": ("lstm", {"peephole": "ifo"}),
 }
+# A family that is not listed above has no options; its cell, its functions and its only variant have the same name.
+VARIANTS |= {name: (name, {}) for name in CELLS if name not in VARIANTS}
 
 
 def cell_of(cell: str, options: dict[str, Any] | None = None) -> Cell:
     """The reference's cell of a variant, or of a family and its options."""
     family, options = VARIANTS[cell] if options is None else (cell, options)
+    if family in CELLS and not options:
+        return CELLS[family]
     make: Any = {"rnn": rnn_cell, "gru": gru_cell, "lstm": lstm_cell}[family]
     made: Cell = make(**options)
     return made
@@ -54,16 +66,16 @@ class Problem:
     dstate: tuple[Any, ...]
     lengths: Any = None
     reverse: bool = False
-    mask: Any = None  # (B, T)
+    mask: Any = None  # (T, B)
     reset: Any = None  # (T, B)
     past_end: str = "zero"
     W_peephole: Any = None
     options: dict[str, Any] | None = None
-    structure: dict[str, Any] = field(default_factory=dict)  # W_hr, recurrent_mask, zoneout_h, zoneout_c: those in use
+    structure: dict[str, Any] = field(default_factory=dict)  # W_hr, masks, own initial states: those in use
 
     @property
     def family(self) -> tuple[str, dict[str, Any]]:
-        """ "rnn", "gru" or "lstm", and its options."""
+        """Name of the family in its functions, and its options."""
         return VARIANTS[self.cell] if self.options is None else (self.cell, self.options)
 
     @property
@@ -129,7 +141,7 @@ def make_problem(
 
 
 def with_structure(problem: Problem, rng: np.random.Generator, *names: str) -> Problem:
-    """The same problem with a projection to a third of the units, and with the named masks."""
+    """The same problem with a projection to a third of the units, and with the named masks and own initial states."""
     (T, B, H), dtype = (problem.sizes[k] for k in "TBH"), problem.dtype  # type: ignore[misc]
     R = max(1, H // 3) if "W_hr" in names else H
     structure: dict[str, Any] = {}
@@ -140,6 +152,9 @@ def with_structure(problem: Problem, rng: np.random.Generator, *names: str) -> P
     for name, n in (("zoneout_h", R), ("zoneout_c", H)):
         if name in names and (name == "zoneout_h" or len(problem.state) == 2):
             structure[name] = rng.random((T, B, n)) < 0.3
+    for name, n in (("h_initial", R), ("c_initial", H)):
+        if name in names and (name == "h_initial" or len(problem.state) == 2):
+            structure[name] = rng.standard_normal(n).astype(dtype)
     W_ih, W_hh, *biases = problem.weights
 
     def cut(state: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 
 from fusedrnn import _core, reference
-from fusedrnn.kinds import SIGMOID, TANH, Options, gru_kind, lstm_kind, rnn_kind
+from fusedrnn.families.gru import gru_kind
+from fusedrnn.families.lstm import lstm_kind
+from fusedrnn.families.rnn import rnn_kind
+from fusedrnn.kinds import SIGMOID, TANH, Options
 from problems import VARIANTS, Problem, assert_results, has_kinks, make_problem, with_structure
 
 ROOT = Path(__file__).parents[1]

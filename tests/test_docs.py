@@ -17,7 +17,11 @@ ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 DOCUMENTS = [
     p.relative_to(ROOT)
-    for p in (ROOT / "README.md", ROOT / "docs/cells.md", ROOT / "docs/scans.md", *sorted(ROOT.glob("*/README.md")))
+    for p in (
+        ROOT / "README.md",
+        *(ROOT / "docs" / name for name in ("cells.md", "resets.md", "scans.md")),
+        *sorted(ROOT.glob("*/README.md")),
+    )
 ]
 MODULES = sorted(
     module.name

@@ -16,7 +16,7 @@ CODE = (".h", ".cpp", ".c", ".py", ".pyi", ".pxd", ".pyx", ".txt", ".toml", ".in
 ELSEWHERE = {
     "isas.inc", "results.json", "model.onnx", "model.safetensors", "setup.py", "conf.py", "libasan.so", "_core.so",
     "gru.safetensors", "lstm.npz", "gru.md", "xla/ffi/api/c_api.h", "DIR/benchmarks.md", "lstm_test.py",
-    "madmom/ml/nn/layers.py",
+    "madmom/ml/nn/layers.py", "model_loader.h", "torch_helpers.h", "RTNeuralLSTM.cpp", "modelbin.cpp", "paramdict.cpp",
     "code/kernels/rnn_problems.h", "kernels/gemm_amx.cpp",
 }  # fmt: skip
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from fusedrnn import reference
+from fusedrnn.reference import CELLS
 from problems import VARIANTS, cell_of, has_kinks
 from tolerances import assert_close, dot_length
 
@@ -166,6 +167,10 @@ def torch_loop(torch: Any, cell: str, leaf: dict[str, Any], x: Any, lengths: Any
     return torch.stack(rows, 1), tuple(torch.stack(parts) for parts in zip(*finals, strict=True))
 
 
+#: The variants of which torch has the layer, or `torch_loop` the equations.
+TORCHS = ["rnn_tanh", "rnn_relu", "gru_after", "gru_before", "gru_simple", "lstm", "lstm_ifo"]
+
+
 def run_torch(torch: Any, cases: list[Case]) -> tuple[list[Any], list[Any], list[dict[str, Any]], Any]:
     """One bidirectional layer whose directions are two cases: their y, final states and gradients, and that of x."""
     cell, lengths = cases[0].cell, cases[0].lengths
@@ -221,6 +226,7 @@ def run_torch(torch: Any, cases: list[Case]) -> tuple[list[Any], list[Any], list
 
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no-bias"])
 @pytest.mark.parametrize("lengths", [None, [6, 1, 9, 4, 9]], ids=["full", "packed"])
+@pytest.mark.parametrize("cell", TORCHS)
 def test_both_directions_are_torchs(cell, lengths, bias, rng):
     torch = pytest.importorskip("torch", reason="torch is an optional extra: pip install 'fusedrnn[torch]'")
     sizes = (9, 5, 7, 8)
@@ -451,12 +457,13 @@ def test_dtype_is_that_of_every_operation(cell, dtype, rng):
     a, made = case.args, cell_of(cell)
     state, weights = tuple(a[f"state_{k}"] for k in range(made.states)), (a["W_ih"], a["W_hh"], a["b_ih"], a["b_hh"])
     y, state_n, tape = reference.forward(made, a["x"], state, *weights, W_peephole=a.get("W_peephole"), dtype=dtype)
-    dx, dstate, *dweights = reference.backward(tape, case.dy, case.dstate_n)
-    gradients = [array for array in (dx, *dstate, *dweights) if array is not None]
+    grads = reference.backward(tape, case.dy, case.dstate_n)
+    weights = [array for name, array in grads._asdict().items() if name.startswith(("dW", "db")) and array is not None]
+    gradients = [grads.dx, *grads.dstate, *grads.dinitial, *weights]
     assert {array.dtype for array in (y, *state_n, *gradients)} == {np.dtype(dtype)}
     if dtype is np.float32:
         K = dot_length("dx", gates=made.gates, T=T, B=B, I=I, H=H)
-        assert_close(dx, case.grads()["x"], dtype=dtype, K=K, T=T, what=f"{cell}: dx in float32")
+        assert_close(grads.dx, case.grads()["x"], dtype=dtype, K=K, T=T, what=f"{cell}: dx in float32")
 
 
 # ---- shape of the code
@@ -579,7 +586,7 @@ X = np.zeros((T, B, H))
         (
             lambda: reference.forward("sru", X, (None,), W1, W1),
             ValueError,
-            "cell is 'sru'; expected one of rnn_tanh, rnn_relu, gru_after, gru_before, gru_simple, lstm",
+            f"cell is 'sru'; expected one of {', '.join(CELLS)}",
         ),
     ],
 )

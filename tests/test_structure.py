@@ -15,6 +15,7 @@ import pytest
 
 import fusedrnn
 from fusedrnn import functional, reference
+from fusedrnn.parameters import CLASSES
 from fusedrnn.reference import CELLS
 from problems import assert_results, assert_same_bits, make_problem, with_structure
 from tolerances import assert_close, dot_length
@@ -57,7 +58,8 @@ def make_layer(cell: str, I: int, H: int, dtype: str, **options: Any) -> Any:
         options["nonlinearity"] = variant
     elif kind == "gru":
         options |= {"reset_after": variant != "before", "reset_gate": variant != "simple"}
-    return {"rnn": fusedrnn.RNN, "gru": fusedrnn.GRU, "lstm": fusedrnn.LSTM}[kind](I, H, dtype=dtype, rng=7, **options)
+    classes = {name.lower(): cls for name, cls in CLASSES.items()}
+    return classes[kind](I, H, dtype=dtype, rng=7, **options)
 
 
 def normal(rng: np.random.Generator, dtype: str, *shape: int) -> Any:
@@ -97,7 +99,7 @@ def make_call(
         padding = np.arange(T)[:, None] >= ends
         x[padding] = -1 if tokens else np.nan
         dy[padding] = np.nan
-    steps = {"mask": rng.random((B, T)) < 0.7, "reset": rng.random((T, B)) < 0.3} if holes else {}
+    steps = {"mask": rng.random((T, B)) < 0.7, "reset": rng.random((T, B)) < 0.3} if holes else {}
     return Call(x, state, ends, dy, dstate, steps)
 
 
@@ -241,7 +243,7 @@ def test_functions_equal_the_reference(cell, names, isa, dtype, rows, sizes, rng
     problem = make_problem(rng, cell, dtype, T=T, B=B, I=I, H=H, lengths=rows != "full", reverse=rows != "full")
     problem = with_structure(problem, rng, *names)
     if rows == "holes":
-        steps = {"mask": rng.random((B, T)) < 0.7, "reset": rng.random((T, B)) < 0.3}
+        steps = {"mask": rng.random((T, B)) < 0.7, "reset": rng.random((T, B)) < 0.3}
         problem = problem.but(**steps, past_end="hold", dy=np.nan_to_num(problem.dy))
     assert_results(problem.run(functional), problem.run(reference), problem)
 

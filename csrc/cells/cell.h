@@ -7,8 +7,8 @@
 // units, and every function is element-wise in them. Names follow the literature: i f g o, r z n; a gradient is `d` +
 // name.
 //
-// A cell is an object made from CellOptions (cells/cells.h) once per call. The usual form of a cell has its activation
-// functions compiled in (UsualFunctions); the same template over ChosenFunctions is its form with options.
+// A cell is an object made from CellOptions (cells/options.h) once per call. The usual form of a cell has its
+// activation functions compiled in (UsualFunctions); the same template over ChosenFunctions is its form with options.
 //
 // Traits
 //   gates     matrices in each weight (rows of weight_hh / H)
@@ -47,7 +47,7 @@
 #pragma once
 
 #include "../math/activations.h"
-#include "cells.h"
+#include "options.h"
 
 namespace fusedrnn::FUSEDRNN_ISA {
 

@@ -1,10 +1,10 @@
-// All cells by name, and the options a cell can be computed with. Core and the kernels both include this file, so it
-// contains nothing that depends on an instruction set: the list only names the cell types. They are defined in the
-// other files of this folder, which only kernels/kernels.cpp includes. A new cell starts with a line here; next, read
-// cells/cell.h.
+// All cells by name. Core includes this file for the list alone, which contains nothing that depends on an instruction
+// set; kernels/kernels.cpp, which is compiled for one, gets the definitions of the cells with it. A new cell starts
+// with a line in the list and one at the end of this file; next, read cells/cell.h, and docs/add-a-cell.md for all the
+// steps.
 #pragma once
 
-#include "../math/functions.h"
+#include "options.h"
 
 namespace fusedrnn {
 
@@ -33,12 +33,10 @@ enum CellId {
       kCellCount
 };
 
-enum Peephole { kNoPeephole, kPeepholeIFO, kPeepholeOPrev };  // see cells/lstm.h
-
-struct CellOptions {
-  Activation gate{kSigmoid}, state, output;
-  double clip = __builtin_inf(), cell_clip = __builtin_inf();  // limits of pre-activations and of c; infinity: no limit
-  Peephole peephole = kNoPeephole;
-};
-
 }  // namespace fusedrnn
+
+#ifdef FUSEDRNN_ISA  // the kernels
+#include "gru.h"
+#include "lstm.h"
+#include "rnn.h"
+#endif

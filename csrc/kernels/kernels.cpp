@@ -1,8 +1,6 @@
 // The kernels of one ISA and one FUSEDRNN_ELEMENT, float or double: CMakeLists.txt compiles this file once for each
 // pair. It exports one table, kernels_<element>; everything here is in namespace fusedrnn::<isa>.
-#include "../cells/gru.h"
-#include "../cells/lstm.h"
-#include "../cells/rnn.h"
+#include "../cells/cells.h"
 #include "../math/math.h"
 #include "normed_backward.h"
 #include "normed_forward.h"

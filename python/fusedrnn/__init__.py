@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from . import _interpreter  # noqa: F401  refuses sub-interpreters before anything else is imported
 from ._version import __version__
 from .c_api import get_include
-from .grads import Grads
+from .grads import Grads, SparseGrad
 
 try:
     importlib.import_module("._core", __name__)
@@ -26,14 +26,15 @@ else:
     _missing = None
     from . import functional
     from .bidirectional import Bidirectional
-    from .cells import GRUCell, LSTMCell, RNNCell
     from .clipping import clip_grad_norm, clip_grad_value
     from .ensemble import Ensemble
     from .explanation import Explanation, explain
+    from .families.gru import GRU, GRUCell
+    from .families.lstm import LSTM, LSTMCell
+    from .families.rnn import RNN, RNNCell
     from .frozen import FrozenLayer, Stream
     from .groups import FrozenGroup
     from .isa import available_isas, current_isa, show_config, use_isa
-    from .layers import GRU, LSTM, RNN
     from .stack import Stack, StackStream
     from .tape import Tape
     from .threads import get_num_threads, set_num_threads, threads
@@ -54,6 +55,7 @@ __all__ = [
     "Grads",
     "LSTMCell",
     "RNNCell",
+    "SparseGrad",
     "Stack",
     "StackStream",
     "Stream",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -12,13 +12,16 @@ from numpy.typing import DTypeLike, NDArray
 
 from . import _core, _validate
 from .form import Plan
-from .kinds import CellKind
+from .kinds import CellKind, kind_of
 from .specs import Bias, LoadReport, ParameterSpec
 
 Array = NDArray[Any]
 
 #: Version of the result of __getstate__; increased when old pickles would have to be converted.
 PICKLE_VERSION = 1
+
+#: The layers and cells of all families by name; files and bridges look their classes up here.
+CLASSES: dict[str, type[Any]] = {}
 
 
 def direction_specs(kind: CellKind, H: int, inputs: int, inputs_formula: str, suffix: str) -> tuple[ParameterSpec, ...]:
@@ -123,6 +126,11 @@ class Parameterized:
     # Equality is by value and values change, so there is no hash.
     __hash__: ClassVar[None]  # type: ignore[assignment]
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if cls.__module__.startswith(f"{__package__}.families."):  # neither a base class nor a user's subclass
+            CLASSES[cls.__name__] = cls
+
     def _configure(self, values: dict[str, Any]) -> None:
         """Store checked constructor arguments and the values derived from them."""
         self.__dict__.update(values)
@@ -133,9 +141,12 @@ class Parameterized:
         """The parameters of this configuration, in torch's order."""
         raise NotImplementedError
 
+    #: The kernels' name of the cell, in families without options.
+    _cell: ClassVar[str]
+
     def _choose_kind(self) -> CellKind:
         """The cell of this configuration."""
-        raise NotImplementedError
+        return kind_of(self._cell, self.bias)
 
     def _sizes(
         self, input_size: int, hidden_size: int, bias: Bias, dtype: DTypeLike, rng: np.random.Generator | int | None
@@ -187,9 +198,12 @@ class Parameterized:
         other.__dict__.update(self.__dict__, params=params)
         return other
 
-    def _arrays(self) -> list[Array]:
-        """The parameters for the kernels, checked, because they may have changed since the last call."""
-        return _validate.parameters(type(self).__name__, self.params, self._specs, self.dtype)
+    def _arrays(self, as_is: Sequence[int] = ()) -> list[Array]:
+        """The parameters for the kernels, checked, because they may have changed since the last call.
+
+        Those at the places `as_is` may have any strides.
+        """
+        return _validate.parameters(type(self).__name__, self.params, self._specs, self.dtype, as_is)
 
     def _pack(self, training: bool) -> list[_core.Weights]:
         """Packed weights in the order of the specs: by layer, then by direction."""

@@ -1,8 +1,8 @@
-"""Common base of `RNN`, `GRU` and `LSTM`: configuration, parameters, and the run over a sequence."""
+"""Common base of all layers: configuration, parameters, and the run over a sequence."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -14,8 +14,9 @@ from .form import Extent, Outputs, Plan
 from .frozen import FrozenLayer
 from .kinds import CellKind
 from .masks import Masks, Rates
-from .parameters import Parameterized, layer_specs, learned_specs, pack
+from .parameters import Parameterized, arguments_of, layer_specs, learned_specs, pack
 from .specs import Bias, ParameterSpec
+from .tokens import Seen, pack_columns, see
 from .unroll import Record, Run
 
 if TYPE_CHECKING:
@@ -30,10 +31,18 @@ NOT_NORMED = (
 )
 
 
+def layer_norm_options(owner: str, layer_norm: object, layer_norm_eps: object) -> dict[str, Any]:
+    """The arguments of layer normalisation by name, checked."""
+    return {
+        "layer_norm": _validate.flag(owner, "layer_norm", layer_norm),
+        "layer_norm_eps": _validate.layer_norm_eps(owner, layer_norm_eps),
+    }
+
+
 class SavedLayer:
     """The data that a layer's run saves for the backward pass."""
 
-    __slots__ = ("extent", "factors", "from_initial", "masks", "plan", "records", "specs")
+    __slots__ = ("extent", "factors", "masks", "plan", "records", "seen", "specs")
 
     def __init__(
         self,
@@ -41,17 +50,17 @@ class SavedLayer:
         specs: tuple[ParameterSpec, ...],
         extent: Extent,
         records: list[Record],
-        from_initial: bool,
         masks: Masks,
         factors: Array | None,
+        seen: Seen | None,
     ) -> None:
         self.plan = plan
         self.specs = specs
         self.extent = extent
         self.records = records
-        self.from_initial = from_initial  # no state was given
         self.masks = masks
         self.factors = factors  # by which each weight_hh was multiplied
+        self.seen = seen  # the tokens
 
     @property
     def nbytes(self) -> int:
@@ -59,23 +68,35 @@ class SavedLayer:
 
     def backward(
         self, dys: tuple[Array | None, ...], dstate_n: Any, dx: Array | None
-    ) -> Run[tuple[tuple[Array, ...], dict[str, Array]]]:
+    ) -> Run[tuple[tuple[Array, ...], dict[str, Any]]]:
         """See `Saved`."""
-        plan = self.plan
+        plan, seen = self.plan, self.seen
         rows = plan.num_layers * plan.directions
         shapes = [spec.shape for spec in self.specs[: rows * plan.kind.each]]  # without learned initial states
-        dstate_0, dparams = yield from unroll.backward(plan, self.extent, self.records, dys, dstate_n, dx, shapes)
+        if seen is not None:
+            for i in plan.lowest_W_ih:
+                shapes[i] = (shapes[i][0], max(1, len(seen.ids)))
+        dstate_0, dinitial, arrays = yield from unroll.backward(
+            plan, self.extent, self.records, dys, dstate_n, dx, shapes
+        )
+        dparams: list[Any] = arrays
+        if seen is not None:
+            for i in plan.lowest_W_ih:
+                dparams[i] = seen.gradient(dparams[i], plan.input_size)
         if self.factors is not None:
             for dW_hh, factors in zip(dparams[plan.kind.every("W_hh")], self.factors, strict=True):
                 dW_hh *= factors
-        if plan.learned_state:
-            share = 1 if self.from_initial else 0
-            dparams += [part[i].sum(axis=0) * part.dtype.type(share) for i in range(rows) for part in dstate_0]
+        if dinitial is not None:
+            dparams += [part[i].sum(axis=0) for i in range(rows) for part in dinitial]
         return dstate_0, {spec.name: array for spec, array in zip(self.specs, dparams, strict=True)}
 
 
 class RecurrentLayer(SequenceLayer, Parameterized):
-    """Base of `RNN`, `GRU` and `LSTM`, which process sequences in the same way."""
+    """Base of all layers, which process sequences in the same way.
+
+    A layer without options of its own inherits this constructor and names its cell with `_cell`; others list their
+    options in a constructor of their own, which calls `_construct`.
+    """
 
     _assignable: ClassVar[frozenset[str]] = frozenset({"rng", "dropout", "recurrent_dropout", "weight_dropout"})
 
@@ -93,7 +114,36 @@ class RecurrentLayer(SequenceLayer, Parameterized):
     layer_norm_eps: float = 1e-5
     _plan: Plan
 
-    def _common(
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: Bias = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        merge: str | None = "concat",
+        backwards: bool = False,
+        learned_state: bool = False,
+        zoneout: float | tuple[float, float] = 0.0,
+        recurrent_dropout: float = 0.0,
+        weight_dropout: float = 0.0,
+        dtype: DTypeLike = np.float32,
+        rng: np.random.Generator | int | None = None,
+    ) -> None:
+        self._construct(
+            *(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, merge),
+            *(backwards, learned_state, zoneout, recurrent_dropout, weight_dropout, dtype, rng),
+        )
+
+    _arguments = arguments_of(__init__)
+
+    #: Parts of the state.
+    _states: ClassVar[tuple[str, ...]] = ("h",)
+
+    def _construct(
         self,
         input_size: int,
         hidden_size: int,
@@ -103,14 +153,19 @@ class RecurrentLayer(SequenceLayer, Parameterized):
         dropout: float,
         bidirectional: bool,
         merge: str | None,
-        dtype: DTypeLike,
-        rng: np.random.Generator | int | None,
+        backwards: bool,
+        learned_state: bool,
         zoneout: float | tuple[float, float],
         recurrent_dropout: float,
         weight_dropout: float,
-        parts: tuple[str, ...] = ("h",),
-    ) -> dict[str, Any]:
-        """Check the arguments that all layers share, in the order of the signature."""
+        dtype: DTypeLike,
+        rng: np.random.Generator | int | None,
+        check_options: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+    ) -> None:
+        """Initialise from the arguments that all layers share, and from a family's options.
+
+        `check_options` returns the options; it is called with the shared arguments, which have been checked.
+        """
         owner = type(self).__name__
         values = self._sizes(input_size, hidden_size, bias, dtype, rng)
         values["num_layers"] = _validate.size(owner, "num_layers", num_layers, _validate.MOST_LAYERS)
@@ -120,11 +175,14 @@ class RecurrentLayer(SequenceLayer, Parameterized):
         values["merge"] = _validate.merge(owner, merge, values["bidirectional"])
         if values["dropout"] and values["num_layers"] == 1:
             _validate.warn_idle_dropout(owner, values["dropout"], stacklevel=3)
-        rates = _validate.zoneout(owner, zoneout, parts)
-        values["zoneout"] = rates if len(parts) == 2 and rates[0] != rates[1] else rates[0]
+        rates = _validate.zoneout(owner, zoneout, self._states)
+        values["zoneout"] = rates if len(self._states) == 2 and rates[0] != rates[1] else rates[0]
         values["recurrent_dropout"] = _validate.probability(owner, "recurrent_dropout", recurrent_dropout)
         values["weight_dropout"] = _validate.probability(owner, "weight_dropout", weight_dropout)
-        return values
+        values["backwards"] = _validate.backwards(owner, backwards, values["bidirectional"])
+        values["learned_state"] = _validate.flag(owner, "learned_state", learned_state)
+        self._configure(values if check_options is None else values | check_options(values))
+        self._initialise()
 
     def _specify(self) -> tuple[ParameterSpec, ...]:
         plan = Plan(
@@ -154,14 +212,6 @@ class RecurrentLayer(SequenceLayer, Parameterized):
                 if name in NOT_NORMED and value != default:
                     raise _validate.no_layer_norm(type(self).__name__, name, value, default)
         return kind._replace(norm_eps=self.layer_norm_eps)
-
-    def _in_time(self, backwards: object, learned_state: object, bidirectional: bool) -> dict[str, Any]:
-        """Check the direction of a layer, and whether its initial state is learned."""
-        owner = type(self).__name__
-        return {
-            "backwards": _validate.backwards(owner, backwards, bidirectional),
-            "learned_state": _validate.flag(owner, "learned_state", learned_state),
-        }
 
     def _draw(self) -> None:
         super()._draw()
@@ -202,7 +252,12 @@ class RecurrentLayer(SequenceLayer, Parameterized):
         self, x: Array, state: Any, extent: Extent, outputs: Outputs, mode: Mode
     ) -> Run[tuple[tuple[Array, ...], SavedLayer | None]]:
         plan = self._plan
-        arrays, learned = plan.split_learned(self._arrays())
+        lowest = plan.lowest_W_ih if x.ndim == 2 else ()
+        arrays, learned = plan.split_learned(self._arrays(lowest))
+        seen = see(x, extent.schedule, plan.input_size, mode.save)
+        pack_columns(seen, arrays, lowest)
+        if seen is not None:
+            x = seen.numbers
         rows, rates = plan.num_layers * plan.directions, self._rates
         used: Masks = {}
         if mode.drop and rates.any:
@@ -215,13 +270,13 @@ class RecurrentLayer(SequenceLayer, Parameterized):
             arrays[every] = [W_hh * factor for W_hh, factor in zip(arrays[every], factors, strict=True)]
         weights = pack(plan.kind, arrays, mode.save, (0.0, 0.0) if mode.drop else plan.zoneout)
         step_masks = masks.for_kernels(used, rates, rows, plan.dtype)
-        state_0 = plan.initial_state(extent, state, learned)
+        states, kept = (state, learned), used.get("dropout")
         state_n, records = yield from unroll.forward(
-            plan, weights, x, state_0, extent, outputs, mode.save, used.get("dropout"), rates.dropout, step_masks
+            plan, weights, x, states, extent, outputs, mode.save, kept, rates.dropout, step_masks
         )
         if not mode.save:
             return state_n, None
-        return state_n, SavedLayer(plan, self._specs, extent, records, state is None, used, factors)
+        return state_n, SavedLayer(plan, self._specs, extent, records, used, factors, seen)
 
     def _shape_of(self, role: str) -> tuple[int, ...]:
         """Shape of the lowest layer's parameter of a role."""
@@ -230,12 +285,15 @@ class RecurrentLayer(SequenceLayer, Parameterized):
     def _show(self, saved: Any, x: Array, extent: Extent) -> tuple[Any, Array]:
         from .inspection import show_layer  # imports the reference, which calls do not need
 
-        weights, _ = self._plan.split_learned(self._arrays())
-        return show_layer(self._plan, self._reference_cell(), weights, saved.records, x, extent)
+        plan = self._plan
+        weights, _ = plan.split_learned(self._arrays(plan.lowest_W_ih if x.ndim == 2 else ()))
+        return show_layer(plan, self._reference_cell(), weights, saved.records, x, extent)
 
     def _reference_cell(self) -> Cell:
         """The reference's cell with the options of this layer, except layer normalisation."""
-        raise NotImplementedError
+        from .reference.cells import CELLS  # calls do not need the reference
+
+        return CELLS[self._cell]
 
     def freeze(self, precision: str | None = None) -> FrozenLayer:
         """Pack the parameters once, for inference and streaming; later changes of the layer have no effect on it.

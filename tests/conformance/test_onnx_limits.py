@@ -102,26 +102,96 @@ def test_loops_subgraphs_and_functions_are_never_run(never_evaluated):
     loop, tensors = spinning()
     opsets = [helper.make_opsetid("", 17)]
     spin = helper.make_function("ours", "Spin", ["n", "c", "W"], ["w"], [loop], opsets)
-    hidden = helper.make_function("", "Identity", ["W"], ["w"], [loop], opsets)
-    twice = helper.make_function("ours", "Twice", ["W"], ["w"], [node("Concat", ["W", "W"], axis=0)], opsets)
+    hidden = helper.make_function("", "Identity", ["n", "c", "W"], ["w"], [loop], opsets)
     models = {
         "loop": model([loop], tensors),
         "function": model([node("Spin", ["n", "c", "W"], domain="ours")], tensors, [spin]),
-        "function called as an operator": model([node("Identity", ["W"])], tensors, [hidden]),
-        "function without a loop": model([node("Twice", ["W"], domain="ours")], {}, [twice]),
         "operator of no standard": model([node("Identity", ["W"], domain="ours")], {}),
         "operator that no weights need": model([node("RandomNormal", [], shape=[2**20, 2**20])], {}),
     }
     for made in models.values():
         with pytest.raises(ValueError, match=r"W \('w'\) is no constant"):
             interop.from_onnx(made)
+    itself = model([node("Identity", ["n", "c", "W"])], tensors, [hidden])  # the loop's body has an Identity
+    with pytest.raises(ValueError, match="function 'Identity' calls itself, or calls are nested; expected at most 64"):
+        interop.from_onnx(itself)
 
 
-def test_sparse_constants_are_not_filled(never_evaluated):
-    values, places = helper.make_tensor("v", 1, [1], [1.0]), helper.make_tensor("i", 7, [1], [0])
-    sparse = helper.make_sparse_tensor(values, places, [2**40, 4])
-    with pytest.raises(ValueError, match=r"W \('w'\) is no constant"):
-        interop.from_onnx(model([node("Constant", [], sparse_value=sparse)], {}))
+def doubling(depth: int) -> list[Any]:
+    """Functions each of which calls the one before twice."""
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ours", 1)]
+    functions = [helper.make_function("ours", "F0", ["a"], ["b"], [node("Identity", ["a"], "b")], opsets)]
+    for k in range(1, depth):
+        calls = [node(f"F{k - 1}", ["a"], "m", domain="ours"), node(f"F{k - 1}", ["m"], "b", domain="ours")]
+        functions.append(helper.make_function("ours", f"F{k}", ["a"], ["b"], calls, opsets))
+    return functions
+
+
+@pytest.mark.parametrize("start", ["W", "X"])
+def test_functions_that_stand_for_many_nodes(start, never_evaluated):
+    functions = doubling(40)
+    with pytest.raises(ValueError, match=r"makes one node more; expected at most 100000 in functions"):
+        interop.from_onnx(model([node("F39", [start], domain="ours")], {}, functions))
+
+
+def test_functions_in_functions():
+    functions = doubling(5)
+    assert interop.from_onnx(model([node("F4", ["W"], domain="ours")], {}, functions))
+    with pytest.raises(ValueError, match=r"function 'F\d+' calls itself, or calls are nested; expected at most 64"):
+        interop.from_onnx(model([node("F99", ["W"], domain="ours")], {}, doubling(100)))
+
+
+def test_constants_of_functions_count_once(monkeypatch):
+    """Calls do not make the budget grow."""
+    monkeypatch.setattr(onnx_constants, "ELEMENTS", 2**8)
+    opsets = [helper.make_opsetid("", 17)]
+    inner = [node("Constant", [], "m", value=onnx.numpy_helper.from_array(np.ones(64, np.float32)))]
+    inner.append(node("Concat", ["a", *["m"] * 16], "b", axis=0))
+    grow = helper.make_function("ours", "Grow", ["a"], ["b"], inner, opsets)
+    calls = [node("Grow", [f"w{k}"], f"w{k + 1}", domain="ours") for k in range(100)]
+    with pytest.raises(ValueError, match=r"\(Concat\) makes \d+ elements; expected at most \d+ more"):
+        interop.from_onnx(model(calls, {"w0": np.ones(4, np.float32)}, [grow], output="w100"))
+
+
+def sparse_tensor(places: Any, shape: list[int], values: Any = (1.0,)) -> Any:
+    places = np.asarray(places, np.int64)
+    return helper.make_sparse_tensor(
+        helper.make_tensor("w", onnx.TensorProto.FLOAT, [len(values)], values),
+        helper.make_tensor("", onnx.TensorProto.INT64, places.shape, places.ravel()),
+        shape,
+    )
+
+
+@pytest.mark.parametrize("where", ["constant", "initializer"])
+@pytest.mark.parametrize(
+    ("sparse", "message"),
+    [
+        (sparse_tensor([0], [2**40, 4]), "makes 4398046511104 elements; expected at most"),
+        (sparse_tensor([2**62], [1, 4, 1]), "indices are not in rising order, or outside of the tensor"),
+        (sparse_tensor([-1], [1, 4, 1]), "indices are not in rising order, or outside of the tensor"),
+        (sparse_tensor([2, 1], [1, 4, 1], (1.0, 2.0)), "indices are not in rising order, or outside of the tensor"),
+        (sparse_tensor([1, 2], [1, 4, 1]), "values and indices have shapes"),
+        (sparse_tensor([0], [-1, 4, 1]), "cannot be read"),
+        (sparse_tensor([[0, 9, 0]], [1, 4, 1]), "cannot be read"),
+    ],
+)
+def test_sparse_tensors_that_are_damaged_or_large(sparse, message, where, never_evaluated):
+    made = model([node("Constant", [], sparse_value=sparse)] if where == "constant" else [], {})
+    if where == "initializer":
+        made.graph.sparse_initializer.append(sparse)
+    with pytest.raises(ValueError, match=rf"^from_onnx: .*{message}"):
+        interop.from_onnx(made)
+
+
+@pytest.mark.parametrize("where", ["constant", "initializer"])
+@pytest.mark.parametrize("places", [[1, 3], [[0, 1, 0], [0, 3, 0]]])
+def test_sparse_weights(places, where):
+    sparse = sparse_tensor(places, [1, 4, 1], (2.0, 3.0))
+    made = model([node("Constant", [], sparse_value=sparse)] if where == "constant" else [], {})
+    if where == "initializer":
+        made.graph.sparse_initializer.append(sparse)
+    (read,) = interop.from_onnx(made).values()
+    np.testing.assert_array_equal(read.layer.weight_ih_l0[:, 0], [0, 0, 3, 2])  # i o f c -> i f g o
 
 
 @pytest.mark.parametrize("start", ["W", "X"])
@@ -139,7 +209,7 @@ def test_a_cycle_is_no_constant():
 
 
 def test_what_lies_between_nodes_is_bounded_too():
-    """With chain=True, nodes run on random numbers."""
+    """With chain=True, nodes that are understood run on random numbers."""
     loop, tensors = spinning()
     loop.input[2] = "Y"
     upper = helper.make_node("LSTM", ["w", "W", "R"], ["Z"], name="upper", hidden_size=1)
@@ -150,7 +220,7 @@ def test_what_lies_between_nodes_is_bounded_too():
 
     made = model([], {"s": [2**20, 2**20, 1, 1]}, output="W")
     made.graph.node.extend([node("Tile", ["Y", "s"]), upper])
-    with pytest.raises(ValueError, match=r"node 'w' \(Tile\) makes \d+ elements; expected at most"):
+    with pytest.raises(ValueError, match="'upper' reads something else than the outputs of 'lstm': Tile node 'w' may"):
         interop.from_onnx(made, chain=True)
 
     made = model([], {"s": [1]}, output="W")
@@ -158,6 +228,9 @@ def test_what_lies_between_nodes_is_bounded_too():
     made.graph.node.extend(node("Identity", [f"y{k}"], f"y{k + 1}") for k in range(3000))
     upper.input[0] = "y3000"
     made.graph.node.append(upper)
+    with pytest.raises(ValueError, match="output 'Y' of the model follows from Y of 'lstm', upon which other nodes"):
+        interop.from_onnx(made, chain=True)
+    made.graph.output[0].name = "Z"
     assert repr(interop.from_onnx(made, chain=True)) == "LSTM(1, 1, num_layers=2, bias=False)"
 
 

@@ -1,8 +1,9 @@
 """Bridges to other frameworks. A framework is imported only when one of its objects is passed.
 
 Weights: ``from_torch``, ``to_torch``, ``from_keras``, ``to_keras``, ``from_onnx``, ``to_onnx``, ``from_paddle``,
-``from_dynet``, ``from_madmom``, ``from_thinc`` and files, ``save_safetensors``, ``load_safetensors``, ``save_npz``,
-``load_npz``. Each bridge is a file ``weights_<framework>.py``, the only place that knows the framework's gate order;
+``from_dynet``, ``from_madmom``, ``from_thinc``, ``from_flax``, ``from_haste`` and files, ``save_safetensors``,
+``load_safetensors``, ``save_npz``, ``load_npz``, ``load_ncnn``, ``load_rtneural`` (GuitarML's, too). Each bridge is a
+file ``weights_<framework>.py``, the only place that knows the framework's gate order;
 docs/conventions.md lists the conventions in one table.
 
 Gradients: ``fusedrnn.interop.autograd``, ``fusedrnn.interop.jax``, ``fusedrnn.interop.thinc`` and
@@ -19,24 +20,32 @@ if TYPE_CHECKING:
     from .onnx_nodes import OnnxNode
     from .weight_files import load_npz, load_safetensors, save_npz, save_safetensors
     from .weights_dynet import from_dynet
+    from .weights_flax import from_flax
+    from .weights_haste import from_haste
     from .weights_keras import from_keras, to_keras
     from .weights_madmom import from_madmom
+    from .weights_ncnn import load_ncnn
     from .weights_onnx import from_onnx
     from .weights_onnx_export import to_onnx
     from .weights_paddle import from_paddle
+    from .weights_rtneural import load_rtneural
     from .weights_thinc import from_thinc
     from .weights_torch import from_torch, to_torch
 
 __all__ = [
     "OnnxNode",
     "from_dynet",
+    "from_flax",
+    "from_haste",
     "from_keras",
     "from_madmom",
     "from_onnx",
     "from_paddle",
     "from_thinc",
     "from_torch",
+    "load_ncnn",
     "load_npz",
+    "load_rtneural",
     "load_safetensors",
     "save_npz",
     "save_safetensors",
@@ -48,13 +57,17 @@ __all__ = [
 #: Public name -> its module, which is imported on first use.
 _MODULES = {
     "OnnxNode": "onnx_nodes",
+    "from_haste": "weights_haste",
+    "from_flax": "weights_flax",
     "from_dynet": "weights_dynet",
     "from_keras": "weights_keras",
     "from_madmom": "weights_madmom",
     "from_onnx": "weights_onnx",
     "from_paddle": "weights_paddle",
     "from_thinc": "weights_thinc",
+    "load_ncnn": "weights_ncnn",
     "from_torch": "weights_torch",
+    "load_rtneural": "weights_rtneural",
     "load_npz": "weight_files",
     "load_safetensors": "weight_files",
     "save_npz": "weight_files",

@@ -60,6 +60,24 @@ def none_found(owner: str, what: str, looked: str) -> str:
     return f"{owner}: found no {what} in {looked}"
 
 
+def steps_of_torch(found_none: str) -> str:
+    return f"{found_none}; torch exports an RNN with dynamo=True as single steps; expected one with dynamo=False"
+
+
+def other_recurrent(owner: str, node: str, domain: str) -> str:
+    advice = "convert the model from before it was quantized" if "Quant" in node else "convert the node by hand"
+    return (
+        f"{owner}: found {node} of domain {domain!r}; expected only RNN, GRU and LSTM of the standard, whose weights "
+        f"it reads: {advice}"
+    )
+
+
+def too_deep(owner: str, function: str, depth: int) -> str:
+    return (
+        f"{owner}: function {function!r} calls itself, or calls are nested; expected at most {depth} within each other"
+    )
+
+
 def above_backwards(owner: str, layer: str) -> str:
     return (
         f"{owner}: {layer} stands above a layer that goes backwards, whose steps Keras leaves reversed; "
@@ -67,15 +85,64 @@ def above_backwards(owner: str, layer: str) -> str:
     )
 
 
-def no_chain(owner: str, above: str, below: Sequence[str]) -> str:
+def no_chain(owner: str, above: str, below: Sequence[str], cause: str) -> str:
     return (
-        f"{owner}: {above!r} reads something else than the outputs of {listed(below)}; expected nodes that stand upon "
-        f"each other, or chain=False"
+        f"{owner}: {above!r} reads something else than the outputs of {listed(below)}: {cause}; expected nodes that "
+        f"stand upon each other, or chain=False"
     )
 
 
-def own_of_node(owner: str, node: str, what: str) -> str:
-    return f"{owner}: node {node!r} has {what} of its own; expected that the caller gives it, or chain=False"
+def does_more(node: str) -> str:
+    return f"{node} may do more than change the order of axes"
+
+
+def turned_otherwise(names: Sequence[str]) -> str:
+    return f"the axes, directions or rows of {listed(names)} are in another order, or not all are there"
+
+
+def own_of_node(owner: str, node: str, what: str, cause: str) -> str:
+    return (
+        f"{owner}: node {node!r} has {what} of its own: {cause}; expected an input of the model, in the order of a "
+        f"layer, or chain=False"
+    )
+
+
+def some_have(owner: str, node: str, what: str, other: str, missing: str) -> str:
+    return (
+        f"{owner}: {node!r} reads {what}, but {other!r} reads no {missing}; expected that all nodes do or none, or "
+        f"chain=False"
+    )
+
+
+def other_rows(tensor: str, start: int, count: int, expected: int) -> str:
+    return (
+        f"rows {start} to {start + count - 1} of input {tensor!r}, where a layer's rows would start at {expected} and "
+        f"fill one input, or each node has an input"
+    )
+
+
+def other_reader(owner: str, output: str, node: str) -> str:
+    return (
+        f"{owner}: output {output!r} of the model follows from Y of {node!r}, upon which other nodes stand; expected "
+        f"that only these read Y, as a stack returns the outputs of its last layer, or chain=False"
+    )
+
+
+def in_subgraph(owner: str, node: str) -> str:
+    return f"{owner}: node {node!r} is in a branch of If or a body of Loop or Scan; expected none there, or chain=False"
+
+
+def two_layouts(owner: str, output: str, batch_first: bool) -> str:
+    orders = ("(batch, time)", "(time, batch)")
+    read, given = orders if batch_first else orders[::-1]
+    return (
+        f"{owner}: the model's input has axes {read}, but its output {output!r} has {given}; expected one order, or "
+        f"chain=False"
+    )
+
+
+def sizes_differ(owner: str, name: str, got: str, expected: str) -> str:
+    return f"{owner}: {name} has shape {got}; expected {expected}, as onnxruntime runs no other"
 
 
 def several_over_one(owner: str, nodes: Sequence[str]) -> str:
@@ -169,3 +236,132 @@ def one_lstm(owner: str, count: int, among: str) -> str:
 
 def no_sizes(owner: str, inputs: int | None, outputs: int | None) -> str:
     return f"{owner}: nI is {inputs} and nO is {outputs}; expected the sizes, as a vector does not tell them"
+
+
+# ---- objects whose code is not their framework's -------------------------------------------------------------------
+
+
+def replaced_code(owner: str, found: str, base: str, names: Iterable[str]) -> str:
+    return (
+        f"{owner}: {found} has {listed(names)} of its own, so that its weights do not tell what it computes; expected "
+        f"{base} with the framework's code, or force=True to read its weights as those of {base}"
+    )
+
+
+def foreign_code(owner: str, found: str) -> str:
+    return (
+        f"{owner}: {found} has weights under the names of a recurrent layer, but is no class of the framework, so that "
+        f"the weights do not tell what it computes; expected the framework's class, or force=True to read them as such"
+    )
+
+
+def replaced_container(owner: str, found: str, base: str, names: Iterable[str]) -> str:
+    return (
+        f"{owner}: {found} has {listed(names)} of its own, so that the order of its modules is unknown; expected "
+        f"{base}, or prefix=[...] with the modules that stand upon each other"
+    )
+
+
+def between(owner: str, found: str) -> str:
+    return (
+        f"{owner}: {found} stands between recurrent modules; expected these right upon each other, or prefix=[...] "
+        f"with the names of those to stack without it, or prefix= with one name"
+    )
+
+
+def hooked(owner: str, found: str, hooks: Iterable[str]) -> str:
+    return (
+        f"{owner}: {found} has hooks, {listed(hooks)}, which may change inputs, outputs or weights; expected none "
+        f"(call remove() of their handles), or force=True to leave them out"
+    )
+
+
+def parametrized(owner: str, name: str, what: str) -> str:
+    return (
+        f"{owner}: {name} is computed by the parametrization {what}; expected one of torch.nn.utils.parametrizations "
+        f"(or call torch.nn.utils.parametrize.remove_parametrizations first), or force=True to read what it gives now"
+    )
+
+
+def assigned(owner: str, name: str) -> str:
+    return (
+        f"{owner}: {name} is a plain attribute and no parameter, so that something else may compute it anew for each "
+        f"call; expected a parameter, or force=True to read the weight as it is now"
+    )
+
+
+def in_training(owner: str, name: str) -> str:
+    return (
+        f"{owner}: {name} has a spectral norm, which changes the weight at each call in training mode; expected "
+        f"evaluation mode (call eval() first)"
+    )
+
+
+def traced(owner: str, found: str) -> str:
+    return (
+        f"{owner}: {found} was made by torch.jit.trace, which keeps weights, but neither nonlinearity nor batch_first; "
+        f"expected the module that was traced, or its state_dict() with these arguments"
+    )
+
+
+def quantised(owner: str, found: str) -> str:
+    return (
+        f"{owner}: {found} is quantised: it keeps packed integers and rounds its inputs, too, which no weights can "
+        f"repeat; expected the module or state dict before its quantisation"
+    )
+
+
+def beside(owner: str, names: Sequence[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return (
+        f"{owner}: beside the weights there are {listed(names[:5])}{more}, which no RNN, GRU or LSTM of the framework "
+        f"has; expected its weights alone, or force=True to leave the others out"
+    )
+
+
+def several_readings(owner: str, count: int, readings: Sequence[str]) -> str:
+    return (
+        f"{owner}: the {count} arrays can be read in several ways, as {' or as '.join(readings)}; choose one with "
+        f"num_layers= or bidirectional="
+    )
+
+
+def no_reading(owner: str, kernels: Sequence[tuple[int, ...]], bidirectional: object, num_layers: object) -> str:
+    said = "".join(
+        f", and {name}={value!r}"
+        for name, value in (("bidirectional", bidirectional), ("num_layers", num_layers))
+        if value is not None
+    )
+    return (
+        f"{owner}: the kernels have shapes {listed(kernels)}{said}; expected two alike for two directions, or layers "
+        f"that read the outputs of the one before (of both directions after merge_mode)"
+    )
+
+
+def two_ways_of_cells(owner: str, found: str) -> str:
+    return (
+        f"{owner}: {found} has several cells in each direction; expected one (convert forward_layer and backward_layer "
+        f"and put both into fusedrnn.Bidirectional)"
+    )
+
+
+def computes_in(owner: str, found: str, dtype: str) -> str:
+    return (
+        f"{owner}: {found} computes in {dtype}, to which it rounds weights, inputs and states; expected dtype= to say "
+        f"in which precision the layer here computes, such as dtype='float32'"
+    )
+
+
+def no_counterpart(owner: str, name: str) -> str:
+    return f"{owner}: found {name}, which has no counterpart in fusedrnn; expected another layer"
+
+
+def unknown_before(owner: str, kind: str, name: str) -> str:
+    return (
+        f"{owner}: {kind} {name!r} stands before a recurrent layer, and how long its weights are is unknown here; "
+        f"expected a model that begins with the recurrent layers"
+    )
+
+
+def ends_early(owner: str, left: int, nbytes: int, what: str) -> str:
+    return f"{owner}: the .bin file has {left} more bytes; expected {nbytes} for {what}"

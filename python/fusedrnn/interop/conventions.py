@@ -1,7 +1,7 @@
 """Shared by the weight bridges: blocks of gates, weights of a direction in fusedrnn's convention, layers from them.
 
 A bridge cuts another framework's arrays into `Direction`s, in the order of `GATES`, and names the options that differ
-from their defaults; `build` makes the layer. The names and the maths of the options are those of `fusedrnn.layers`.
+from their defaults; `build` makes the layer. The names and the maths of the options are those of `fusedrnn.families`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from .. import layers
 from .._validate import as_array
 from ..bidirectional import Bidirectional
+from ..parameters import CLASSES
 from ..stack import Stack
 from . import _messages
 from .stored import Stored
@@ -131,7 +131,7 @@ def build(owner: str, kind: str, stack: Sequence[Sequence[Direction]], **options
 
     `options` are keyword arguments of the layer; what it does not know is refused by name.
     """
-    cls = getattr(layers, kind)
+    cls = CLASSES[kind]
     for layer in stack:
         for direction in layer:
             for field, array in zip(PARAMETERS, direction, strict=True):

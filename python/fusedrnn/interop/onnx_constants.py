@@ -1,7 +1,8 @@
 """Tensors of an ONNX model that are constant, or follow from constants, without running unbounded computations.
 
 ONNX's own reference evaluates one node at a time: of the operators in `COSTS` only, which have neither loops nor
-subgraphs, and only if the result is no larger than the model gives reason for. Model functions are never run.
+subgraphs, and only if the result is no larger than the model gives reason for. The model's own functions are never run:
+`onnx_functions` puts their nodes in the place of each call.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 
 from . import _messages
 from .conventions import Array
+from .onnx_functions import InlinedNode, functions_of, inlined, plain_domain
 from .stored import reading
 
 if TYPE_CHECKING:
@@ -143,7 +145,10 @@ class Evaluator:
     def __init__(self, owner: str, model: onnx.ModelProto) -> None:
         self.owner = owner
         self.model = model
-        self.functions = {f.name for f in model.functions if f.domain in ("", "ai.onnx")}
+        self.functions = functions_of(owner, model)
+        self.calls = 0  # of functions
+        self.inlined = 0  # nodes of functions
+        self.earned: dict[int, Any] = {}  # attributes of nodes in functions that were counted, by identity
         self.elements: float = ELEMENTS
         self.nodes = NODES
         self.steps = STEPS
@@ -166,12 +171,17 @@ class Evaluator:
         self.elements -= elements
 
     def takes(self, node: onnx.NodeProto) -> bool:
-        """Whether this is a node that is evaluated: an operator of the standard that no model function hides."""
-        plain = not any(
-            a.HasField("g") or len(a.graphs) or a.ref_attr_name or a.HasField("sparse_tensor") or len(a.sparse_tensors)
-            for a in node.attribute
-        )
-        return plain and node.domain in ("", "ai.onnx") and node.op_type in COSTS.keys() - self.functions
+        """Whether this is a node that is evaluated: an operator of the standard."""
+        plain = not any(a.HasField("g") or len(a.graphs) or a.ref_attr_name for a in node.attribute)
+        return plain and not plain_domain(node.domain) and node.op_type in COSTS
+
+    def opset_import(self, node: Any) -> Any:
+        """The operator sets of a node: those of its function, or the model's."""
+        return getattr(node, "opset_import", None) or self.model.opset_import
+
+    def opset(self, node: Any) -> int:
+        """The version of the standard that a node follows."""
+        return next((o.version for o in self.opset_import(node) if not plain_domain(o.domain)), 1)
 
     def __call__(self, node: onnx.NodeProto, values: Mapping[str, Any]) -> dict[str, Any]:
         """The node's outputs."""
@@ -183,6 +193,9 @@ class Evaluator:
         if self.nodes == 0:
             raise ValueError(_messages.too_large(self.owner, what, "one node more", f"{NODES} that are evaluated"))
         self.nodes -= 1
+        sparse = [a.sparse_tensor for a in node.attribute if a.HasField("sparse_tensor")]
+        if node.op_type == "Constant" and sparse:
+            return {outputs[0]: self.filled(what, sparse[0], "", False)}
         inputs = [values[name] if name else None for name in node.input]
         with reading(self.owner, what):
             attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
@@ -194,12 +207,46 @@ class Evaluator:
 
         with reading(self.owner, what), np.errstate(all="ignore"):
             feeds = {name: values[name] for name in node.input if name}
-            graph = onnx.helper.make_graph([node], "constant", infos(feeds), infos(outputs))
-            model = onnx.helper.make_model(graph, opset_imports=self.model.opset_import)
+            proto = onnx.NodeProto(op_type=node.op_type, input=node.input, output=node.output, attribute=node.attribute)
+            graph = onnx.helper.make_graph([proto], "constant", infos(feeds), infos(outputs))
+            model = onnx.helper.make_model(graph, opset_imports=self.opset_import(node))
             results = [np.asarray(value) for value in ReferenceEvaluator(model).run(None, feeds)]
-        if node.op_type == "Constant":
+        if node.op_type == "Constant" and self.counts(node):
             self.earn(results[0])
         return dict(zip(outputs, results, strict=True))
+
+    def counts(self, node: Any) -> bool:
+        """Whether a constant is the model's own, and was not counted before, in another call of its function."""
+        if not isinstance(node, InlinedNode):
+            return True
+        (attribute,) = node.attribute
+        new = id(attribute) not in self.earned
+        self.earned[id(attribute)] = attribute
+        return new
+
+    def filled(self, what: str, sparse: onnx.SparseTensorProto, folder: str, own: bool) -> Array:
+        """A sparse tensor with its zeros; whether it is the model's own, so that the budget grows."""
+        import onnx
+
+        with reading(self.owner, what):
+            values = np.asarray(onnx.numpy_helper.to_array(sparse.values, folder))
+            places = np.asarray(onnx.numpy_helper.to_array(sparse.indices, folder))
+            shape = tuple(sparse.dims)
+            if values.ndim != 1 or places.shape not in ((len(values),), (len(values), len(shape))):
+                raise ValueError(f"values and indices have shapes {values.shape} and {places.shape}")
+            if min(shape, default=0) < 0:
+                raise ValueError(f"its shape is {shape}")
+            elements = times(shape)
+        if own:
+            self.earn(values)
+        self.spend(what, elements)
+        with reading(self.owner, what):
+            flat = places if places.ndim == 1 else np.ravel_multi_index(list(places.T), shape)
+            if len(flat) and (flat[0] < 0 or flat[-1] >= elements or np.any(np.diff(flat) <= 0)):
+                raise ValueError("indices are not in rising order, or outside of the tensor")
+            array = np.zeros(int(elements), values.dtype)
+            array[flat] = values
+            return array.reshape(shape)
 
 
 class Constants:
@@ -216,11 +263,15 @@ class Constants:
         self.evaluator = evaluator
         self.outer = outer
         self.folder = folder
-        self.stored = {t.name: t for t in graph.initializer}
+        self.nodes = inlined(evaluator, graph.node)
+        self.stored: dict[str, Any] = {t.name: t for t in graph.initializer}
+        self.stored |= {t.values.name: t for t in graph.sparse_initializer}
+        self.graph = graph
+        self.traced: dict[str, Any] = {}  # what is known of tensors that are no constants, see onnx_trace
         self.fed = {i.name for i in graph.input}
         self.known: dict[str, Array | None] = dict.fromkeys(self.fed - self.stored.keys(), None)
         self.known |= given
-        self.producers = {name: node for node in graph.node for name in node.output if name}
+        self.producers = {name: node for node in self.nodes for name in node.output if name}
         self.begun: set[int] = set()  # nodes whose inputs were asked for
 
     def __call__(self, name: str) -> Array | None:
@@ -267,7 +318,10 @@ class Constants:
         """An initializer, which may lie in a file beside the model."""
         import onnx
 
-        with reading(self.evaluator.owner, f"initializer {name!r}"):
-            array = np.asarray(onnx.numpy_helper.to_array(self.stored[name], self.folder))
+        stored, what = self.stored[name], f"initializer {name!r}"
+        if isinstance(stored, onnx.SparseTensorProto):
+            return self.evaluator.filled(what, stored, self.folder, True)
+        with reading(self.evaluator.owner, what):
+            array = np.asarray(onnx.numpy_helper.to_array(stored, self.folder))
         self.evaluator.earn(array)
         return array

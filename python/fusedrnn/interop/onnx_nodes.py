@@ -106,7 +106,7 @@ class OnnxNode:
         if two:
             state_n = join_states(*state_n)
         states = state_n if isinstance(state_n, tuple) else (state_n,)
-        y = y.reshape(*y.shape[:2], D, -1)
+        y = y.reshape(*y.shape[:2], D, y.shape[2] // D)  # not -1, which no steps or rows would leave open
         if self.layout:
             return (y, *(np.ascontiguousarray(part.transpose(axes)) for part in states))
         return (np.ascontiguousarray(y.transpose(0, 2, 1, 3)), *states)

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from .. import cells, layers
+from ..parameters import CLASSES
+from ..recurrent_cell import RecurrentCell
 from . import _messages
 from .conventions import construct, sizes_of, stack_of
 from .npz_files import Npz
@@ -25,11 +26,6 @@ KEY = "fusedrnn"
 
 #: Version of the JSON; increased when old files would have to be converted.
 VERSION = 1
-
-#: What files may hold, by name.
-CLASSES: dict[str, type[Any]] = {
-    cls.__name__: cls for cls in (layers.RNN, layers.GRU, layers.LSTM, cells.RNNCell, cells.GRUCell, cells.LSTMCell)
-}
 
 Path = str | os.PathLike[str]
 
@@ -180,7 +176,7 @@ def restore(owner: str, description: str | None, arrays: Mapping[str, Stored], p
             return from_state_dict(owner, arrays, prefix, None, None, None, 0.0, None)
         return stack_of(owner, [restore(owner, None, arrays, one) for one in several_prefixes(owner, prefix)])
     cls, arguments = parse(owner, description)
-    sizes = sizes_of(owner, arrays, issubclass(cls, cells.RecurrentCell))
+    sizes = sizes_of(owner, arrays, issubclass(cls, RecurrentCell))
     for argument, name in sizes.said_by.items():
         value, said = arguments.get(argument, 0), getattr(sizes, argument)
         if value != said:

@@ -26,6 +26,7 @@ from numpy.typing import DTypeLike
 from .._validate import finite
 from . import _messages
 from .conventions import GATES, Array, Direction, as_weights, build, check_kind, negate, reorder, shaped
+from .own_code import refuse_replaced
 
 #: DyNet's gate orders in our letters.
 DYNET_GATES = {"RNN": "h", "GRU": "zrn", "LSTM": "ifog"}
@@ -69,6 +70,7 @@ def from_dynet(
     """
     owner = "from_dynet"
     if hasattr(source, "get_parameters"):
+        refuse_replaced(owner, source, ("_dynet", "dynet"))
         source = source.get_parameters()
     forget_bias = finite(owner, "forget_bias", forget_bias)
     if not isinstance(source, (list, tuple)) or not source:

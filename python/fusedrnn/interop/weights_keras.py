@@ -19,13 +19,13 @@ CuDNN layers          saved by Keras 2: each gate's block is stored as (H, I), i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from .._validate import full_activation
+from .._validate import full_activation, size
 from ..bidirectional import Bidirectional
 from ..stack import Stack
 from . import _messages
@@ -33,44 +33,19 @@ from .conventions import (
     GATES,
     Array,
     Direction,
-    Pair,
     Part,
     as_weights,
     assemble,
     check_kind,
     directions_of,
-    gates_of,
     refuse_others,
     reorder,
-    shaped,
 )
+from .keras_arrays import KERAS_GATES, of_list
+from .keras_layers import ACTIVATIONS, MERGES, merge_of, of_layers, state_activation
 
 if TYPE_CHECKING:
     import keras
-
-#: Keras' gate orders in our letters (its c and h are g and n).
-KERAS_GATES = {"RNN": "h", "GRU": "zrn", "LSTM": "ifgo"}
-
-#: Keras' class -> ours.
-KINDS = {"SimpleRNN": "RNN", "GRU": "GRU", "LSTM": "LSTM", "SimpleRNNCell": "RNN", "GRUCell": "GRU", "LSTMCell": "LSTM"}
-
-#: Keras' merge_mode -> our merge.
-MERGES = {"concat": "concat", "sum": "sum", "ave": "mean", "mul": "mul", None: None}
-
-#: Keras' activations by name -> ours. Defaults of Keras 3; hard_sigmoid was 0.2 x + 0.5 before.
-ACTIVATIONS: dict[str, Any] = {
-    "tanh": "tanh",
-    "sigmoid": "sigmoid",
-    "relu": "relu",
-    "linear": "linear",
-    "hard_sigmoid": "hard_sigmoid",
-    "hard_tanh": "hard_tanh",
-    "softsign": "softsign",
-    "softplus": "softplus",
-    "elu": ("elu", 1.0),
-    "leaky_relu": ("leaky_relu", 0.2),
-}
-HARD_SIGMOID_OF_KERAS_2 = ("hard_sigmoid", 0.2, 0.5)
 
 #: What a layer of ours may have and Keras has, too.
 KNOWN = ("num_layers", "nonlinearity", "bias", "batch_first", "bidirectional", "merge", "dtype", "reset_after")
@@ -86,17 +61,22 @@ def from_keras(
     reset_after: bool | None = None,
     go_backwards: bool = False,
     merge_mode: str | None = "concat",
+    bidirectional: bool | None = None,
+    num_layers: int | None = None,
     batch_first: bool = True,
     dtype: DTypeLike | None = None,
+    force: bool = False,
 ) -> Any:
     """Convert a Keras layer to an equivalent layer of fusedrnn.
 
     Parameters
     ----------
     source : keras layer, or list of arrays
-        ``SimpleRNN``, ``GRU``, ``LSTM``, ``Bidirectional`` of one of these, ``RNN`` over one of their cells (of Keras 3
-        or 2), a ``Sequential`` or a list of such layers, which are stacked; or the result of ``layer.get_weights()``:
-        kernel, recurrent kernel and bias, for two directions forward, then backward.
+        ``SimpleRNN``, ``GRU``, ``LSTM``, ``Bidirectional`` of one of these, ``RNN`` over one or several of their cells
+        (of Keras 3 or 2), a ``Sequential`` or a list of such layers, which are stacked; or the result of
+        ``get_weights()`` of a layer or of such a model: kernel, recurrent kernel and bias, for two directions forward,
+        then backward. The code of layers and cells has to be Keras' own: subclasses with methods of their own are
+        refused.
     kind : "RNN", "GRU", "LSTM" or None
         The expected kind; only a check, because the shapes determine the kind.
     activation, recurrent_activation
@@ -108,10 +88,17 @@ def from_keras(
         For a list of arrays.
     merge_mode : "concat", "sum", "ave", "mul" or None
         For a list of arrays of two directions.
+    bidirectional : bool or None
+        For a list of arrays: whether the layers have two directions. None means as the shapes say; a list that could
+        also be something else is refused.
+    num_layers : int or None
+        For a list of arrays: the number of layers, where the shapes do not say.
     batch_first : bool
         Keras' axes are (B, T, I).
     dtype : float32, float64 or None
-        None means that of the weights.
+        None means that of the weights. A layer that computes in half precision needs one.
+    force : bool
+        Whether to read weights and options alone, whatever methods a subclass has.
 
     Returns
     -------
@@ -125,8 +112,8 @@ def from_keras(
     TypeError
         `source` is neither.
     ValueError
-        Shapes do not fit together or contradict an argument; the layer uses a feature that fusedrnn lacks, such as
-        an activation that is a function; it has no weights yet.
+        Shapes do not fit together, can be read in several ways, or contradict an argument; the layer has code of its
+        own, or uses a feature that fusedrnn lacks, such as an activation that is a function; it has no weights yet.
 
     Examples
     --------
@@ -136,25 +123,36 @@ def from_keras(
     GRU(3, 5, batch_first=True, dtype='float64')
     """
     owner = "from_keras"
-    if hasattr(source, "get_config"):
-        parts = of_layers(owner, [source])
-    elif isinstance(source, (list, tuple)) and source and all(hasattr(item, "get_config") for item in source):
-        parts = of_layers(owner, source)
-    elif isinstance(source, (list, tuple)) and source:
+    listed = isinstance(source, (list, tuple)) and bool(source)
+    if hasattr(source, "get_config") or (listed and all(hasattr(item, "get_config") for item in source)):
+        for name, value in (("bidirectional", bidirectional), ("num_layers", num_layers)):
+            if value is not None:
+                raise ValueError(_messages.contradiction(owner, name, value, "layers have their own"))
+        parts = of_layers(owner, source if listed else [source], dtype is not None, force)
+    elif listed:
         arrays = [as_weights(owner, f"array {k}", array) for k, array in enumerate(source)]
-        found, directions, after = of_arrays(owner, arrays, reset_after)
-        options: dict[str, Any] = {}
-        if activation is not None and activation != "tanh":
-            options |= state_activation(found, activation)
-        if recurrent_activation is not None:
-            options["recurrent_activation"] = recurrent_activation
-        if after is False:
-            options["reset_after"] = False
-        if len(directions) == 2:
-            options["merge"] = merge_of(owner, merge_mode)
-        if go_backwards:
-            options["backwards"] = True
-        parts = [Part(found, directions, options)]
+        if num_layers is not None:
+            num_layers = size(owner, "num_layers", num_layers)
+        if bidirectional not in (None, True, False):
+            raise TypeError(_messages.attribute(owner, "bidirectional", bidirectional, "True, False or None"))
+        merge = merge_of(owner, merge_mode)
+        found = of_list(owner, arrays, reset_after, bidirectional, num_layers, merge in ("concat", None))
+        if go_backwards and len(found) > 1:
+            raise ValueError(_messages.contradiction(owner, "go_backwards", True, f"there are {len(found)} layers"))
+        parts = []
+        for read in found:
+            options: dict[str, Any] = {}
+            if activation is not None and activation != "tanh":
+                options |= state_activation(read.kind, activation)
+            if recurrent_activation is not None:
+                options["recurrent_activation"] = recurrent_activation
+            if read.reset_after is False:
+                options["reset_after"] = False
+            if len(read.directions) == 2:
+                options["merge"] = merge
+            if go_backwards:
+                options["backwards"] = True
+            parts.append(Part(read.kind, read.directions, options))
     else:
         raise TypeError(_messages.wrong_source(owner, source, "a Keras layer, or a list of layers or of weights"))
     check_kind(owner, kind)
@@ -165,145 +163,6 @@ def from_keras(
                 why = f"the recurrent kernel has shape {shape}"
                 raise ValueError(_messages.kinds_differ(owner, str(kind), own.kind, why))
     return assemble(owner, parts, dtype, batch_first=batch_first)
-
-
-def merge_of(owner: str, merge_mode: object) -> str | None:
-    """Our name of a merge_mode."""
-    if not (merge_mode is None or isinstance(merge_mode, str)) or merge_mode not in MERGES:
-        raise ValueError(_messages.attribute(owner, "merge_mode", merge_mode, f"one of {_messages.listed(MERGES)}"))
-    return MERGES[merge_mode]
-
-
-def state_activation(kind: str, name: Any) -> dict[str, Any]:
-    """The option that stands for Keras' ``activation``."""
-    if kind == "RNN" and name in ("tanh", "relu"):
-        return {"nonlinearity": name}
-    return {} if name == "tanh" else {"activation": name}
-
-
-def of_layers(owner: str, sources: Sequence[Any]) -> list[Part | Pair]:
-    """Stacked layers."""
-    parts: list[Part | Pair] = []
-    flipped = False  # whether Keras has the steps in reversed order here
-    for layer in flat(sources):
-        part = of_layer(owner, layer)
-        if isinstance(part, Pair) or len(part.directions) == 2:
-            if flipped:
-                raise ValueError(_messages.above_backwards(owner, type(layer).__name__))
-        else:
-            flipped ^= part.options.pop("backwards", False)
-            if flipped:
-                part.options["backwards"] = True
-        parts.append(part)
-    if not parts:
-        raise ValueError(_messages.none_found(owner, "recurrent layer", "an empty model"))
-    return parts
-
-
-def flat(sources: Sequence[Any]) -> Iterator[Any]:
-    """All layers of models within models but for those that do nothing outside of training."""
-    for source in sources:
-        names = [cls.__name__ for cls in type(source).__mro__]
-        if "Sequential" in names:
-            yield from flat(source.layers)
-        elif not {"InputLayer", "Dropout", "SpatialDropout1D"} & set(names):
-            yield source
-
-
-def of_layer(owner: str, layer: Any) -> Part | Pair:
-    """Weights and options of a layer object; its class is known by name, as Keras need not be imported."""
-    if "Bidirectional" in [cls.__name__ for cls in type(layer).__mro__]:
-        forward, backward = of_layer(owner, layer.forward_layer), of_layer(owner, layer.backward_layer)
-        assert isinstance(forward, Part)  # Keras refuses two directions within two
-        assert isinstance(backward, Part)
-        if forward.options.pop("backwards", False) or not backward.options.pop("backwards", False):
-            raise ValueError(_messages.attribute(owner, "forward_layer.go_backwards", True, "False"))
-        return Pair(forward, backward, merge_of(owner, layer.merge_mode)).as_one()
-    cell = getattr(layer, "cell", layer)
-    kind = next((KINDS[cls.__name__] for cls in type(cell).__mro__ if cls.__name__ in KINDS), None)
-    if kind is None:
-        expected = f"one of {', '.join(KINDS)}, Bidirectional or Sequential"
-        raise TypeError(_messages.wrong_source(owner, layer, expected))
-    config = cell.get_config()
-    weights = [as_weights(owner, f"array {k}", array) for k, array in enumerate(layer.get_weights())]
-    if len(weights) < 2:
-        raise ValueError(_messages.none_found(owner, "weights", f"{type(layer).__name__}, which is not built yet"))
-    old = not type(cell).__module__.startswith("keras.src.layers")
-    options = state_activation(kind, activation_of(owner, "activation", config.get("activation", "tanh"), old))
-    if kind != "RNN":
-        gates = activation_of(owner, "recurrent_activation", config.get("recurrent_activation", "sigmoid"), old)
-        if gates != "sigmoid":
-            options["recurrent_activation"] = gates
-    reset_after = config.get("reset_after") if kind == "GRU" else None
-    found, directions, after = of_arrays(owner, weights, reset_after)
-    if found != kind:
-        shape = directions[0].W_hh.shape[::-1]
-        raise ValueError(_messages.kinds_differ(owner, kind, found, f"the recurrent kernel has shape {shape}"))
-    if after is False:
-        options["reset_after"] = False
-    if getattr(layer, "go_backwards", False):
-        options["backwards"] = True
-    return Part(kind, directions, options)
-
-
-def activation_of(owner: str, name: str, value: Any, old: bool) -> Any:
-    """Our activation for what a config says."""
-    if value == "hard_sigmoid" and old:
-        return HARD_SIGMOID_OF_KERAS_2
-    if not isinstance(value, str) or value not in ACTIVATIONS:
-        raise ValueError(_messages.attribute(owner, name, value, f"one of {_messages.listed(ACTIVATIONS)}"))
-    return ACTIVATIONS[value]
-
-
-def of_arrays(
-    owner: str, arrays: Sequence[Array], reset_after: bool | None
-) -> tuple[str, list[Direction], bool | None]:
-    """Kind, one or two directions, and for a GRU whether the reset gate comes after the product."""
-    each = 3 if len(arrays) % 3 == 0 else 2
-    if len(arrays) not in (2, 3, 4, 6):
-        expected = "2 or 3 of one direction, or 4 or 6 of two"
-        raise ValueError(_messages.attribute(owner, "the number of arrays", len(arrays), expected))
-    for k in range(0, len(arrays), each):
-        for name, array in zip(("kernel", "recurrent kernel"), arrays[k : k + 2], strict=True):
-            shaped(
-                owner, f"the {name}", array, "input_size" if name == "kernel" else "hidden_size", "columns of all gates"
-            )
-    recurrent = arrays[1]
-    kind = gates_of(owner, recurrent.shape[1], recurrent.shape[0])
-    parts = [of_direction(owner, kind, arrays[k : k + each], reset_after) for k in range(0, len(arrays), each)]
-    return kind, [part[0] for part in parts], parts[0][1]
-
-
-def of_direction(
-    owner: str, kind: str, arrays: Sequence[Array], reset_after: bool | None
-) -> tuple[Direction, bool | None]:
-    """Kernel (I, G*H), recurrent kernel (H, G*H) and bias, of Keras or of CuDNN as Keras 2 saved it."""
-    kernel, recurrent = arrays[:2]
-    H, theirs, ours = recurrent.shape[0], KERAS_GATES[kind], GATES[kind]
-    columns = len(theirs) * H
-    shaped(owner, "the kernel", kernel, "input_size", columns)
-    shaped(owner, "the recurrent kernel", recurrent, H, columns)
-    if len(arrays) == 2:
-        return Direction(reorder(kernel.T, theirs, ours), reorder(recurrent.T, theirs, ours)), reset_after
-    bias = arrays[2]
-    shapes: dict[tuple[int, ...], bool | None] = {(columns,): False if kind == "GRU" else None}
-    if kind == "GRU":
-        shapes[2, columns] = True
-    if kind != "RNN":
-        shapes[2 * columns,] = True if kind == "GRU" else None
-    if bias.shape not in shapes:
-        raise ValueError(_messages.shape(owner, "the bias", bias.shape, " or ".join(map(str, shapes))))
-    after = shapes[bias.shape]
-    if kind == "GRU" and reset_after is not None and reset_after != after:
-        raise ValueError(_messages.contradiction(owner, "reset_after", reset_after, f"the bias has shape {bias.shape}"))
-    if bias.shape == (2 * columns,):
-        # CuDNN's buffers: each gate's input block is a C-ordered (H, I), whatever shape Keras gave it, and each gate's
-        # recurrent block is transposed.
-        blocks = np.split(kernel, len(theirs), axis=1)
-        kernel = np.concatenate([np.ascontiguousarray(block).reshape(H, -1).T for block in blocks], axis=1)
-        recurrent = np.concatenate([block.T for block in np.split(recurrent, len(theirs), axis=1)], axis=1)
-    biases = [reorder(b, theirs, ours) for b in (bias.reshape(-1, columns))]
-    return Direction(reorder(kernel.T, theirs, ours), reorder(recurrent.T, theirs, ours), *biases), after
 
 
 def to_keras(layer: Any, *, return_state: bool = False) -> keras.layers.Layer:

@@ -24,6 +24,7 @@ from numpy.typing import DTypeLike
 
 from . import _messages
 from .conventions import GATES, Array, Direction, as_weights, build, negate, shaped
+from .own_code import refuse_replaced
 
 #: madmom's activation functions by name -> ours.
 ACTIVATIONS = {"tanh": "tanh", "sigmoid": "sigmoid", "_sigmoid": "sigmoid", "relu": "relu", "linear": "linear"}
@@ -76,6 +77,7 @@ def from_madmom(source: Any, *, dtype: DTypeLike | None = None) -> Any:
 
 def of_layer(owner: str, layer: Any) -> tuple[str, list[Direction], dict[str, Any]]:
     """Kind, one or two directions, options."""
+    refuse_replaced(owner, layer, ("madmom",))
     if hasattr(layer, "fwd_layer"):
         ways = [of_layer(owner, attribute_of(owner, layer, name)) for name in ("fwd_layer", "bwd_layer")]
         forward, backward = ways

@@ -35,7 +35,10 @@ from .._validate import as_array, layer_dtype
 from . import _messages
 from .conventions import GATES, Array, Direction, Pair, Part, as_weights, assemble, reorder, shaped
 from .onnx_constants import Constants, Evaluator
+from .onnx_functions import plain_domain
 from .onnx_nodes import OnnxNode
+from .onnx_trace import are_all_steps, are_zeros, is_recurrent, label, steps_and_rows, trace
+from .onnx_values import Size
 from .stored import faults_of, reading
 from .weights_onnx_chain import read_chain
 
@@ -98,16 +101,21 @@ def from_onnx(
     Parameters
     ----------
     source : onnx.ModelProto, path, bytes of a model, or onnx.NodeProto
-        Reading needs the package onnx. Weights may be initializers, constants, or computed from these (sliced,
-        concatenated, dequantized): by operators of the standard, not by loops or functions of the model, and at most
-        10,000 of them. Nodes are also found in the branches of If and the bodies of Loop.
+        Reading needs the package onnx. Weights may be initializers, also sparse ones, constants, or computed from these
+        (sliced, concatenated, dequantized): by operators of the standard, not by loops, and at most 10,000 of them.
+        Nodes are also found in the branches of If, the bodies of Loop, and the model's own functions.
     tensors : mapping of str to arrays, or None
         Weights that are inputs of the model; for a node all weights, under the node's names.
     dtype : float32, float64 or None
         None means that of the weights; float16 and bfloat16 become float32.
     chain : bool
         Whether to convert the model's stacked nodes to one object: a layer, or a `Stack` if they differ. Two nodes over
-        the same input, one for each direction, become a `Bidirectional`. ``batch_first`` is the nodes' ``layout``.
+        the same input, one for each direction, become a `Bidirectional`. Accepted is only what is proved to be the same
+        function for all sizes that the model takes: between two nodes, axes are moved (Transpose, Reshape, Squeeze,
+        Concat and others) and directions merged, nothing else; all nodes start from zeros, or from rows of the model's
+        inputs in a layer's order; lengths are one input for all nodes. What the model does before the first node and
+        after the last is not part of the layer, but for a transpose of x: then ``batch_first`` is the order of the
+        model's input, otherwise the nodes' ``layout``.
 
     Returns
     -------
@@ -123,8 +131,10 @@ def from_onnx(
         There is no such file, or it cannot be read.
     ValueError
         The model is damaged, or computes far more than it holds; there is no such node; an attribute or a shape
-        violates the standard; weights are not constant and not among `tensors`; with ``chain=True``, a node does not
-        read the outputs of the node below, or has its own lengths or initial state.
+        violates the standard, or is one that onnxruntime refuses; a node is recurrent, but not of the standard, such as
+        DynamicQuantizeLSTM; weights are not constant and not among `tensors`; with ``chain=True``, it is not proved
+        that a node reads the outputs of the node below, it has its own lengths or initial state, or it is in a branch
+        or a loop, or an output of the model follows from a lower node.
     """
     import onnx
 
@@ -158,43 +168,48 @@ def read_model(
     evaluator = Evaluator(owner, model)
     for array in given.values():
         evaluator.earn(array)
-    found: dict[str, OnnxNode] = {}
+    found: list[tuple[OnnxNode, Constants]] = []
+    names: set[str] = set()
     again: Counter[str] = Counter()
-    for node, constants in recurrent_nodes(evaluator, given, folder):
-        read = read_node(owner, node, constants.used, dtype)
+    graph = Constants(evaluator, model.graph, None, given, folder)
+    for node, constants in recurrent_nodes(graph, given):
+        if not is_recurrent(node):
+            raise ValueError(_messages.other_recurrent(owner, label(node), node.domain))
+        read = read_node(owner, node, constants.used, dtype, constants)
         name = read.name
-        while read.name in found:
+        while read.name in names:
             again[name] += 1
             read.name = f"{name}_{again[name] + 1}"
-        found[read.name] = read
+        names.add(read.name)
+        found.append((read, constants))
     if not found:
-        raise ValueError(_messages.none_found(owner, "RNN, GRU or LSTM node", f"graph {model.graph.name!r}"))
-    if not chain:
-        return found
-    constants = Constants(evaluator, model.graph, None, given, folder)
-    return read_chain(owner, list(found.values()), constants, dtype)
+        message = _messages.none_found(owner, "RNN, GRU or LSTM node", f"graph {model.graph.name!r}")
+        raise ValueError(_messages.steps_of_torch(message) if model.producer_name == "pytorch" else message)
+    if chain:
+        return read_chain(owner, found, graph, dtype)
+    return {read.name: read for read, _ in found}
 
 
-def recurrent_nodes(
-    evaluator: Evaluator, given: Mapping[str, Array], folder: str
-) -> Iterator[tuple[onnx.NodeProto, Constants]]:
-    """Every recurrent node of the standard's own domain, and the constants it can see."""
-    graph = evaluator.model.graph
-    rest = [(iter(graph.node), Constants(evaluator, graph, None, given, folder))]
+def recurrent_nodes(graph: Constants, given: Mapping[str, Array]) -> Iterator[tuple[Any, Constants]]:
+    """Every recurrent node, also those that the standard does not have, and the constants it can see."""
+    rest = [(iter(graph.nodes), graph)]
     while rest:
         nodes, constants = rest[-1]
         node = next(nodes, None)
         if node is None:
             rest.pop()
             continue
-        if node.op_type in GATES and node.domain in ("", "ai.onnx"):
+        if is_recurrent(node) or (plain_domain(node.domain) and any(kind in node.op_type for kind in GATES)):
             yield node, constants
         inner = [g for a in node.attribute for g in (*([a.g] if a.HasField("g") else []), *a.graphs)]
-        rest += [(iter(g.node), Constants(evaluator, g, constants, given, folder)) for g in reversed(inner)]
+        scopes = [Constants(graph.evaluator, g, constants, given, graph.folder) for g in reversed(inner)]
+        rest += [(iter(scope.nodes), scope) for scope in scopes]
 
 
-def read_node(owner: str, node: onnx.NodeProto, constants: Callable[[str], Array | None], dtype: Any) -> OnnxNode:
-    """One node as a layer with its constant lengths and initial state."""
+def read_node(
+    owner: str, node: Any, constants: Callable[[str], Array | None], dtype: Any, scope: Constants | None = None
+) -> OnnxNode:
+    """One node as a layer with its constant lengths and initial state; the scope is that of a model's node."""
     kind = node.op_type
     name = node.name or next(filter(None, node.output), kind)
     owner = f"{owner}: {kind} node {name!r}"
@@ -228,12 +243,25 @@ def read_node(owner: str, node: onnx.NodeProto, constants: Callable[[str], Array
         first, second = (Part(kind, [d], options | common | own) for d, own in zip(stack, sides, strict=True))
         part = Pair(first, second, "concat")
     layer = assemble(owner, [part], dtype, batch_first=bool(layout))
+    D, H = len(stack), stack[0].W_hh.shape[1]
+    rows: int | str = "batch size"
+    if scope is not None and (len(inputs) > 1 or values.keys() & {"sequence_lens", "initial_h", "initial_c"}):
+        T, B = steps_and_rows(trace(scope, inputs["X"]) if inputs["X"] else None, node, layout)
+        rows = rows if B.known is None else B.known
+        expected = (B, Size(D), Size(H)) if layout else (Size(D), B, Size(H))
+        for argument in [name for name in inputs if name != "X"]:
+            computed = trace(scope, inputs[argument])
+            if argument == "sequence_lens":
+                as_without = are_all_steps(computed, T)
+            else:
+                as_without = are_zeros(owner, argument, computed, expected)
+            if as_without:
+                del inputs[argument]
     states = []
     for initial in ("initial_h", "initial_c"):
         if initial in values:
             states.append(as_weights(owner, initial, values[initial]))
-            directions = ("batch size", len(stack)) if layout else (len(stack), "batch size")
-            shaped(owner, initial, states[-1], *directions, stack[0].W_hh.shape[1])
+            shaped(owner, initial, states[-1], *((rows, D) if layout else (D, rows)), H)
     state: Any = None
     if states:
         states = [part.transpose(1, 0, 2) if layout else part for part in states]
@@ -243,7 +271,7 @@ def read_node(owner: str, node: onnx.NodeProto, constants: Callable[[str], Array
         state = tuple(states) if kind == "LSTM" else states[0]
     lengths = values.get("sequence_lens")
     if lengths is not None:
-        shaped(owner, "sequence_lens", lengths, "batch size")
+        shaped(owner, "sequence_lens", lengths, rows)
     return OnnxNode(name, layer, lengths, state, layout, inputs, tuple(node.output) or ("",), part)
 
 

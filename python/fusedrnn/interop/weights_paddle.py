@@ -21,6 +21,7 @@ from numpy.typing import DTypeLike
 
 from . import _messages
 from .conventions import Array, as_weights
+from .own_code import refuse_replaced
 from .weights_torch import from_state_dict
 
 #: Paddle's name of one layer's parameter -> ours; ``cell_bw`` is the second direction.
@@ -28,6 +29,12 @@ KEY = re.compile(
     r"(?P<prefix>(?s:.*?))(?<!\d)(?P<layer>\d+)\.cell(?P<direction>_fw|_bw)?\."
     r"(?P<name>weight_(?:ih|hh|ho)|bias_(?:ih|hh))\Z"
 )
+
+#: Another parameter of a cell.
+OTHER = re.compile(r"(?s:.*?)(?<!\d)\d+\.cell(?:_fw|_bw)?\.")
+
+#: Paddle's recurrent classes.
+CLASSES = ("SimpleRNN", "GRU", "LSTM", "SimpleRNNCell", "GRUCell", "LSTMCell")
 
 
 def from_paddle(
@@ -66,7 +73,8 @@ def from_paddle(
     TypeError
         `source` is neither.
     ValueError
-        There is no recurrent layer in it, or several; parameters are missing or do not fit together.
+        There is no recurrent layer in it, or several, or one with code or parameters of its own; parameters are missing
+        or do not fit together.
 
     Examples
     --------
@@ -79,6 +87,8 @@ def from_paddle(
     if not isinstance(source, Mapping):
         if not hasattr(source, "state_dict"):
             raise TypeError(_messages.wrong_source(owner, source, "a paddle.nn layer or a state dict"))
+        for layer in (source, *getattr(source, "sublayers", list)()):
+            refuse_replaced(owner, layer, ("paddle",), CLASSES)
         mode = str(getattr(source, "mode", ""))
         activation = activation or ("relu" if mode == "RNN_RELU" else getattr(source, "activation", None))
         time_major = bool(getattr(source, "time_major", False)) if time_major is None else time_major
@@ -88,6 +98,8 @@ def from_paddle(
         if not isinstance(key, str):
             raise TypeError(_messages.no_name(owner, key))
         match, name = KEY.match(key), key
+        if match is None and OTHER.match(key):
+            raise ValueError(_messages.beside(owner, [key]))
         if match:
             name = match["name"].replace("weight_ho", "weight_hr")
             name = f"{match['prefix']}{name}_l{match['layer']}{'_reverse' if match['direction'] == '_bw' else ''}"

@@ -72,6 +72,8 @@ def from_thinc(
             names = _messages.listed(node.name for node in source.walk())
             raise ValueError(_messages.one_lstm(owner, len(found), names))
         node = found[0]
+        if not str(getattr(getattr(node, "_func", None), "__module__", "thinc")).startswith("thinc"):
+            raise ValueError(_messages.foreign_code(owner, f"node {node.name!r}"))
         nI, nO, depth, bi = node.get_dim("nI"), node.get_dim("nO"), node.get_dim("depth"), node.get_dim("dirs") == 2
         vector = as_weights(owner, "LSTM", node.get_param("LSTM"))
         state = as_weights(owner, "HC0", node.get_param("HC0")) if node.has_param("HC0") else None

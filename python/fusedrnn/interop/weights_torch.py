@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from .. import cells, layers
+from ..parameters import CLASSES
 from . import _messages
 from .conventions import (
     GATES,
@@ -35,15 +35,13 @@ from .conventions import (
     sizes_of,
     stack_of,
 )
+from .modules_torch import SEVERAL, prefixes_in_order, recurrent_module, weights_of
 from .stored import Stored
 
 if TYPE_CHECKING:
     import torch
 
 KEY = re.compile(r"(?s:(?P<prefix>.*?))(?P<name>(?:weight_(?:ih|hh|hr)|bias_(?:ih|hh))(?:_l[0-9]+(?:_reverse)?)?)\Z")
-
-#: What to do where there are several modules.
-SEVERAL = "prefix=, or some that stand upon each other with prefix=[...]"
 
 #: Constructor arguments that torch's modules have, too.
 KNOWN = ("num_layers", "nonlinearity", "bias", "batch_first", "dropout", "bidirectional", "proj_size", "dtype")
@@ -58,6 +56,7 @@ def from_torch(
     batch_first: bool | None = None,
     dropout: float = 0.0,
     dtype: DTypeLike | None = None,
+    force: bool = False,
 ) -> Any:
     """Convert a torch module to an equivalent layer or cell of fusedrnn.
 
@@ -65,7 +64,9 @@ def from_torch(
     ----------
     source : torch.nn.Module, or mapping of str to tensors or arrays
         ``nn.RNN``, ``nn.GRU``, ``nn.LSTM``, one of their cells, a module that contains one of them; or a state dict of
-        any of these (of tensors, or of arrays, for which torch is not needed).
+        any of these (of tensors, or of arrays, for which torch is not needed). The module's code has to be torch's:
+        subclasses with methods of their own and modules with hooks are refused. weight_norm, spectral_norm, orthogonal
+        and pruning are understood, ``torch.compile`` is looked through.
     prefix : str, sequence of str, or None
         If `source` contains several recurrent modules: the one to convert, such as ``"encoder.lstm."`` (the dot may be
         left out); or the stacked ones, from bottom to top. The modules of a ``Sequential`` or ``ModuleList`` are
@@ -80,6 +81,9 @@ def from_torch(
         Dropout between layers, in training; a module has its own.
     dtype : float32, float64 or None
         None means that of the weights; float16 and bfloat16 become float32.
+    force : bool
+        Whether to read the weights alone, whatever else there is: methods of a subclass, hooks, parametrizations,
+        modules between stacked ones, other parameters beside the weights.
 
     Returns
     -------
@@ -90,7 +94,8 @@ def from_torch(
     TypeError
         `source` is neither, or does not hold real numbers.
     ValueError
-        `source` has no recurrent module, or several without an order; parameters are missing or do not fit together.
+        `source` has no recurrent module, or several without an order, or one that may compute something else than
+        torch's class does with its weights; parameters are missing or do not fit together.
 
     Examples
     --------
@@ -101,21 +106,24 @@ def from_torch(
     """
     owner = "from_torch"
     if prefix is None and hasattr(source, "named_modules"):
-        prefix = prefixes_in_order(source)
+        prefix = prefixes_in_order(owner, source, force)
     if prefix is not None and not isinstance(prefix, str):
         options: dict[str, Any] = {"kind": kind, "nonlinearity": nonlinearity, "batch_first": batch_first}
-        options |= {"dropout": dropout, "dtype": dtype}
+        options |= {"dropout": dropout, "dtype": dtype, "force": force}
         parts = [from_torch(source, one, **options) for one in several_prefixes(owner, prefix)]
         return stack_of(owner, parts)
     if isinstance(source, Mapping):
-        return from_state_dict(owner, source, prefix, kind, nonlinearity, batch_first, dropout, dtype)
+        return from_state_dict(owner, source, prefix, kind, nonlinearity, batch_first, dropout, dtype, force)
     if not hasattr(source, "named_modules"):
         raise TypeError(_messages.wrong_source(owner, source, "a torch.nn.Module or a state dict"))
-    module = recurrent_module(owner, source, prefix)
-    params = {name: as_weights(owner, name, getattr(module, name)) for name in parameter_names(module)}
+    module = recurrent_module(owner, source, prefix, force)
+    params = weights_of(owner, module, force)
     if kind is not None and kind not in type(module).__name__ and kind not in str(getattr(module, "mode", "")):
         raise ValueError(_messages.kinds_differ(owner, kind, type(module).__name__, "by its class"))
-    nonlinearity = nonlinearity or getattr(module, "nonlinearity", None) or relu_or_tanh(module)
+    own = relu_or_tanh(module) or getattr(module, "nonlinearity", None)
+    if own is not None and nonlinearity not in (None, own):
+        raise ValueError(_messages.contradiction(owner, "nonlinearity", nonlinearity, f"the module has {own!r}"))
+    nonlinearity = own or nonlinearity
     if batch_first is None:
         batch_first = bool(getattr(module, "batch_first", False))
     dropout = dropout or float(getattr(module, "dropout", 0.0))
@@ -135,43 +143,10 @@ def several_prefixes(owner: str, prefix: Any) -> list[str]:
     return names
 
 
-def prefixes_in_order(module: Any) -> list[str] | None:
-    """Names of the recurrent modules right inside a container that has an order, if there are several."""
-    if not {"Sequential", "ModuleList"} & {cls.__name__ for cls in type(module).__mro__}:
-        return None
-    names = [name for name, child in module.named_children() if parameter_names(child)]
-    return names if len(names) > 1 else None
-
-
 def relu_or_tanh(module: Any) -> str | None:
-    """What ``mode`` says, which a scripted module has where it has no ``nonlinearity``."""
+    """What ``mode`` says, by which torch's layers choose; cells have a ``nonlinearity``."""
     mode = str(getattr(module, "mode", ""))
     return mode.removeprefix("RNN_").lower() if mode.startswith("RNN_") else None
-
-
-def parameter_names(module: Any) -> list[str]:
-    """Attributes that hold the weights; read as attributes, they are what parametrizations make of them."""
-    names = getattr(module, "_flat_weights_names", None)
-    if names is not None:
-        return list(names)
-    return [n for n in ("weight_ih", "weight_hh", "bias_ih", "bias_hh") if getattr(module, n, None) is not None]
-
-
-def recurrent_module(owner: str, source: Any, prefix: str | None) -> Any:
-    """The recurrent module itself, or the only one inside, or the one called `prefix`."""
-    found = {
-        name: module
-        for name, module in source.named_modules()
-        if hasattr(module, "weight_ih_l0") or (hasattr(module, "weight_ih") and hasattr(module, "weight_hh"))
-    }
-    if prefix is not None:
-        found = {name: module for name, module in found.items() if name == prefix.rstrip(".")}
-    if not found:
-        looked = type(source).__name__ + (f" under prefix {prefix!r}" if prefix else "")
-        raise ValueError(_messages.none_found(owner, "RNN, GRU or LSTM", looked))
-    if len(found) > 1:
-        raise ValueError(_messages.several(owner, "recurrent modules", sorted(found), SEVERAL))
-    return next(iter(found.values()))
 
 
 def from_state_dict(
@@ -183,6 +158,7 @@ def from_state_dict(
     batch_first: bool | None,
     dropout: float,
     dtype: DTypeLike | None,
+    force: bool = False,
 ) -> Any:
     """A layer from names and arrays; the shapes tell which one."""
     if prefix is not None and not isinstance(prefix, str):
@@ -198,6 +174,9 @@ def from_state_dict(
     if prefix is not None:
         groups = {p: names for p, names in groups.items() if p.rstrip(".") == prefix.rstrip(".")}
     if not groups:
+        packed = [key for key in source if "_all_weight_values." in key or "_packed_weight" in key]
+        if packed:
+            raise ValueError(_messages.quantised(owner, f"the state dict, with {packed[0]!r},"))
         looked = "the state dict" + (f" under prefix {prefix!r}" if prefix else "")
         raise ValueError(
             _messages.none_found(owner, "weight_ih_l0 and weight_hh_l0", f"{looked}, of {len(source)} names")
@@ -208,6 +187,11 @@ def from_state_dict(
     for key in source:
         if key.startswith(f"{chosen}weight_ln_"):
             raise ValueError(_messages.not_read(owner, key, "layer normalisation"))
+    others = [key for key in source if key.startswith(chosen) and key[len(chosen) :] not in held]
+    if not chosen:  # beside a model's only layer there may be other modules of the model
+        others = [key for key in others if "." not in key or is_gain(key, source[key], held)]
+    if others and not force:
+        raise ValueError(_messages.beside(owner, others))
     # Arrays in a file are read when their shapes are known to fit together.
     params = {name: a if isinstance(a, Stored) else as_weights(owner, name, a) for name, a in held.items()}
 
@@ -229,15 +213,22 @@ def from_state_dict(
             _messages.contradiction(owner, "nonlinearity", nonlinearity, f"the weights are those of {found}")
         )
     if is_cell:
-        cls: Any = getattr(cells, f"{found}Cell")
+        cls: Any = CLASSES[f"{found}Cell"]
     else:
-        cls = getattr(layers, found)
+        cls = CLASSES[found]
         if sizes.proj_size:
             options["proj_size"] = sizes.proj_size
         options |= {"num_layers": sizes.num_layers, "batch_first": bool(batch_first)}
         options["dropout"] = dropout if sizes.num_layers > 1 else 0.0  # as in torch, it would do nothing
         options["bidirectional"] = "weight_ih_l0_reverse" in params
     return construct(owner, cls, params, sizes.input_size, sizes.hidden_size, options)
+
+
+def is_gain(key: str, array: Any, held: Mapping[str, Any]) -> bool:
+    """Whether an array may scale gates, units or inputs, as a normalisation within the layer does; no bias does."""
+    shape: Any = getattr(array, "shape", ())
+    sizes = {n for weights in held.values() for n in getattr(weights, "shape", ())}
+    return len(shape) == 1 and shape[0] in sizes and not key.endswith("bias")
 
 
 def to_torch(layer: Any) -> torch.nn.Module:

@@ -5,17 +5,11 @@ It is deliberately slow and simple; everything else in fusedrnn is tested agains
 """
 
 from fusedrnn.grads import GRUGrads, LSTMGrads, RNNGrads, ScanGrads, StateSpaceGrads
+from fusedrnn.reference import functions
 from fusedrnn.reference.activations import sigmoid
 from fusedrnn.reference.cells import CELLS, Cell
 from fusedrnn.reference.discretization import discretize
-from fusedrnn.reference.functions import (
-    gru_backward,
-    gru_forward,
-    lstm_backward,
-    lstm_forward,
-    rnn_backward,
-    rnn_forward,
-)
+from fusedrnn.reference.functions import *  # noqa: F403  every family's, listed there
 from fusedrnn.reference.layer_norm import LayerNorm
 from fusedrnn.reference.scan import ScanTape, scan_backward, scan_forward
 from fusedrnn.reference.sequence import SequenceGrads, Tape, backward, forward
@@ -37,15 +31,10 @@ __all__ = [
     "backward",
     "discretize",
     "forward",
-    "gru_backward",
-    "gru_forward",
-    "lstm_backward",
-    "lstm_forward",
-    "rnn_backward",
-    "rnn_forward",
     "scan_backward",
     "scan_forward",
     "sigmoid",
     "state_space_backward",
     "state_space_forward",
 ]
+__all__ += functions.__all__

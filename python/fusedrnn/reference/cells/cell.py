@@ -24,7 +24,7 @@ from typing import Any, Literal, Self, TypeAlias
 
 from numpy.typing import NDArray
 
-__all__ = ["Array", "Arrays", "Cell", "OnePhaseCell", "TwoPhaseCell"]
+__all__ = ["CELLS", "Array", "Arrays", "Cell", "OnePhaseCell", "TwoPhaseCell"]
 
 Array: TypeAlias = NDArray[Any]
 Arrays: TypeAlias = Sequence[Array] | Array
@@ -133,3 +133,6 @@ class TwoPhaseCell(_Traits):
 
 
 Cell: TypeAlias = OnePhaseCell | TwoPhaseCell
+
+#: The cells without options by name; the file of each cell adds its own, in the order of `csrc/cells/cells.h`.
+CELLS: dict[str, Cell] = {}

@@ -12,10 +12,12 @@ Simple: the form in which textbooks introduce the unit, before they add the rese
 Other functions can replace sigmoid (`gate`) and tanh (`state`).
 """
 
-from fusedrnn.reference.activations import Activation
-from fusedrnn.reference.cells.cell import Array, Arrays, OnePhaseCell, TwoPhaseCell
+from typing import Any
 
-__all__ = ["GRUAfter", "GRUBefore", "GRUSimple"]
+from fusedrnn.reference.activations import Activation, activation_of
+from fusedrnn.reference.cells.cell import CELLS, Array, Arrays, Cell, OnePhaseCell, TwoPhaseCell
+
+__all__ = ["GRUAfter", "GRUBefore", "GRUSimple", "gru_cell"]
 
 
 class GRUAfter(OnePhaseCell):
@@ -111,3 +113,20 @@ class GRUSimple(OnePhaseCell):
     def gate_values(self, save: Arrays) -> dict[str, Array]:
         """z, n."""
         return {"z": self.gate(save[0]), "n": self.state(save[1])}
+
+
+def gru_cell(
+    reset_after: bool = True,
+    reset_gate: bool = True,
+    activation: Any = None,
+    recurrent_activation: Any = "sigmoid",
+    clip: float | None = None,
+) -> Cell:
+    """A GRU of one of the three forms; arguments are those of `gru_forward`."""
+    form = GRUSimple if not reset_gate else GRUAfter if reset_after else GRUBefore
+    return form(activation_of(recurrent_activation, clip), activation_of(activation or "tanh", clip))
+
+
+CELLS["gru_after"] = gru_cell()
+CELLS["gru_before"] = gru_cell(reset_after=False)
+CELLS["gru_simple"] = gru_cell(reset_gate=False)

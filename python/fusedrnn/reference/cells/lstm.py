@@ -22,11 +22,11 @@ from typing import Any, Self
 
 import numpy as np
 
-from fusedrnn.reference.activations import Activation
-from fusedrnn.reference.cells.cell import Array, Arrays, OnePhaseCell
+from fusedrnn.reference.activations import Activation, activation_of
+from fusedrnn.reference.cells.cell import CELLS, Array, Arrays, Cell, OnePhaseCell
 from fusedrnn.reference.layer_norm import normalise, normalise_back
 
-__all__ = ["LSTM"]
+__all__ = ["LSTM", "lstm_cell"]
 
 
 class LSTM(OnePhaseCell):
@@ -127,3 +127,21 @@ class LSTM(OnePhaseCell):
             return c, c, c
         normed, rate = normalise(c[None], ((0,),), self.norm_eps)
         return p[0] * normed[0] + p[1], normed[0], rate[0]
+
+
+def lstm_cell(
+    peephole: str | None = None,
+    coupled: bool = False,
+    activation: Any = None,
+    recurrent_activation: Any = "sigmoid",
+    output_activation: Any = None,
+    clip: float | None = None,
+    cell_clip: float | None = None,
+) -> Cell:
+    """An LSTM; arguments are those of `lstm_forward`."""
+    gate, state = activation_of(recurrent_activation, clip), activation_of(activation or "tanh", clip)
+    output = activation_of(output_activation or activation or "tanh")
+    return LSTM(gate, state, output, peephole, coupled, cell_clip)
+
+
+CELLS["lstm"] = lstm_cell()

@@ -6,12 +6,14 @@ J. L. Elman, Finding structure in time, Cognitive Science 14 (1990); there with 
 The rectified form: Q. V. Le, N. Jaitly, G. E. Hinton, arXiv:1504.00941 (2015).
 """
 
+from typing import Any
+
 import numpy as np
 
-from fusedrnn.reference.activations import Activation
-from fusedrnn.reference.cells.cell import Array, Arrays, OnePhaseCell
+from fusedrnn.reference.activations import Activation, activation_of
+from fusedrnn.reference.cells.cell import CELLS, Array, Arrays, Cell, OnePhaseCell
 
-__all__ = ["RNN"]
+__all__ = ["RNN", "rnn_cell"]
 
 
 class RNN(OnePhaseCell):
@@ -35,3 +37,11 @@ class RNN(OnePhaseCell):
     def gate_values(self, save: Arrays) -> dict[str, Array]:
         """No gates."""
         return {}
+
+
+def rnn_cell(nonlinearity: str = "tanh", activation: Any = None, clip: float | None = None) -> Cell:
+    """An RNN; arguments are those of `rnn_forward`."""
+    return RNN(activation_of(nonlinearity if activation is None else activation, clip))
+
+
+CELLS["rnn_tanh"], CELLS["rnn_relu"] = rnn_cell(), rnn_cell("relu")

@@ -1,0 +1,307 @@
+"""The functions of `fusedrnn.functional`, whatever the family: arguments are checked, and the kernels run.
+
+One layer in one direction on plain arrays. `families/` has the functions with their arguments and equations.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from . import _core, _validate
+from .form import read_steps
+from .grads import CellGrads
+from .kinds import CellKind
+from .tape import TapeBase
+from .tokens import Seen, dense, pack_columns, see
+from .unroll import Record
+
+Array = NDArray[Any]
+
+
+class Forward(Protocol):
+    """A function such as `gru_forward`, of a cell with one state and without options."""
+
+    def __call__(
+        self,
+        x: ArrayLike,
+        h_0: ArrayLike | None,
+        W_ih: ArrayLike,
+        W_hh: ArrayLike,
+        b_ih: ArrayLike | None = None,
+        b_hh: ArrayLike | None = None,
+        *,
+        recurrent_mask: ArrayLike | None = None,
+        zoneout_h: ArrayLike | None = None,
+        h_initial: ArrayLike | None = None,
+        lengths: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
+        past_end: str = "zero",
+        reverse: bool = False,
+    ) -> tuple[Array, Array, FunctionalTape]: ...
+
+
+class Backward(Protocol):
+    """A function such as `gru_backward`, of a cell with one state."""
+
+    def __call__(
+        self,
+        tape: FunctionalTape,
+        dy: ArrayLike | None = None,
+        dh_n: ArrayLike | None = None,
+        *,
+        need_dx: bool = True,
+        sparse: bool = False,
+    ) -> CellGrads: ...
+
+
+def functions_of(kind: CellKind, summary: str, module: str) -> tuple[Forward, Backward]:
+    """The pair of functions of a cell with one state and without options.
+
+    Names follow from the cell's name, docstrings from `summary`, its equation; the functions belong to `module`.
+    """
+    forward_name, backward_name = f"{kind.name}_forward", f"{kind.name}_backward"
+
+    def forward(
+        x: ArrayLike,
+        h_0: ArrayLike | None,
+        W_ih: ArrayLike,
+        W_hh: ArrayLike,
+        b_ih: ArrayLike | None = None,
+        b_hh: ArrayLike | None = None,
+        *,
+        recurrent_mask: ArrayLike | None = None,
+        zoneout_h: ArrayLike | None = None,
+        h_initial: ArrayLike | None = None,
+        lengths: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
+        past_end: str = "zero",
+        reverse: bool = False,
+    ) -> tuple[Array, Array, FunctionalTape]:
+        steps, masks = (lengths, mask, reset, past_end), (recurrent_mask, zoneout_h)
+        weights = (W_ih, W_hh, b_ih, b_hh)
+        states = {"h_0": h_0}, {"h_initial": h_initial}
+        y, (h_n,), tape = run_forward(forward_name, kind, x, *states, weights, masks, steps, reverse)
+        return y, h_n, tape
+
+    def backward(
+        tape: FunctionalTape,
+        dy: ArrayLike | None = None,
+        dh_n: ArrayLike | None = None,
+        *,
+        need_dx: bool = True,
+        sparse: bool = False,
+    ) -> CellGrads:
+        dx, dstate, dparams, own = run_backward(backward_name, forward_name, tape, dy, {"dh_n": dh_n}, need_dx, sparse)
+        return CellGrads(dx, *dstate, *dparams[:4], *own)
+
+    for function, name, doc in ((forward, forward_name, FORWARD_DOC), (backward, backward_name, BACKWARD_DOC)):
+        function.__name__ = function.__qualname__ = name
+        function.__module__ = module
+        function.__doc__ = doc.format(summary=summary, cell=kind.name, G=kind.gates)
+    return forward, backward
+
+
+FORWARD_DOC = """{summary}
+
+    Parameters
+    ----------
+    x : array-like, (T, B, I) floats or (T, B) integer tokens
+    h_0 : array-like (B, H), or None for `h_initial`
+    W_ih, W_hh : array-like, ({G}*H, I) and ({G}*H, H)
+    b_ih, b_hh : array-like ({G}*H,), or None for none
+    recurrent_mask, zoneout_h, h_initial, lengths, mask, reset, past_end, reverse
+        As for `rnn_forward`.
+
+    Returns
+    -------
+    y : ndarray (T, B, H)
+    h_n : ndarray (B, H)
+    tape : FunctionalTape
+        For `{cell}_backward`.
+
+    Raises
+    ------
+    TypeError, ValueError, IndexError
+        As for `rnn_forward`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fusedrnn.functional import {cell}_forward
+    >>> y, h_n, tape = {cell}_forward(np.ones((7, 2, 3)), None, np.ones(({G} * 5, 3)), np.ones(({G} * 5, 5)))
+    >>> y.shape, h_n.shape
+    ((7, 2, 5), (2, 5))
+    """
+
+BACKWARD_DOC = """Gradients of a scalar with respect to everything that went into `{cell}_forward`.
+
+    Parameters
+    ----------
+    tape : FunctionalTape
+        From `{cell}_forward`; may be used again.
+    dy, dh_n, need_dx, sparse
+        As for `rnn_backward`.
+
+    Returns
+    -------
+    CellGrads
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `rnn_backward`.
+    """
+
+
+class FunctionalTape(TapeBase):
+    """The data that a forward function saves for its backward function; has ``nbytes`` and ``release()``, as `Tape`."""
+
+    __slots__ = ("_dtype", "_hold", "_initial", "_made_by", "_seen", "_shapes", "_sizes")
+
+    def __init__(
+        self,
+        made_by: str,
+        tape: _core.Tape,
+        sizes: tuple[int, int, int, tuple[int, ...]],
+        shapes: dict[str, tuple[int, ...]],
+        dtype: np.dtype[Any],
+        seen: Seen | None,
+        hold: tuple[_core.Schedule, bool] | None,
+        initial: tuple[bool, ...],
+    ) -> None:
+        super().__init__(made_by, Record((tape,)))
+        self._made_by = made_by
+        self._sizes = sizes  # T, B, I, and the units of each state
+        self._shapes = shapes  # of the parameters, by role
+        self._dtype = dtype
+        self._seen = seen  # the tokens
+        self._hold = hold  # with past_end="hold": the schedule, which knows where outputs are held, and the direction
+        self._initial = initial  # for each state, whether an own initial state was given
+
+
+#: Parameters of a function in the order of its arguments, under the kernels' names.
+ROLES = ("W_ih", "W_hh", "b_ih", "b_hh", "units", "W_hr")
+
+
+def run_forward(
+    owner: str,
+    kind: CellKind,
+    x: Any,
+    state_0: dict[str, Any],
+    initial: dict[str, Any],
+    weights: tuple[Any, ...],
+    masks: tuple[Any, ...],
+    steps: tuple[Any, Any, Any, Any],
+    reverse: Any,
+) -> tuple[Array, tuple[Array, ...], FunctionalTape]:
+    W_ih, W_hh, *others, dtype = _validate.functional_weights(owner, kind.gates, kind.peepholes, *weights)
+    I, H = W_ih.shape[1], W_ih.shape[0] // kind.gates
+    units = (W_hh.shape[1], H)[: len(state_0)]
+    x, tokens = _validate.functional_sequence(owner, x, dtype, I)
+    T, B = x.shape[:2]
+    lengths, mask, reset, past_end = steps
+    lengths, mask, schedule = read_steps(owner, T, B, lengths, mask, reset, "batch", False)
+    hold = _validate.past_end(owner, past_end)
+    if tokens:
+        x = _validate.tokens(owner, x, I, lengths, "batch", mask)
+    state = tuple(
+        None if value is None else _rows(owner, name, value, B, n, H, dtype)
+        for (name, value), n in zip(state_0.items(), units, strict=True)
+    )
+    own = tuple(
+        None if value is None else _vector(owner, name, value, n, H, dtype)
+        for (name, value), n in zip(initial.items(), units, strict=True)
+    )
+    used = _masks(owner, masks, T, B, units, H, dtype)
+    reverse = _validate.flag(owner, "reverse", reverse)
+    y = _core.empty((T, B, units[0]), dtype)
+    state_n = tuple(_core.empty((B, n), dtype) for n in units)
+    arrays: list[Any] = [W_ih, W_hh, *others]
+    seen = see(x, schedule, I, True)
+    pack_columns(seen, arrays, (0,))
+    if seen is not None:
+        x = seen.numbers
+    given = dict(zip(ROLES, arrays, strict=True))
+    packed = _core.Weights(kind.name, {role: w for role, w in given.items() if w is not None}, True, kind.options)
+    tape = _core.forward(packed, x, state, y, state_n, schedule, reverse, True, used, own)
+    assert tape is not None
+    if hold:
+        schedule.hold(y, reverse)
+    shapes = {role: w.shape for role, w in given.items() if w is not None}
+    held = (schedule, reverse) if hold else None
+    has_own = tuple(part is not None for part in own)
+    return y, state_n, FunctionalTape(owner, tape, (T, B, I, units), shapes, dtype, seen, held, has_own)
+
+
+def _masks(
+    owner: str, masks: tuple[Any, ...], T: int, B: int, units: tuple[int, ...], H: int, dtype: np.dtype[Any]
+) -> tuple[Array | None, Array | None, Array | None] | None:
+    """Factors of h in the recurrent product, and where h and c keep their old values, in the kernels' form."""
+    if all(mask is None for mask in masks):
+        return None
+    recurrent, *zoneouts = masks
+    stays: list[Array | None] = [None, None]
+    for k, (name, value) in enumerate(zip(("zoneout_h", "zoneout_c"), zoneouts, strict=False)):
+        if value is not None:
+            formula = f"(T, B, {_unit_name(units[k], H)})"
+            stays[k] = _validate.given_mask(owner, name, value, (T, B, units[k]), formula)
+    factors = None if recurrent is None else _rows(owner, "recurrent_mask", recurrent, B, units[0], H, dtype)
+    return factors, stays[0], stays[1]
+
+
+def run_backward(
+    owner: str, made_by: str, tape: FunctionalTape, dy: Any, dstate_n: dict[str, Any], need_dx: Any, sparse: Any
+) -> tuple[Array | None, tuple[Array, ...], tuple[Any, ...], tuple[Array | None, ...]]:
+    _validate.functional_tape(owner, tape, made_by)
+    (saved,) = tape._unreleased().tapes
+    T, B, I, units = tape._sizes
+    H = units[-1]
+    dtype = tape._dtype
+    need_dx = _validate.flag(owner, "need_dx", need_dx)
+    sparse, seen = _validate.flag(owner, "sparse", sparse), tape._seen
+    if dy is not None:
+        dy = _validate.floats(owner, "dy", dy, dtype, rows=True)
+        _validate.exact_shape(owner, "dy", dy, (T, B, units[0]), f"(T, B, {_unit_name(units[0], H)})")
+        if tape._hold is not None:
+            schedule, reverse = tape._hold
+            dy = schedule.sum_held(dy, reverse)
+    parts = tuple(
+        None if value is None else _rows(owner, name, value, B, n, H, dtype)
+        for (name, value), n in zip(dstate_n.items(), units, strict=True)
+    )
+    if dy is None and all(part is None for part in parts):
+        raise _validate.nothing_to_do_functional(owner, list(dstate_n))
+    dx = _core.empty((T, B, I), dtype) if need_dx and seen is None else None
+    dstate_0 = tuple(_core.empty((B, n), dtype) for n in units)
+    dparams: dict[str, Any] = {role: _core.empty(shape, dtype) for role, shape in tape._shapes.items()}
+    dinitial = tuple(np.empty_like(d) for d in dstate_0) if any(tape._initial) else None
+    _core.backward(saved, dy, parts, dx, False, dstate_0, dparams, dinitial)
+    if seen is not None:
+        gradient = seen.gradient(dparams["W_ih"], I)
+        dparams["W_ih"] = gradient if sparse else dense(gradient)
+    pairs = zip(dinitial or dstate_0, tape._initial, strict=True)
+    own = tuple(d.sum(axis=0) if has_own else None for d, has_own in pairs)
+    return dx, dstate_0, tuple([dparams.get(role) for role in ROLES]), own
+
+
+def _rows(owner: str, name: str, value: Any, B: int, units: int, H: int, dtype: np.dtype[Any]) -> Array:
+    """A state, its gradient or a mask, (B, units)."""
+    array = _validate.floats(owner, name, value, dtype, rows=True)
+    _validate.exact_shape(owner, name, array, (B, units), f"(B, {_unit_name(units, H)})")
+    return array
+
+
+def _vector(owner: str, name: str, value: Any, units: int, H: int, dtype: np.dtype[Any]) -> Array:
+    """An own initial state, (units,), contiguous."""
+    array = _validate.floats(owner, name, value, dtype, rows=True)
+    _validate.exact_shape(owner, name, array, (units,), f"({_unit_name(units, H)},)")
+    return np.ascontiguousarray(array)
+
+
+def _unit_name(units: int, H: int) -> str:
+    return "hidden_size" if units == H else "proj_size"
