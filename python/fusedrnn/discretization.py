@@ -298,7 +298,7 @@ def _results(saved: Saved) -> tuple[Array, ...]:
 def _as_given(gradient: Array | None, dtype: np.dtype[Any] | None) -> Array | None:
     if gradient is None or dtype is None:
         return None
-    return (gradient if dtype.kind == "c" else gradient.real).astype(dtype)
+    return np.asarray(gradient if dtype.kind == "c" else gradient.real, dtype)
 
 
 # ---- dense A
