@@ -1,7 +1,5 @@
 """Discretization: the series of the reference, finite differences, samples of unequal length, limits."""
 
-import inspect
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -162,8 +160,3 @@ def test_wrong_arguments_are_refused(case):
     call, error, message = WRONG[case]
     with pytest.raises(error, match=message):
         call(functional)
-
-
-def test_functional_and_reference_take_the_same_arguments():
-    ours, theirs = (list(inspect.signature(of.discretize).parameters) for of in (functional, reference))
-    assert ours == theirs

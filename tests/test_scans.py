@@ -1,6 +1,5 @@
 """Scans and dense state spaces on plain arrays: against the reference, finite differences, and themselves."""
 
-import inspect
 import itertools
 import signal
 import threading
@@ -454,13 +453,6 @@ def test_tapes_are_used_again_and_released():
     assert tape.nbytes == 0
     with pytest.raises(ValueError, match="this tape was released"):
         functional.scan_backward(tape, dh=h)
-
-
-@pytest.mark.parametrize("kind", ["scan", "state_space"])
-@pytest.mark.parametrize("way", ["forward", "backward"])
-def test_functional_and_reference_take_the_same_arguments(kind, way):
-    ours, theirs = (list(inspect.signature(getattr(of, f"{kind}_{way}")).parameters) for of in (functional, reference))
-    assert ours == [p for p in theirs if p != "dtype"]
 
 
 def test_one_tape_serves_several_threads(rng):
