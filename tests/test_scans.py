@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fusedrnn
-from fusedrnn import functional, reference
+from fusedrnn import functional
 from fusedrnn.reference.array_checks import sum_to_shape
 from recurrence_problems import (
     FUNCTIONS,
