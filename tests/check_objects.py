@@ -2,7 +2,7 @@
 
 Each ISA's kernels are in ``namespace fusedrnn::<isa>``. The linker merges a weak symbol outside this namespace (an
 inline function of the standard library, say) with the copies in other objects. If it keeps the copy compiled with
-AVX-512, an older CPU crashes far away from any kernel. Every build runs ``check_objects.py NM ISA=OBJECT...``.
+AVX-512, an older CPU crashes far away from any kernel. Every build runs ``check_objects.py NM ISA=OBJECT;OBJECT...``.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ def leaks(nm: str, isa: str, path: str) -> list[str]:
 
 if __name__ == "__main__":
     nm, *objects = sys.argv[1:]
-    problems = [leak for item in objects for leak in leaks(nm, *item.split("=", 1))]
+    pairs = [(isa, path) for isa, _, paths in (item.partition("=") for item in objects) for path in paths.split(";")]
+    problems = [leak for isa, path in pairs for leak in leaks(nm, isa, path)]
     if problems:
         sys.exit("ISA-specific code in shared functions:\n" + "\n".join(problems))

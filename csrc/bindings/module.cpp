@@ -195,6 +195,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   add_stream(m);
   add_c_api(m);
   add_explain(m);
+  add_recurrences(m);
   add_tokens(m);
 }
 

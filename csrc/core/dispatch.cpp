@@ -8,10 +8,12 @@
 namespace fusedrnn {
 
 // isas.inc is written by CMakeLists.txt: FUSEDRNN_LEVEL(name) for each level built, fastest first.
-#define FUSEDRNN_LEVEL(isa)                        \
-  namespace isa {                                  \
-  extern const KernelTable<float> kernels_float;   \
-  extern const KernelTable<double> kernels_double; \
+#define FUSEDRNN_LEVEL(isa)                                \
+  namespace isa {                                          \
+  extern const KernelTable<float> kernels_float;           \
+  extern const KernelTable<double> kernels_double;         \
+  extern const RecurrenceTable<float> recurrences_float;   \
+  extern const RecurrenceTable<double> recurrences_double; \
   }
 #include "isas.inc"
 #undef FUSEDRNN_LEVEL
@@ -73,5 +75,20 @@ const std::vector<const Kernels*>& available_kernels() { return dispatch().avail
 const Kernels& current_kernels() { return *dispatch().current.load(); }
 bool use_kernels(const std::string& name) { return dispatch().select(name); }
 const std::string& dispatch_complaint() { return dispatch().complaint; }
+
+#define FUSEDRNN_LEVEL(isa) \
+  if (std::string(k.name) == #isa) return isa::recurrences_float;
+const RecurrenceTable<float>& recurrences_f32(const Kernels& k) {
+#include "isas.inc"
+  std::abort();  // every level has a table
+}
+#undef FUSEDRNN_LEVEL
+#define FUSEDRNN_LEVEL(isa) \
+  if (std::string(k.name) == #isa) return isa::recurrences_double;
+const RecurrenceTable<double>& recurrences_f64(const Kernels& k) {
+#include "isas.inc"
+  std::abort();
+}
+#undef FUSEDRNN_LEVEL
 
 }  // namespace fusedrnn

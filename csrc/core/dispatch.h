@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "../kernels/contract.h"
+#include "../kernels/recurrence_contract.h"
 
 namespace fusedrnn {
 
@@ -19,6 +19,15 @@ template <class T>
 const KernelTable<T>& table_of(const Kernels& k) {
   if constexpr (sizeof(T) == 4) return k.f32;
   else return k.f64;
+}
+
+// The kernels of linear recurrences of the same level.
+const RecurrenceTable<float>& recurrences_f32(const Kernels& k);
+const RecurrenceTable<double>& recurrences_f64(const Kernels& k);
+template <class T>
+const RecurrenceTable<T>& recurrences_of(const Kernels& k) {
+  if constexpr (sizeof(T) == 4) return recurrences_f32(k);
+  else return recurrences_f64(k);
 }
 
 }  // namespace fusedrnn

@@ -60,6 +60,29 @@ inline Vec<T> splat(T x) {
   return x - Vec<T>{};  // broadcasts; x - 0 keeps the sign of a zero, x + 0 would not
 }
 
+// Stores past the caches, for arrays that exceed them: a line that is not read is not fetched either. p is aligned to a
+// vector. stores_done() comes before other threads may read.
+#if defined(__AVX512F__)
+inline void store_past_cache(float* p, Vec<float> v) { _mm512_stream_ps(p, (__m512)v); }
+inline void store_past_cache(double* p, Vec<double> v) { _mm512_stream_pd(p, (__m512d)v); }
+#elif defined(__AVX__)
+inline void store_past_cache(float* p, Vec<float> v) { _mm256_stream_ps(p, (__m256)v); }
+inline void store_past_cache(double* p, Vec<double> v) { _mm256_stream_pd(p, (__m256d)v); }
+#elif defined(FUSEDRNN_X86)
+inline void store_past_cache(float* p, Vec<float> v) { _mm_stream_ps(p, (__m128)v); }
+inline void store_past_cache(double* p, Vec<double> v) { _mm_stream_pd(p, (__m128d)v); }
+#else
+template <class T>
+inline void store_past_cache(T* p, Vec<T> v) {
+  store(p, v);
+}
+#endif
+inline void stores_done() {
+#if defined(FUSEDRNN_X86)
+  _mm_sfence();
+#endif
+}
+
 // The last block of a row may hold fewer units than the vector has lanes: nothing beyond `count` is accessed.
 template <class T>
 inline Vec<T> load_partial(const T* p, ptrdiff_t count) {

@@ -221,3 +221,69 @@ def decide(loads: list[dict[str, Any]], order: str, machine: dict[str, Any]) -> 
 
 def step_threads(load: dict[str, Any], machine: dict[str, Any], awake: bool) -> int:
     """On how many threads a stream would take a step."""
+
+# ---- linear recurrences on plain arrays, all in running order
+
+@final
+class StepFlags:
+    """Which rows run which steps, and where their states become zero; lengths, mask and reset in the order of time."""
+
+    def __init__(
+        self,
+        T: int,
+        B: int,
+        lengths: NDArray[np.int64] | None,
+        mask: NDArray[np.bool_] | None,  # (T, B), C-contiguous, as reset
+        reset: NDArray[np.bool_] | None,
+        reverse: bool,
+    ) -> None: ...
+
+def scan_sums(units: int) -> int:
+    """The number of sums into which `scan_backward` divides the products of a row of `units` numbers."""
+
+def scan_forward(
+    a: Array,  # (T, B, H) with a contiguous last axis, or 1 for some of these sizes
+    b: Array,  # (T, B, H), last axis contiguous
+    h_0: Array | None,  # (B, H), C-contiguous
+    h: Array,  # out: (T, B, H), the rows of a step C-contiguous; its dtype is that of all arrays
+    h_n: Array,  # out: (B, H)
+    flags: StepFlags | None,
+) -> None: ...
+def scan_backward(
+    a: Array,
+    h: Array,
+    h_0: Array | None,
+    flags: StepFlags | None,
+    dh: Array | None,  # (T, B, H), last axis contiguous
+    dh_n: Array | None,
+    da: Array,  # out: (1, B, H) if a has one step; (T, B, scan_sums) if it has one unit; else (T, B, H)
+    db: Array,  # out: (T, B, H)
+    dh_0: Array,  # out: (B, H)
+) -> None: ...
+
+@final
+class StateSpaceTape:
+    """What `state_space_forward` keeps: states, and inputs if it could not read them in place."""
+
+    @property
+    def nbytes(self) -> int: ...
+
+def state_space_forward(
+    u: Array,  # (T, B, m), any strides
+    matrices: tuple[Array | None, ...],  # A, B, C, D: (rows, columns) in C order, after T, or T and B; D may be None
+    x_0: Array | None,  # (B, n), C-contiguous
+    y: Array,  # out: (T, B, p), the rows of a step C-contiguous
+    x_n: Array,  # out: (B, n)
+    before: bool,  # outputs see the state before their step
+    flags: StepFlags | None,
+) -> StateSpaceTape: ...
+def state_space_backward(
+    tape: StateSpaceTape,
+    u: Array,  # as in forward
+    matrices: tuple[Array | None, ...],  # as in forward
+    dy: Array | None,  # (T, B, p), any strides
+    dx_n: Array | None,
+    du: Array,  # out: (T, B, m), the rows of a step C-contiguous
+    dmatrices: tuple[Array | None, ...],  # out: in the form of the matrices
+    dx_0: Array,  # out: (B, n)
+) -> None: ...

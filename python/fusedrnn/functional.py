@@ -1,4 +1,4 @@
-"""One layer in one direction on plain arrays, forward and backward, for authors of their own layers.
+"""One layer in one direction on plain arrays, and linear recurrences, for authors of their own layers.
 
 `fusedrnn.reference` has the same functions in plain NumPy, to be read beside the textbook. Letters: T steps, B rows, I
 inputs, H hidden units, G gates (RNN 1, GRU 3, LSTM 4). Weights are W_ih (G*H, I) and W_hh (G*H, H), biases (G*H,),
@@ -13,21 +13,36 @@ it.
 
 from __future__ import annotations
 
+from .discretization import DiscretizeGrads, discretize, discretize_backward, discretize_forward
 from .families.gru import gru_backward, gru_forward
 from .families.lstm import lstm_backward, lstm_forward
 from .families.rnn import rnn_backward, rnn_forward
 from .grads import GRUGrads, LSTMGrads, RNNGrads
 from .one_direction import FunctionalTape
+from .plain_arrays import ArrayTape
+from .scans import ScanGrads, scan_backward, scan_forward
+from .state_spaces import StateSpaceGrads, state_space_backward, state_space_forward
 
 __all__ = [
+    "ArrayTape",
+    "DiscretizeGrads",
     "FunctionalTape",
     "GRUGrads",
     "LSTMGrads",
     "RNNGrads",
+    "ScanGrads",
+    "StateSpaceGrads",
+    "discretize",
+    "discretize_backward",
+    "discretize_forward",
     "gru_backward",
     "gru_forward",
     "lstm_backward",
     "lstm_forward",
     "rnn_backward",
     "rnn_forward",
+    "scan_backward",
+    "scan_forward",
+    "state_space_backward",
+    "state_space_forward",
 ]

@@ -260,3 +260,32 @@ class LSTMGrads(NamedTuple):
     dW_hr: Array | None = None
     dh_initial: Array | None = None
     dc_initial: Array | None = None
+
+
+class ScanGrads(NamedTuple):
+    """Gradients of `scan_forward`, each of the shape of its argument; dh_0 also if h_0 was not given."""
+
+    da: Array
+    db: Array
+    dh_0: Array
+
+
+class StateSpaceGrads(NamedTuple):
+    """Gradients of `state_space_forward`, each of the shape of its argument; dD is None without D."""
+
+    du: Array
+    dA: Array
+    dB: Array
+    dC: Array
+    dD: Array | None
+    dx_0: Array
+
+
+class DiscretizeGrads(NamedTuple):
+    """Gradients of `discretize_forward`, each of the shape of its argument; dC and dD are None without them."""
+
+    dA: Array
+    dB: Array
+    ddt: Array
+    dC: Array | None = None
+    dD: Array | None = None

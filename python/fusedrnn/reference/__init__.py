@@ -4,13 +4,16 @@ It is deliberately slow and simple; everything else in fusedrnn is tested agains
 `sequence.py`. The functions have the signatures of `fusedrnn.functional`, plus `dtype` (float64 by default).
 """
 
-from fusedrnn.grads import GRUGrads, LSTMGrads, RNNGrads
+from fusedrnn.grads import GRUGrads, LSTMGrads, RNNGrads, ScanGrads, StateSpaceGrads
 from fusedrnn.reference import functions
 from fusedrnn.reference.activations import sigmoid
 from fusedrnn.reference.cells import CELLS, Cell
+from fusedrnn.reference.discretization import discretize
 from fusedrnn.reference.functions import *  # noqa: F403  every family's, listed there
 from fusedrnn.reference.layer_norm import LayerNorm
+from fusedrnn.reference.scan import ScanTape, scan_backward, scan_forward
 from fusedrnn.reference.sequence import SequenceGrads, Tape, backward, forward
+from fusedrnn.reference.state_space import StateSpaceTape, state_space_backward, state_space_forward
 
 __all__ = [
     "CELLS",
@@ -19,10 +22,19 @@ __all__ = [
     "LSTMGrads",
     "LayerNorm",
     "RNNGrads",
+    "ScanGrads",
+    "ScanTape",
     "SequenceGrads",
+    "StateSpaceGrads",
+    "StateSpaceTape",
     "Tape",
     "backward",
+    "discretize",
     "forward",
+    "scan_backward",
+    "scan_forward",
     "sigmoid",
+    "state_space_backward",
+    "state_space_forward",
 ]
 __all__ += functions.__all__
