@@ -50,15 +50,21 @@ bool is_aligned(const py::array& a) {
   return true;
 }
 
-// A (time, batch, feature) array over the steps of a schedule, with any strides.
+// A (time, batch, feature) array with any strides.
 template <class T>
-Strided strided(const py::array& a, const Schedule& schedule, Index features, bool write, const char* name) {
-  if (!(is_native<T>(a) && a.ndim() == 3 && a.shape(0) == schedule.T() && a.shape(1) == schedule.columns() &&
-        a.shape(2) == features))
+Strided strided(const py::array& a, Index T_, Index B, Index features, bool write, const char* name) {
+  if (!(is_native<T>(a) && a.ndim() == 3 && a.shape(0) == T_ && a.shape(1) == B && a.shape(2) == features))
     throw std::invalid_argument(std::string(name) + ": wrong dtype or shape");
   if (write && !a.writeable()) throw std::invalid_argument(std::string(name) + ": read-only");
-  return {static_cast<char*>(const_cast<void*>(a.data())), a.strides(0), schedule.packed() ? 0 : a.strides(1),
-          a.strides(2)};
+  return {static_cast<char*>(const_cast<void*>(a.data())), a.strides(0), a.strides(1), a.strides(2)};
+}
+
+// The same over the steps of a schedule.
+template <class T>
+Strided strided(const py::array& a, const Schedule& schedule, Index features, bool write, const char* name) {
+  Strided s = strided<T>(a, schedule.T(), schedule.columns(), features, write, name);
+  if (schedule.packed()) s.batch = 0;
+  return s;
 }
 
 // The same with a contiguous and aligned last axis.

@@ -246,7 +246,8 @@ def discretize_backward(
         grads.append(array.astype(np.result_type(saved.A.dtype, array.dtype)))
     with np.errstate(all="ignore"):
         results = _diagonal_backward(saved, *grads) if saved.diagonal else _dense_backward(saved, *grads)
-    return DiscretizeGrads(*(_as_given(d, dtype) for d, dtype in zip(results, saved.dtypes, strict=True)))
+    gradients: list[Any] = [_as_given(d, dtype) for d, dtype in zip(results, saved.dtypes, strict=True)]
+    return DiscretizeGrads(*gradients)
 
 
 def _read(owner: str, A: Any, B: Any, dt: Any, method: Any, C: Any, D: Any) -> Saved:
@@ -280,10 +281,11 @@ def _read(owner: str, A: Any, B: Any, dt: Any, method: Any, C: Any, D: Any) -> S
     dtypes = tuple(
         None if a is None else np.result_type(single, np.complex64) if a.dtype.kind == "c" else single for a in arrays
     )
-    copies = [None if a is None else np.array(a, wide if a is not of_dt else np.float64) for a in arrays]
+    copies: list[Any] = [None if a is None else np.array(a, wide if a is not of_dt else np.float64) for a in arrays]
     if of_C is not None and of_D is None:
         copies[4] = np.zeros((of_C.shape[0], of_B.shape[1]), wide)
-    return Saved(*copies, method, diagonal, dtypes)  # type: ignore[arg-type]
+    A_copy, B_copy, dt_copy, C_copy, D_copy = copies
+    return Saved(A_copy, B_copy, dt_copy, C_copy, D_copy, method, diagonal, dtypes)
 
 
 def _results(saved: Saved) -> tuple[Array, ...]:

@@ -71,7 +71,7 @@ def read_steps(owner: str, T: int, B: int, lengths: Any, mask: Any, reset: Any, 
         return StepsOfRows(reverse, None)
     if lengths is not None:
         lengths = _validate.lengths(owner, lengths, T, B, "batch")
-    flags = []
+    flags: list[Any] = []
     for name, value in (("mask", mask), ("reset", reset)):
         if value is not None:
             array = _validate.as_array(owner, name, value)
@@ -82,7 +82,7 @@ def read_steps(owner: str, T: int, B: int, lengths: Any, mask: Any, reset: Any, 
         flags.append(value)
     if T * B == 0:
         return StepsOfRows(reverse, None)
-    return StepsOfRows(reverse, _core.StepFlags(T, B, lengths, *flags, reverse))
+    return StepsOfRows(reverse, _core.StepFlags(T, B, lengths, flags[0], flags[1], reverse))
 
 
 def read_state(owner: str, name: str, value: Any, shape: tuple[int, int], formula: str, dtype: np.dtype[Any]) -> Any:

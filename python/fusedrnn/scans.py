@@ -41,7 +41,7 @@ class Saved(NamedTuple):
     steps: StepsOfRows
     shape: tuple[int, int, int]
     a_shape: tuple[int, ...]
-    real: tuple[bool, bool, bool]  # whether a, b and h_0 are given and real
+    real: tuple[bool, ...]  # whether a, b and h_0 are given and real
 
     @property
     def nbytes(self) -> int:
@@ -135,10 +135,10 @@ def scan_forward(
         h_n = _core.empty((B, H), dtype)
         joined = _joined(factors, shape, steps)
         arrays = [joined_rows(x, joined) for x in (factors, cast(given_b, dtype), h)]
-        running = [steps.in_order(x) for x in arrays]
-        states = [x if x is None or not joined else x.reshape(1, -1) for x in (initial, h_n)]
+        running: list[Any] = [steps.in_order(x) for x in arrays]
+        states: list[Any] = [x if x is None or not joined else x.reshape(1, -1) for x in (initial, h_n)]
         _core.scan_forward(running[0], running[1], states[0], running[2], states[1], steps.flags)
-    return h, h_n, ArrayTape(owner, Saved(factors, h, initial, steps, shape, own, real))  # type: ignore[arg-type]
+    return h, h_n, ArrayTape(owner, Saved(factors, h, initial, steps, shape, own, real))
 
 
 def scan_backward(tape: ArrayTape, dh: ArrayLike | None = None, dh_n: ArrayLike | None = None) -> ScanGrads:
@@ -184,13 +184,13 @@ def scan_backward(tape: ArrayTape, dh: ArrayLike | None = None, dh_n: ArrayLike 
     saved: Saved = tape._unreleased()
     T, B, H = shape = saved.shape
     dtype = saved.h.dtype
-    dh = read_gradient(owner, "dh", dh, shape, "(T, B, H)", dtype)
-    dh_n = read_state(owner, "dh_n", dh_n, (B, H), "(B, H)", dtype)
-    if dh is None and dh_n is None:
+    of_h = read_gradient(owner, "dh", dh, shape, "(T, B, H)", dtype)
+    of_h_n = read_state(owner, "dh_n", dh_n, (B, H), "(B, H)", dtype)
+    if of_h is None and of_h_n is None:
         raise no_gradient(owner, "dh", "dh_n")
     db, dh_0 = _core.empty(shape, dtype), _core.empty((B, H), dtype)
     if saved.h.size == 0:
-        dh_0[...] = 0 if dh_n is None else dh_n
+        dh_0[...] = 0 if of_h_n is None else of_h_n
         da = np.zeros(saved.a_shape, dtype)
     else:
         joined = _joined(saved.a, shape, saved.steps)
@@ -200,9 +200,10 @@ def scan_backward(tape: ArrayTape, dh: ArrayLike | None = None, dh_n: ArrayLike 
         by_unit = over_time or a.shape[2] == units
         width = units if by_unit else _core.scan_sums(units * (2 if dtype.kind == "c" else 1))
         parts = _core.empty((1 if over_time else T, rows, width), dtype)
-        arrays = [joined_rows(x, joined) for x in (a, saved.h, dh, parts, db)]
-        a, h, of_h, of_parts, of_b = (saved.steps.in_order(x) for x in arrays)
-        states = [x if x is None or not joined else x.reshape(1, -1) for x in (saved.h_0, dh_n, dh_0)]
+        arrays = [joined_rows(x, joined) for x in (a, saved.h, of_h, parts, db)]
+        running: list[Any] = [saved.steps.in_order(x) for x in arrays]
+        states: list[Any] = [x if x is None or not joined else x.reshape(1, -1) for x in (saved.h_0, of_h_n, dh_0)]
+        a, h, of_h, of_parts, of_b = running
         _core.scan_backward(a, h, states[0], saved.steps.flags, of_h, states[1], of_parts, of_b, states[2])
         da = _summed(parts, saved, joined)
     return ScanGrads(*(as_given(part, real) for part, real in zip((da, db, dh_0), saved.real, strict=True)))

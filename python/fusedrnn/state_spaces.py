@@ -146,7 +146,7 @@ def state_space_forward(
         kept = _core.state_space_forward(
             _of(steps, inputs), running, initial, _of(steps, y), x_n, read == "before", steps.flags
         )
-    return y, x_n, ArrayTape(owner, Saved(kept, inputs, matrices, steps, (T, rows, n, m, p), dtype))  # type: ignore[arg-type]
+    return y, x_n, ArrayTape(owner, Saved(kept, inputs, matrices, steps, (T, rows, n, m, p), dtype))
 
 
 def state_space_backward(
@@ -194,25 +194,26 @@ def state_space_backward(
     saved: Saved = tape._unreleased()
     T, rows, n, m, p = saved.sizes
     dtype, steps = saved.dtype, saved.steps
-    dy = read_gradient(owner, "dy", dy, (T, rows, p), "(T, batch, p)", dtype)
-    dx_n = read_state(owner, "dx_n", dx_n, (rows, n), "(batch, n)", dtype)
-    if dy is None and dx_n is None:
+    of_y = read_gradient(owner, "dy", dy, (T, rows, p), "(T, batch, p)", dtype)
+    of_x_n = read_state(owner, "dx_n", dx_n, (rows, n), "(batch, n)", dtype)
+    if of_y is None and of_x_n is None:
         raise no_gradient(owner, "dy", "dx_n")
     du, dx_0 = _core.empty((T, rows, m), dtype), _core.empty((rows, n), dtype)
-    d = [None if matrix is None else _core.empty(matrix.shape, dtype) for matrix in saved.matrices]
+    d: list[Any] = [None if matrix is None else _core.empty(matrix.shape, dtype) for matrix in saved.matrices]
     if saved.kept is None:
-        dx_0[...] = 0 if dx_n is None else dx_n
+        dx_0[...] = 0 if of_x_n is None else of_x_n
         unreached = d
     else:
         running, of_d = (tuple(_over_time(steps, x) for x in xs) for xs in (saved.matrices, d))
         _core.state_space_backward(
-            saved.kept, _of(steps, saved.u), running, _of(steps, dy), dx_n, _of(steps, du), of_d, dx_0
+            saved.kept, _of(steps, saved.u), running, _of(steps, of_y), of_x_n, _of(steps, du), of_d, dx_0
         )
-        unreached = d[2:] if dy is None else []
+        unreached = d[2:] if of_y is None else []
     for array in unreached:
         if array is not None:
             array[...] = 0
-    return StateSpaceGrads(du, *d, dx_0)  # type: ignore[arg-type]
+    dA, dB, dC, dD = d
+    return StateSpaceGrads(du, dA, dB, dC, dD, dx_0)
 
 
 def _matrix(array: Array | None, dtype: np.dtype[Any]) -> Array | None:

@@ -48,4 +48,5 @@ def sum_to_shape(array: Array, shape: tuple[int, ...]) -> Array:
     """The gradient of an array that was broadcast: the sum over the axes along which it was repeated."""
     own = (1,) * (array.ndim - len(shape)) + shape
     axes = tuple(k for k, n in enumerate(own) if n == 1 and array.shape[k] != 1)
-    return array.sum(axes, keepdims=True).reshape(shape)
+    total: Array = array.sum(axes, keepdims=True).reshape(shape)
+    return total

@@ -152,7 +152,7 @@ def state_space_backward(
                 du[t, b] += D[t, b].T @ outputs[t, b]
             carry[b] = A[t, b].T @ l + (of_y if tape.read == "before" else 0)
         carry = np.where(tape.cuts[t, :, None], 0, carry)
-    grads = []
+    grads: list[Any] = []
     for d, shape in zip((dA, dB, dC, dD), tape.shapes, strict=True):
         if d is None or shape is None:
             grads.append(None)
@@ -160,4 +160,4 @@ def state_space_backward(
             grads.append(d.sum(1))
         else:
             grads.append(sum_to_shape(d, shape))
-    return StateSpaceGrads(du, *grads, carry)  # type: ignore[arg-type]
+    return StateSpaceGrads(du, grads[0], grads[1], grads[2], grads[3], carry)
