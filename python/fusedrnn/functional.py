@@ -3,7 +3,9 @@
 `fusedrnn.reference` has the same functions in plain NumPy, to be read beside the textbook. Letters: T steps, B rows, I
 inputs, H hidden units, G gates (RNN 1, GRU 3, LSTM 4). Weights are W_ih (G*H, I) and W_hh (G*H, H), biases (G*H,),
 gates in torch's order (GRU r z n, LSTM i f g o; an option that removes a gate removes its rows). x is (T, B, I),
-or integer tokens (T, B), each a one-hot vector.
+or integer tokens (T, B), each a one-hot vector. Functions of cells without a recurrent matrix (minGRU and minLSTM,
+IndRNN, QRNN, SRU, LRU, RG-LRU) take W_ih, b_ih and, where single units have parameters, W_unit; docs/cells.md lists
+their rows.
 
 The dtype of W_ih, float32 or float64, is that of the computation: all weights must have it, other arrays are cast to
 it.
@@ -12,20 +14,42 @@ it.
 from __future__ import annotations
 
 from .families.gru import gru_backward, gru_forward
+from .families.indrnn import indrnn_backward, indrnn_forward
+from .families.lru import lru_backward, lru_forward
 from .families.lstm import lstm_backward, lstm_forward
+from .families.mingru import mingru_backward, mingru_forward, minlstm_backward, minlstm_forward
+from .families.qrnn import qrnn_backward, qrnn_forward
+from .families.rglru import rglru_backward, rglru_forward
 from .families.rnn import rnn_backward, rnn_forward
-from .grads import GRUGrads, LSTMGrads, RNNGrads
+from .families.sru import sru_backward, sru_forward
+from .grads import ElementwiseGrads, ElementwisePairGrads, GRUGrads, LSTMGrads, RNNGrads
 from .one_direction import FunctionalTape
 
 __all__ = [
+    "ElementwiseGrads",
+    "ElementwisePairGrads",
     "FunctionalTape",
     "GRUGrads",
     "LSTMGrads",
     "RNNGrads",
     "gru_backward",
     "gru_forward",
+    "indrnn_backward",
+    "indrnn_forward",
+    "lru_backward",
+    "lru_forward",
     "lstm_backward",
     "lstm_forward",
+    "mingru_backward",
+    "mingru_forward",
+    "minlstm_backward",
+    "minlstm_forward",
+    "qrnn_backward",
+    "qrnn_forward",
+    "rglru_backward",
+    "rglru_forward",
     "rnn_backward",
     "rnn_forward",
+    "sru_backward",
+    "sru_forward",
 ]

@@ -90,6 +90,30 @@ class CellGrads(NamedTuple):
     db_hh: Array | None
 
 
+class ElementwiseGrads(NamedTuple):
+    """Gradients of the functions of cells without a recurrent matrix whose state is h, such as `mingru_forward`.
+
+    Each is of the shape of its argument, as in `RNNGrads`; dW_unit is None for cells without W_unit.
+    """
+
+    dx: Array | None
+    dh_0: Array
+    dW_ih: Array
+    db_ih: Array | None
+    dW_unit: Array | None = None
+
+
+class ElementwisePairGrads(NamedTuple):
+    """Gradients of the functions of cells without a recurrent matrix whose state is (h, c), as `ElementwiseGrads`."""
+
+    dx: Array | None
+    dh_0: Array
+    dc_0: Array
+    dW_ih: Array
+    db_ih: Array | None
+    dW_unit: Array | None = None
+
+
 class LSTMGrads(NamedTuple):
     """Gradients of `lstm_forward`, as in `RNNGrads`; dW_peephole and dW_hr are None without these weights."""
 

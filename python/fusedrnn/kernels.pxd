@@ -36,6 +36,7 @@ cdef extern from "fusedrnn.h" nogil:
         const void *W_hr
         double zoneout_h
         double zoneout_c
+        const void *units
 
     ctypedef struct fusedrnn_info:
         size_t size
@@ -93,6 +94,7 @@ cdef extern from "fusedrnn.h" nogil:
         int (*interrupted)(void *argument) noexcept nogil
         void *interrupted_argument
         void *dW_hr
+        void *dunits
 
     ctypedef struct fusedrnn_api:
         size_t size

@@ -187,8 +187,25 @@ def run_forward(
     reverse: Any,
 ) -> tuple[Array, tuple[Array, ...], FunctionalTape]:
     W_ih, W_hh, *others, dtype = _validate.functional_weights(owner, kind.gates, kind.peepholes, *weights)
-    I, H = W_ih.shape[1], W_ih.shape[0] // kind.gates
-    units = (W_hh.shape[1], H)[: len(state_0)]
+    units = (W_hh.shape[1], W_ih.shape[0] // kind.gates)[: len(state_0)]
+    given = {role: w for role, w in zip(ROLES, (W_ih, W_hh, *others), strict=True) if w is not None}
+    return run_packed(owner, kind, x, state_0, given, units, dtype, masks, steps, reverse)
+
+
+def run_packed(
+    owner: str,
+    kind: CellKind,
+    x: Any,
+    state_0: dict[str, Any],
+    given: dict[str, Array],
+    units: tuple[int, ...],
+    dtype: np.dtype[Any],
+    masks: tuple[Any, ...],
+    steps: tuple[Any, Any, Any, Any],
+    reverse: Any,
+) -> tuple[Array, tuple[Array, ...], FunctionalTape]:
+    """Run a cell whose weights, by role, and units of each state have been checked."""
+    I, H = given["W_ih"].shape[1], given["W_ih"].shape[0] // kind.gates
     x, tokens = _validate.functional_sequence(owner, x, dtype, I)
     T, B = x.shape[:2]
     lengths, mask, reset, past_end = steps
@@ -204,13 +221,12 @@ def run_forward(
     reverse = _validate.flag(owner, "reverse", reverse)
     y = _core.empty((T, B, units[0]), dtype)
     state_n = tuple(_core.empty((B, n), dtype) for n in units)
-    given = dict(zip(ROLES, (W_ih, W_hh, *others), strict=True))
-    packed = _core.Weights(kind.name, {role: w for role, w in given.items() if w is not None}, True, kind.options)
+    packed = _core.Weights(kind.name, given, True, kind.options)
     tape = _core.forward(packed, x, state, y, state_n, schedule, reverse, True, used)
     assert tape is not None
     if hold:
         schedule.hold(y, reverse)
-    shapes = {role: w.shape for role, w in given.items() if w is not None}
+    shapes = {role: w.shape for role, w in given.items()}
     return (
         y,
         state_n,

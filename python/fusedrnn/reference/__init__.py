@@ -5,9 +5,10 @@ It is deliberately slow and simple; everything else in fusedrnn is tested agains
 """
 
 from fusedrnn.grads import GRUGrads, LSTMGrads, RNNGrads
-from fusedrnn.reference import functions
+from fusedrnn.reference import elementwise, functions
 from fusedrnn.reference.activations import sigmoid
 from fusedrnn.reference.cells import CELLS, Cell
+from fusedrnn.reference.elementwise import *  # noqa: F403  cells without a recurrent matrix
 from fusedrnn.reference.functions import *  # noqa: F403  every family's, listed there
 from fusedrnn.reference.layer_norm import LayerNorm
 from fusedrnn.reference.sequence import SequenceGrads, Tape, backward, forward
@@ -25,4 +26,4 @@ __all__ = [
     "forward",
     "sigmoid",
 ]
-__all__ += functions.__all__
+__all__ += [*functions.__all__, *elementwise.__all__]

@@ -104,7 +104,7 @@ class SequenceGrads(NamedTuple):
     dx: Array | None
     dstate: tuple[Array, ...]
     dW_ih: Array
-    dW_hh: Array
+    dW_hh: Array | None
     db_ih: Array | None
     db_hh: Array | None
     dW_peephole: Array | None = None
@@ -117,7 +117,7 @@ def forward(
     x: ArrayLike,
     state: tuple[ArrayLike | None, ...],
     W_ih: ArrayLike,
-    W_hh: ArrayLike,
+    W_hh: ArrayLike | None,
     b_ih: ArrayLike | None = None,
     b_hh: ArrayLike | None = None,
     *,
@@ -153,9 +153,10 @@ def forward(
     state : tuple of (array_like, shape (B, H), or None)
         Initial state, (h,) or (h, c); None means zeros.
     W_ih, W_hh : array_like, shapes (G*H, I) and (G*H, H)
+        W_hh is None if the cell has no recurrent matrix, and then so is b_hh.
     b_ih, b_hh : array_like, shape (G*H,), or None
     W_peephole : array_like, shape (U, H), or None
-        Peepholes, if the cell has any; None means zeros.
+        Parameters per unit, if the cell has any (peepholes); None means zeros.
     W_hr : array_like, shape (R, H), or None
         Projection of the h of an LSTM, R <= H; W_hh is then (G*H, R), and y, h and their gradients have R units.
     recurrent_mask : array_like, shape (B, R), or None
@@ -225,8 +226,12 @@ def forward(
     if past_end not in ("zero", "hold"):
         raise ValueError(f"{cell_name}: past_end is {past_end!r}; expected 'zero' or 'hold'")
     G, H, I = W_ih.shape
-    shape = (cell.unit_parameters, H)
-    p = copy_of(cell_name, "W_peephole", W_peephole, f"({cell.unit_parameters}, H)", shape, dtype)
+    if H % cell.sharing:
+        raise ValueError(f"{cell_name}: W_ih has {G * H} rows; expected an even number, real and imaginary parts")
+    shape = (cell.unit_parameters, H // cell.sharing)
+    if cell.skip and I != H:
+        raise ValueError(f"{cell_name}: W_ih has shape {(G * H, I)}; x itself is an operand, which needs I = H")
+    p = copy_of(cell_name, "W_peephole", W_peephole, f"({cell.unit_parameters}, {shape[1]})", shape, dtype)
     gains = np.ones((2, G, 1, H), dtype)
     if layer_norm is not None:
         for k, gain in enumerate(layer_norm[:2]):
@@ -264,7 +269,7 @@ def forward(
         inputs[t, rows] = x[t, rows]
         check_tokens(cell_name, inputs[t], I, t)
 
-        a = np.zeros((G + cell.split, len(rows), H), dtype)
+        a = np.zeros((G + cell.split + cell.skip, len(rows), H), dtype)
         product_x, product_h = _input_product(inputs[t, rows], W_ih), _product(h, W_hh[:first])
         if cell.norm_eps is not None:
             normed[t, 0][:, :, rows] = normalise(product_x, cell.norm_groups, cell.norm_eps)
@@ -272,8 +277,11 @@ def forward(
             product_x, product_h = (gains[k] * normed[t, k, 0][:, rows] for k in (0, 1))
         a[:G] = product_x + b_ih
         a[slot[:first]] += product_h + b_hh[:first]
+        if cell.skip:
+            a[G] = _as_numbers(inputs[t, rows], H)
+        share = shares[t][:, rows]
         if cell.phases == 1:
-            s_new, save = cell.forward(a, s, p)
+            s_new, save = cell.forward(a, s, p, share[1]) if cell.zones_gate else cell.forward(a, s, p)
         else:
             operand, save = cell.gate(a[:first], h[None])
             a[first:] += _product(operand, W_hh[first:]) + b_hh[first:]
@@ -287,7 +295,7 @@ def forward(
         if W_hr is not None:
             new[0] = 0
             new[0, :, :R] = s_new[0] @ W_hr.T
-        share = shares[t][:, rows]
+        share = np.zeros_like(share) if cell.zones_gate else share
         states[after][:, rows] = np.where(share == 0, new, share * s + (1 - share) * new)
         held[rows] = states[after, 0][rows, :R]
         y[t] = held if past_end == "hold" else np.where(valid[t][:, None], held, 0)
@@ -376,14 +384,16 @@ def backward(
             dheld[rows] = 0
             if tape.past_end == "hold":
                 dheld[~tape.valid[t]] += dy[t, ~tape.valid[t]]
-        ds_stays, ds_new = share * ds_new, (1 - share) * ds_new
+        outside = np.zeros_like(share) if cell.zones_gate else share
+        ds_stays, ds_new = outside * ds_new, (1 - outside) * ds_new
         if W_hr is not None:
             dW_hr += ds_new[0, :, :R].T @ s_new[0]
             ds_new[0] = ds_new[0, :, :R] @ W_hr
 
-        da = np.zeros((G + cell.split, len(rows), H), dtype)
+        da = np.zeros((G + cell.split + cell.skip, len(rows), H), dtype)
         if cell.phases == 1:
-            da[:], ds_old = cell.backward(save, s, s_new, p, ds_new)
+            zoned = (share[1],) if cell.zones_gate else ()
+            da[:], ds_old = cell.backward(save, s, s_new, p, ds_new, *zoned)
             for k, d in enumerate(cell.unit_gradients(save, s, s_new, p, ds_new, da)):
                 dp[k] += d.sum(axis=0)
         else:
@@ -402,7 +412,7 @@ def backward(
             ds[k, rows] = ds_old[k] + ds_stays[k]
         ds[0, rows, :R] += mask * _product_back(da_h[:first], W_hh[:first])
         if dx is not None:
-            dx[t, rows] = _product_back(da_x, W_ih)
+            dx[t, rows] = _product_back(da_x, W_ih) + (da[G] if cell.skip else 0)
 
         _add_input_outer(dW_ih, da_x, x[t, rows])
         dW_hh[:first] += _outer(da_h[:first], mask * s[0, :, :R])
@@ -418,7 +428,7 @@ def backward(
         dx,
         tuple(d[:, :units] for d, units in zip(ds + dinitial, (R, H), strict=False)),
         dW_ih.reshape(G * H, I),
-        dW_hh.reshape(G * H, R),
+        dW_hh.reshape(G * H, R) if cell.recurrent else None,
         db_ih.reshape(G * H) if tape.has_b_ih else None,
         db_hh.reshape(G * H) if tape.has_b_hh else None,
         dp if len(dp) and not normalised else None,
@@ -451,6 +461,11 @@ def _outer(da: Array, v: Array) -> Array:
 def _input_product(x: Array, W: Array) -> Array:
     """`_product`; a token picks a column."""
     return W.swapaxes(1, 2)[:, x] if x.ndim == 1 else _product(x, W)
+
+
+def _as_numbers(x: Array, I: int) -> Array:
+    """Rows of x; a token is a row of the identity matrix."""
+    return np.eye(I)[x] if x.ndim == 1 else x
 
 
 def _add_input_outer(dW: Array, da: Array, x: Array) -> None:
