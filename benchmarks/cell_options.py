@@ -24,7 +24,7 @@ Layer = Callable[..., Any]
 #: Options of a call -> its arguments for x of T steps and B rows.
 CALLS: dict[str, Callable[[np.random.Generator, int, int], dict[str, Any]]] = {
     "lengths": lambda rng, T, B: {"lengths": rng.integers(T // 2, T + 1, B)},
-    "mask": lambda rng, T, B: {"mask": rng.random((B, T)) < 0.75},
+    "mask": lambda rng, T, B: {"mask": rng.random((T, B)) < 0.75},
     "reset": lambda rng, T, B: {"reset": rng.random((T, B)) < 0.05},
     "hold": lambda rng, T, B: {"lengths": rng.integers(T // 2, T + 1, B), "past_end": "hold"},
 }
@@ -109,7 +109,7 @@ def multiplications(layer: Any, options: dict[str, Any], call: dict[str, Any], T
     """Of a forward pass; the backward pass has twice as many."""
     H, P = layer.hidden_size, options.get("proj_size", 0)
     gates = len(layer.weight_ih_l0) // H
-    inside = np.arange(T) < np.asarray(call.get("lengths", np.full(B, T)))[:, None]
+    inside = np.arange(T)[:, None] < np.asarray(call.get("lengths", np.full(B, T)))
     return float((inside & call.get("mask", True)).sum()) * (gates * H * (layer.input_size + (P or H)) + H * P)
 
 

@@ -51,10 +51,6 @@ def compose(
     params = layer.params if params is None else params
     ways = ("", "_reverse")[:D]
     suffixes = [f"_l{k}{way}" for k in range(L) for way in ways]
-    learned = layer.learned_state and state is None
-    if learned:
-        B = x.shape[1]
-        state = [np.stack([np.tile(params[part + "_0" + s], (B, 1)) for s in suffixes]) for part in ("h", "c")[:S]]
     below = dict(steps or {})
     last = below | {"past_end": below.pop("past_end", "zero")}
     tapes, outputs, finals, factors = [], [], [], []
@@ -67,12 +63,14 @@ def compose(
             weights[1] = None if weights[1] is None else weights[1] * factor
             W_peephole = params.get("weight_unit" + suffixes[row], W_peephole)
             gains = [params.get(name + suffixes[row]) for name in NORMS]
+            own = tuple(params.get(f"{part}_0{suffixes[row]}") for part in "hc"[:S])
             norm = reference.LayerNorm(*gains, layer.layer_norm_eps) if layer.layer_norm else None
             y, final, tape = reference.forward(
                 *(cell, x, tuple(s[row] for s in state) if state else (None,) * S, *weights),
                 W_peephole=W_peephole,
                 W_hr=W_hr,
                 layer_norm=norm,
+                initial=own,
                 reverse=d == 1 or layer.backwards,
                 **arguments,
                 **(last if k == L - 1 else below),
@@ -103,12 +101,11 @@ def compose(
                 if cell.recurrent:
                     values["weight_hh"] = values["weight_hh"] * factors[row]
                 values |= dict(zip(NORMS, grads.dlayer_norm or (), strict=False))
+                values |= (
+                    zip((f"{part}_0" for part in "hc"), grads.dinitial, strict=False) if layer.learned_state else {}
+                )
                 dparams |= {name + suffixes[row]: value for name, value in values.items()}
             dy = dx
-        if layer.learned_state:
-            for part, d in zip("hc", dstates, strict=False):
-                share = d.sum(axis=1) if learned else 0 * d[:, 0] if d.shape[1] else d.sum(axis=1)
-                dparams |= {f"{part}_0{suffix}": value for suffix, value in zip(suffixes, share, strict=True)}
         return dy, dstates, dparams
 
     return Composed(x, result, backward)

@@ -206,7 +206,7 @@ def _draw(
         named["lengths"] = numbers.below(T + 1, B)
         named["lengths"][:2] = (T, 0)
     if mask:
-        named["mask"] = numbers.flags(B, T, of_eight=6)
+        named["mask"] = numbers.flags(B, T, of_eight=6).T
     if reset:
         named["reset"] = numbers.flags(T, B, of_eight=2)
     if masks:
@@ -224,7 +224,8 @@ def run_cell(cell: str, name: str, dtype: str) -> Iterator[Any]:
     given, named, gradients = draw(cell, name, dtype)
     *results, tape = getattr(functional, f"{family}_forward")(*given, **named)
     yield results
-    yield list(getattr(functional, f"{family}_backward")(tape, *gradients))
+    grads = getattr(functional, f"{family}_backward")(tape, *gradients)
+    yield [d for name, d in grads._asdict().items() if "initial" not in name or d is not None]
 
 
 def make_layer(family: str, arguments: dict[str, Any], sizes: dict[str, int], dtype: str, numbers: Numbers) -> Any:

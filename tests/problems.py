@@ -20,6 +20,8 @@ QUANTITIES = {
     "dc_0": "dstate",
     "dW_hr": "dW_hh",
     "dW_unit": "dW_peephole",
+    "dh_initial": "db_ih",
+    "dc_initial": "db_ih",
 }
 
 Results = dict[str, Any]
@@ -86,12 +88,12 @@ class Problem:
     dstate: tuple[Any, ...]
     lengths: Any = None
     reverse: bool = False
-    mask: Any = None  # (B, T)
+    mask: Any = None  # (T, B)
     reset: Any = None  # (T, B)
     past_end: str = "zero"
     W_peephole: Any = None
     options: dict[str, Any] | None = None
-    structure: dict[str, Any] = field(default_factory=dict)  # W_hr, recurrent_mask, zoneout_h, zoneout_c: those in use
+    structure: dict[str, Any] = field(default_factory=dict)  # W_hr, masks, own initial states: those in use
 
     @property
     def family(self) -> tuple[str, dict[str, Any]]:
@@ -164,7 +166,7 @@ def make_problem(
 
 
 def with_structure(problem: Problem, rng: np.random.Generator, *names: str) -> Problem:
-    """The same problem with a projection to a third of the units, and with the named masks."""
+    """The same problem with a projection to a third of the units, and with the named masks and own initial states."""
     (T, B, H), dtype = (problem.sizes[k] for k in "TBH"), problem.dtype  # type: ignore[misc]
     R = max(1, H // 3) if "W_hr" in names else H
     structure: dict[str, Any] = {}
@@ -175,6 +177,9 @@ def with_structure(problem: Problem, rng: np.random.Generator, *names: str) -> P
     for name, n in (("zoneout_h", R), ("zoneout_c", H)):
         if name in names and (name == "zoneout_h" or len(problem.state) == 2):
             structure[name] = rng.random((T, B, n)) < 0.3
+    for name, n in (("h_initial", R), ("c_initial", H)):
+        if name in names and (name == "h_initial" or len(problem.state) == 2):
+            structure[name] = rng.standard_normal(n).astype(dtype)
     W_ih, W_hh, *biases = problem.weights
     if W_hh is None:
         return problem.but(structure=structure)

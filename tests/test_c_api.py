@@ -128,6 +128,17 @@ class StructuredBackward(Backward):
     _fields_ = [("dW_hr", Pointer)]
 
 
+# Appended after these: which steps run, and the own initial state.
+
+
+class SteppedForward(StructuredForward):
+    _fields_ = [(name, Pointer) for name in ("mask", "reset", "h_initial", "c_initial")]
+
+
+class SteppedBackward(StructuredBackward):
+    _fields_ = [("dh_initial", Pointer), ("dc_initial", Pointer)]
+
+
 class Table(ct.Structure):
     """ABI 1, as first released."""
 
@@ -209,15 +220,19 @@ def run(problem: Problem, need_dx: bool) -> dict[str, Any]:
     weights = pack(problem.cell, problem.weights, training=True, **({} if W_hr is None else {"W_hr": W_hr}))
     names = "hc"[: len(problem.state)]
     results = {"y": np.empty_like(problem.dy)} | {
-        f"{n}_n": np.empty_like(s) for n, s in zip(names, problem.state, strict=True)
+        f"{n}_n": np.empty_like(s) for n, s in zip(names, problem.dstate, strict=True)
     }
-    forward = (StructuredForward if problem.structure else Forward)(
+    own = {f"d{name}": np.empty_like(s) for name, s in masks.items() if name.endswith("_initial")}
+    masks |= {name: flags for name in ("mask", "reset") if (flags := getattr(problem, name)) is not None}
+    stepped = bool(own) or problem.mask is not None or problem.reset is not None
+    Arguments = SteppedForward if stepped else StructuredForward if problem.structure else Forward
+    forward = Arguments(
         T=T,
         B=B,
         lengths=None if problem.lengths is None else np.asarray(problem.lengths, np.int64),
         reverse=problem.reverse,
         **{"tokens" if tokens else "x": np.ascontiguousarray(problem.x)},
-        **{f"{s}_0": state for s, state in zip(names, problem.state, strict=True)},
+        **{f"{s}_0": state for s, state in zip(names, problem.state, strict=True) if state is not None},
         **results,
         **masks,
     )
@@ -226,13 +241,14 @@ def run(problem: Problem, need_dx: bool) -> dict[str, Any]:
     assert API.tape_nbytes(tape) > 0
     W_ih, W_hh, b_ih, b_hh = problem.weights
     grads: dict[str, Any] = {"dx": np.empty((T, B, I), problem.dtype) if need_dx else None}
-    grads |= {f"d{n}_0": np.empty_like(s) for n, s in zip(names, problem.state, strict=True)}
+    grads |= {f"d{n}_0": np.empty_like(s) for n, s in zip(names, problem.dstate, strict=True)}
     for name, w in (("dW_ih", W_ih), ("dW_hh", W_hh), ("db_ih", b_ih), ("db_hh", b_hh)):
         grads[name] = None if w is None else np.empty_like(w)
     if W_hr is not None:
         grads["dW_hr"] = np.empty_like(W_hr)
     ends = {f"d{s}_n": d for s, d in zip(names, problem.dstate, strict=True)}
-    Struct = StructuredBackward if problem.structure else Backward
+    grads |= own
+    Struct = SteppedBackward if stepped else StructuredBackward if problem.structure else Backward
     done(API.backward(tape, ct.byref(Struct(dy=problem.dy, **ends, **grads))))
     API.tape_free(tape)
     return results | grads
@@ -261,7 +277,7 @@ def test_forward_and_backward_give_python_s_bits(isa, rng, cell, dtype, kind):
     need_dx = "tokens" not in options
     results, tape = problem.forward(functional)
     expected = results | problem.backward(functional, tape, need_dx)
-    for name in ("dW_peephole", "dW_hr"):
+    for name in ("dW_peephole", "dW_hr", "dh_initial", "dc_initial"):
         expected.pop(name, None)
     assert_same_bits(run(problem, need_dx), expected, cell)
 
@@ -285,6 +301,45 @@ def test_structure_gives_python_s_bits(isa, rng, cell, dtype, names):
     expected = results | problem.backward(functional, tape)
     expected = {name: value for name, value in expected.items() if value is not None}
     assert_same_bits(run(problem, True), expected, cell)
+
+
+@EACH_CELL
+@DTYPES
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("state", ["given", "own"])
+def test_masks_and_resets_give_python_s_bits(isa, rng, cell, dtype, reverse, state):
+    problem = make_problem(rng, cell, dtype, T=9, B=5, I=6, H=19, lengths=True, reverse=reverse)
+    problem = with_structure(problem, rng, "h_initial", "c_initial")
+    problem = problem.but(mask=rng.random((9, 5)) < 0.8, reset=rng.random((9, 5)) < 0.4)
+    if state == "own":
+        problem = problem.but(state=(None,) * len(problem.state))
+    results, tape = problem.forward(functional)
+    expected = results | problem.backward(functional, tape)
+    expected = {name: value for name, value in expected.items() if value is not None}
+    assert_same_bits(run(problem, True), expected, cell)
+
+
+def test_wrong_own_initial_states_are_refused(rng):
+    problem = make_problem(rng, "gru_after", "float32", T=3, B=2, I=4, H=9)
+    weights, h, y = (
+        pack("gru_after", problem.weights, training=True),
+        np.zeros(9, np.float32),
+        np.zeros((3, 2, 9), "f4"),
+    )
+    good: dict[str, Any] = {"T": 3, "B": 2, "x": problem.x, "y": y}
+    tape = Pointer()
+    for changes, message in [
+        ({"c_initial": h}, b"forward: c_initial is given, but this cell's only state is h"),
+        ({"h_initial": y[0, 0]}, b"forward: y overlaps h_initial"),
+        ({"h_initial": h.ctypes.data + 1}, b"forward: h_initial is not aligned to 4 bytes, the size of an element"),
+    ]:
+        assert API.forward(weights, ct.byref(SteppedForward(**(good | changes))), ct.byref(tape)) == INVALID
+        assert API.message() in (message, message.replace(b"y overlaps h_initial", b"h_initial overlaps y"))
+    done(API.forward(weights, ct.byref(SteppedForward(**good)), ct.byref(tape)))
+    assert API.backward(tape, ct.byref(SteppedBackward(dy=y, dc_initial=h))) == INVALID
+    assert API.message() == b"backward: dc_initial is given, but this cell's only state is h"
+    API.tape_free(tape)
+    API.weights_free(weights)
 
 
 @DTYPES
@@ -614,19 +669,17 @@ def test_structs_may_grow(rng):
     p = make_problem(rng, "rnn_tanh", "float32", T=2, B=1, I=3, H=4)
     weights = pack(p.cell, p.weights)
 
-    class Newer(StructuredForward):
+    class Newer(SteppedForward):
         _fields_ = [("an_option", Pointer)]
 
     newer = Newer(T=2, B=1, x=p.x)
-    assert newer.size == ct.sizeof(StructuredForward) + 8
+    assert newer.size == ct.sizeof(SteppedForward) + 8
     done(API.forward(weights, ct.byref(newer), None))
     newer.an_option = 1
     refused(API.forward(weights, ct.byref(newer), None), "an option is set that this version")
     older = Forward(T=2, B=1, x=p.x)
     older.size -= 8
-    refused(
-        API.forward(weights, ct.byref(older), None), f"expected sizeof of the struct, {ct.sizeof(StructuredForward)}"
-    )
+    refused(API.forward(weights, ct.byref(older), None), f"expected sizeof of the struct, {ct.sizeof(SteppedForward)}")
     older.size = 2**40  # never set
     refused(API.forward(weights, ct.byref(older), None), "size is")
     API.weights_free(weights)

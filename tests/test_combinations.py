@@ -197,7 +197,7 @@ def make_call(layer: Any, choice: dict[str, Any], rng: np.random.Generator) -> t
         lengths[rng.permutation(B)[:2]] = (T, 0)[: min(B, 2)]
         steps["lengths"] = lengths
     if rows in ("mask", "all"):
-        steps["mask"] = rng.random((B, T)) < 0.7
+        steps["mask"] = rng.random((T, B)) < 0.7
     if rows in ("reset", "all"):
         steps["reset"] = rng.random((T, B)) < 0.3
     return x, state, steps
@@ -235,7 +235,7 @@ def test_layers_equal_their_composition(family, choice):
         return array.swapaxes(0, 1) if layer.batch_first else array
 
     given = None if state is None else tuple(state) if S == 2 else state[0]
-    ours = steps | ({"reset": turn(steps["reset"])} if "reset" in steps else {})
+    ours = steps | {name: turn(steps[name]) for name in ("mask", "reset") if name in steps}
     with fusedrnn.use_isa(choice["isa"]):
         y, state_n, tape = layer.forward(turn(x), given, **ours)
         expected = compose(cell, layer, x, state, steps, tape.masks)
@@ -293,7 +293,8 @@ def test_the_composition_against_differences(family, choice):
     rng = np.random.default_rng(1)
     x, state, steps = make_call(layer, choice, rng)
     given = None if state is None else tuple(state) if len(state) == 2 else state[0]
-    ours = steps | ({"reset": steps["reset"].swapaxes(0, 1)} if "reset" in steps and layer.batch_first else {})
+    flags = [name for name in ("mask", "reset") if name in steps]
+    ours = steps | ({name: steps[name].swapaxes(0, 1) for name in flags} if layer.batch_first else {})
     _, _, tape = layer.forward(x.swapaxes(0, 1) if layer.batch_first else x, given, **ours)  # for its masks
     arguments = dict(layer.params)
     arguments |= {} if choice["tokens"] else {"x": x}

@@ -154,7 +154,7 @@ def test_threads_with_rows_of_their_own(kind, dtype, options, rng):
     state = state if kind == "lstm" else state[0]
     lengths = rng.integers(0, T + 1, B)
     lengths[5] = T
-    mask = rng.random((B, T)) < 0.8
+    mask = rng.random(x.shape[:2]) < 0.8
     reset = rng.random(x.shape[:2]) < 0.1
     tokens = rng.integers(0, 40, x.shape[:2])
     frozen = layer.freeze()
@@ -197,7 +197,7 @@ def test_stacked_layers_on_any_number_of_threads(kind, dtype, options, T, B, rng
     x, tokens = rng.standard_normal((*shape, 40)).astype(dtype), rng.integers(0, 40, shape)
     state = tuple(rng.standard_normal(p.shape).astype(dtype) for p in parts(layer(x)[1]))
     state = state if kind == "lstm" else state[0]
-    lengths, mask, reset = rng.integers(0, T + 1, B), rng.random((B, T)) < 0.8, rng.random(shape) < 0.1
+    lengths, mask, reset = rng.integers(0, T + 1, B), rng.random(shape) < 0.8, rng.random(shape) < 0.1
     frozen = layer.freeze()
     twice = fusedrnn.Ensemble([layer, copy.deepcopy(layer)]).freeze()
     calls = (
@@ -242,7 +242,7 @@ def test_the_sizes_above_do_use_several_threads(layer):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="threads are counted through /proc")
 @pytest.mark.skipif(fusedrnn._core.build_info()["openmp"].startswith("none"), reason="built without OpenMP")
 @pytest.mark.parametrize(("layers", "threads"), [(1, 0), (3, 2)])
-@pytest.mark.parametrize("arguments", ["x", "x, mask=np.ones((1, 2000), bool)"])
+@pytest.mark.parametrize("arguments", ["x", "x, mask=np.ones((2000, 1), bool)"])
 def test_stacked_layers_use_a_thread_each(layers, threads, arguments):
     script = f"""
 import os, numpy as np, fusedrnn

@@ -16,7 +16,8 @@ import fusedrnn
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 DOCUMENTS = [
-    p.relative_to(ROOT) for p in (ROOT / "README.md", ROOT / "docs/cells.md", *sorted(ROOT.glob("*/README.md")))
+    p.relative_to(ROOT)
+    for p in (ROOT / "README.md", ROOT / "docs/cells.md", ROOT / "docs/resets.md", *sorted(ROOT.glob("*/README.md")))
 ]
 MODULES = sorted(
     module.name

@@ -30,8 +30,8 @@ def make_one_way(dtype: Any = "float32") -> Any:
 
 
 def options(rng: np.random.Generator, T: int, B: int, batch_first: bool) -> list[dict[str, Any]]:
-    mask, reset, lengths = rng.random((B, T)) < 0.6, rng.random((T, B)) < 0.3, rng.integers(0, T + 1, B)
-    reset = reset.T if batch_first else reset
+    mask, reset, lengths = rng.random((T, B)) < 0.6, rng.random((T, B)) < 0.3, rng.integers(0, T + 1, B)
+    mask, reset = (mask.T, reset.T) if batch_first else (mask, reset)
     return [{}, {"lengths": lengths}, {"lengths": lengths, "mask": mask, "reset": reset, "past_end": "hold"}]
 
 

@@ -61,7 +61,7 @@ def test_everything_seen_is_the_references(kind, cell, dtype, bidirectional, whi
         I, H, L, bidirectional=bidirectional, merge="sum" if bidirectional else "concat", dtype=dtype, rng=1, **cell
     )
     x = rng.standard_normal((T, B, I)).astype(dtype)
-    lengths, mask, reset = np.array([7, 0, 5, 2]), rng.random((B, T)) < 0.7, rng.random((T, B)) < 0.3
+    lengths, mask, reset = np.array([7, 0, 5, 2]), rng.random((T, B)) < 0.7, rng.random((T, B)) < 0.3
     given: dict[str, Any] = [{}, {"lengths": lengths}, {"lengths": lengths, "mask": mask, "reset": reset}][which]
     if which:
         x[np.arange(T)[:, None] >= lengths] = np.nan

@@ -97,7 +97,7 @@ def draw(
     if flags:
         lengths = rng.integers(0, T + 1, B)
         lengths[:2] = (T, 0)[: min(B, 2)]
-        steps |= {"lengths": lengths, "mask": rng.random((B, T)) < 0.8, "reset": rng.random((T, B)) < 0.2}
+        steps |= {"lengths": lengths, "mask": rng.random((T, B)) < 0.8, "reset": rng.random((T, B)) < 0.2}
     given: dict[str, Any] = {}
     if drops:
         given["recurrent_mask"] = (rng.random((B, H)) < 0.75) / np.asarray(0.75, dtype)
@@ -356,7 +356,7 @@ def test_threads_and_batch_change_no_bit(cell, dtype, rng):
             steps={
                 "reverse": False,
                 "lengths": steps["lengths"][rows],
-                "mask": steps["mask"][rows],
+                "mask": steps["mask"][:, rows],
                 "reset": steps["reset"][:, rows],
             },
             drops={

@@ -173,6 +173,10 @@ def torch_loop(torch: Any, cell: str, leaf: dict[str, Any], x: Any, lengths: Any
     return torch.stack(rows, 1), tuple(torch.stack(parts) for parts in zip(*finals, strict=True))
 
 
+#: The variants of which torch has the layer, or `torch_loop` the equations.
+TORCHS = ["rnn_tanh", "rnn_relu", "gru_after", "gru_before", "gru_simple", "lstm", "lstm_ifo"]
+
+
 def run_torch(torch: Any, cases: list[Case]) -> tuple[list[Any], list[Any], list[dict[str, Any]], Any]:
     """One bidirectional layer whose directions are two cases: their y, final states and gradients, and that of x."""
     cell, lengths = cases[0].cell, cases[0].lengths
@@ -228,6 +232,7 @@ def run_torch(torch: Any, cases: list[Case]) -> tuple[list[Any], list[Any], list
 
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no-bias"])
 @pytest.mark.parametrize("lengths", [None, [6, 1, 9, 4, 9]], ids=["full", "packed"])
+@pytest.mark.parametrize("cell", TORCHS)
 def test_both_directions_are_torchs(cell, lengths, bias, rng):
     torch = pytest.importorskip("torch", reason="torch is an optional extra: pip install 'fusedrnn[torch]'")
     sizes = (9, 5, 7, 8)

@@ -167,8 +167,11 @@ def test_saturated_gates(cell, isa, dtype, rng):
     if cell == "rnn_relu":
         pytest.skip("relu does not saturate")
     problem = make_problem(rng, cell, dtype, T=4, B=3, I=5, H=20)
-    W_ih, *rest = problem.weights
-    problem = problem.but(weights=(W_ih * W_ih.dtype.type(1000), *rest))
+    # The input part of a is up to 1000 and exact, so that no rounding error of this size reaches a gate that is not
+    # saturated: W_ih of integers, x and the biases of eighths.
+    W_ih, W_hh, *biases = problem.weights
+    eighths = [np.round(8 * a) / 8 for a in (problem.x, *biases)]
+    problem = problem.but(x=eighths[0], weights=(np.round(W_ih * 1000), W_hh, *eighths[1:]))
     results, expected = problem.run(functional), problem.run(reference)
     for name, value in results.items():
         assert value is None or np.isfinite(value).all(), name

@@ -16,7 +16,7 @@ import fusedrnn
 from composition import Checker, join, split
 from fusedrnn import functional, reference
 from fusedrnn.reference import CELLS
-from problems import VARIANTS, Problem, assert_results, assert_same_bits, cell_of, make_problem
+from problems import VARIANTS, Problem, assert_results, assert_same_bits, cell_of, make_problem, with_structure
 from test_properties import examples
 
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -31,7 +31,7 @@ def valid_steps(problem: Problem) -> Any:
     if problem.lengths is not None:
         valid &= np.arange(T)[:, None] < np.asarray(problem.lengths, int)
     if problem.mask is not None:
-        valid &= np.asarray(problem.mask, bool).T
+        valid &= np.asarray(problem.mask, bool)
     return valid
 
 
@@ -48,15 +48,25 @@ def with_steps(rng: np.random.Generator, problem: Problem, *, mask: Any, reset: 
 def random_steps(rng: np.random.Generator, problem: Problem, past_end: str) -> Problem:
     """Gaps, left padding, a row without any step; resets at many, few and no steps."""
     T, B = problem.x.shape[:2]
-    mask = rng.random((B, T)) < rng.choice([0.2, 0.5, 0.9], (B, 1))
+    mask = rng.random((T, B)) < rng.choice([0.2, 0.5, 0.9], B)
     reset = rng.random((T, B)) < rng.choice([0.0, 0.2, 0.6], B)
     if B > 2:
-        mask[rng.integers(B)] = False
-        mask[rng.integers(B)] = np.arange(T) >= rng.integers(T + 1)
+        mask[:, rng.integers(B)] = False
+        mask[:, rng.integers(B)] = np.arange(T) >= rng.integers(T + 1)
     return with_steps(rng, problem, mask=mask, reset=reset, past_end=past_end)
 
 
 # ---- the reference
+
+
+def own_state(problem: Problem) -> tuple[Any, ...]:
+    """The own initial state of one row, (1, H) each."""
+    return tuple(
+        np.zeros((1, s.shape[1]), s.dtype)
+        if f"{name}_initial" not in problem.structure
+        else problem.structure[f"{name}_initial"][None]
+        for name, s in zip("hc", problem.state, strict=False)
+    )
 
 
 def step_by_step(problem: Problem) -> tuple[Any, tuple[Any, ...]]:
@@ -67,12 +77,12 @@ def step_by_step(problem: Problem) -> tuple[Any, tuple[Any, ...]]:
     y = np.zeros((T, B, problem.sizes["H"]))
     finals = [np.array(s, np.float64) for s in problem.state]
     for b in range(B):
-        initial = tuple(s[b : b + 1] for s in problem.state)
-        state, output = initial, np.zeros(problem.sizes["H"])
+        state = tuple(s[b : b + 1] for s in problem.state)
+        output = np.zeros(problem.sizes["H"])
         for t in reversed(range(T)) if problem.reverse else range(T):
             begins = t + 1 if problem.reverse else t  # the step whose flag cuts this step from the last one
-            if problem.reset is not None and 0 < begins < ends[b] and problem.reset[begins, b]:
-                state = initial
+            if problem.reset is not None and begins < ends[b] and problem.reset[begins, b]:
+                state = own_state(problem)
             if valid[t, b]:
                 step, state, _ = reference.forward(
                     cell, problem.x[t : t + 1, b : b + 1], state, *problem.weights, W_peephole=problem.W_peephole
@@ -90,7 +100,9 @@ def step_by_step(problem: Problem) -> tuple[Any, tuple[Any, ...]]:
 @pytest.mark.parametrize("lengths", [False, True], ids=["full", "ragged"])
 def test_the_reference_is_a_loop_over_single_steps(cell, reverse, lengths, past_end, rng):
     problem = make_problem(rng, cell, "float64", T=9, B=7, I=4, H=3, lengths=lengths, reverse=reverse)
-    problem = random_steps(rng, problem, past_end)
+    problem = with_structure(
+        random_steps(rng, problem, past_end), rng, *(["h_initial", "c_initial"] if lengths else [])
+    )
     results, _ = problem.forward(reference)
     y, finals = step_by_step(problem)
     np.testing.assert_allclose(results["y"], y, rtol=0, atol=1e-14)
@@ -100,20 +112,32 @@ def test_the_reference_is_a_loop_over_single_steps(cell, reverse, lengths, past_
 
 @PAST_END
 @REVERSE
-def test_the_references_gradients_are_those_of_differences(cell, reverse, past_end, rng):
+@pytest.mark.parametrize("state", ["given", "own"])
+def test_the_references_gradients_are_those_of_differences(cell, reverse, past_end, state, rng):
     problem = make_problem(rng, cell, "float64", T=7, B=5, I=3, H=4, lengths=True, reverse=reverse)
-    problem = random_steps(rng, problem, past_end)
+    problem = with_structure(random_steps(rng, problem, past_end), rng, "h_initial", "c_initial")
+    if state == "own":
+        problem = problem.but(state=(None,) * len(problem.state))
     _, tape = problem.forward(reference)
-    grads = [gradient for gradient in problem.backward(reference, tape).values() if gradient is not None]
-    arguments = [np.where(np.isnan(problem.x), 0, problem.x), *problem.state, *problem.weights]
+    found = problem.backward(reference, tape)
+    if state == "own":
+        found = {name: value for name, value in found.items() if name not in ("dh_0", "dc_0")}
+    grads = [gradient for gradient in found.values() if gradient is not None]
+    arguments = [np.where(np.isnan(problem.x), 0, problem.x), *(s for s in problem.state if s is not None)]
+    n = len(arguments)
+    arguments += problem.weights
     arguments += [] if problem.W_peephole is None else [problem.W_peephole]
+    first_own = len(arguments)
+    arguments += problem.structure.values()
+    assert len(arguments) == len(grads)
     dy = np.where(np.isnan(problem.dy), 0, problem.dy)
 
     def loss(values: list[Any]) -> float:
-        n = 1 + len(problem.state)
-        peephole = values[n + 4] if len(values) > n + 4 else None
+        peephole = values[n + 4] if first_own > n + 4 else None
         weights = tuple(values[n : n + 4])
-        moved = problem.but(x=values[0], state=tuple(values[1:n]), weights=weights, W_peephole=peephole)
+        moved = problem.but(x=values[0], weights=weights, W_peephole=peephole)
+        moved = moved.but(structure=dict(zip(problem.structure, values[first_own:], strict=True)))
+        moved = moved.but(state=tuple(values[1:n])) if n > 1 else moved
         results, _ = moved.forward(reference)
         return float(sum((a * b).sum() for a, b in zip(results.values(), (dy, *problem.dstate), strict=True)))
 
@@ -147,6 +171,8 @@ def test_kernels_equal_the_reference(cell, isa, dtype, sizes, tokens, reverse, p
     for lengths in False, True:
         problem = make_problem(rng, cell, dtype, T=T, B=B, I=I, H=H, lengths=lengths, reverse=reverse, tokens=tokens)
         problem = random_steps(rng, problem, past_end)
+        if lengths:
+            problem = with_structure(problem, rng, "h_initial", "c_initial")
         assert_results(problem.run(functional), problem.run(reference), problem)
 
 
@@ -169,9 +195,12 @@ def test_any_flags(data):
         return None if drawn is None else np.array(drawn, bool).reshape(rows, columns)
 
     problem = with_steps(
-        rng, problem, mask=flags(B, T), reset=flags(T, B), past_end=draw(st.sampled_from(["zero", "hold"]))
+        rng, problem, mask=flags(T, B), reset=flags(T, B), past_end=draw(st.sampled_from(["zero", "hold"]))
     )
-    note(f"{problem.mask} {problem.reset} {problem.lengths}")
+    problem = with_structure(problem, rng, *draw(st.lists(st.sampled_from(["h_initial", "c_initial"]), unique=True)))
+    if draw(st.booleans()):
+        problem = problem.but(state=tuple(None if draw(st.booleans()) else s for s in problem.state))
+    note(f"{problem.mask} {problem.reset} {problem.lengths} {problem.state} {problem.structure}")
     assert_results(problem.run(functional), problem.run(reference), problem)
 
 
@@ -182,10 +211,10 @@ def test_any_flags(data):
 @REVERSE
 def test_nothing_skipped_and_nothing_reset_change_no_bit(cell, dtype, reverse, rng):
     plain = make_problem(rng, cell, dtype, T=12, B=19, I=14, H=35, reverse=reverse)
-    flagged = plain.but(mask=np.ones((19, 12), bool), reset=np.zeros((12, 19), bool), past_end="hold")
+    flagged = plain.but(mask=np.ones((12, 19), bool), reset=np.zeros((12, 19), bool), past_end="hold")
     assert_same_bits(flagged.run(functional), plain.run(functional), "all steps")
     lengths = rng.integers(0, 13, 19)
-    padding = plain.but(mask=np.arange(12) < lengths[:, None])
+    padding = plain.but(mask=np.arange(12)[:, None] < lengths)
     ragged = plain.but(lengths=lengths)
     assert_same_bits(padding.run(functional), ragged.run(functional), "right padding")
 
@@ -194,7 +223,7 @@ def test_nothing_skipped_and_nothing_reset_change_no_bit(cell, dtype, reverse, r
 @REVERSE
 def test_a_row_with_holes_has_the_bits_of_its_steps_alone(cell, isa, dtype, reverse, rng):
     problem = make_problem(rng, cell, dtype, T=12, B=9, I=14, H=35, reverse=reverse)
-    problem = with_steps(rng, problem, mask=rng.random((9, 12)) < 0.6, reset=None, past_end="zero")
+    problem = with_steps(rng, problem, mask=rng.random((12, 9)) < 0.6, reset=None, past_end="zero")
     whole = problem.run(functional)
     valid = valid_steps(problem)
     for b in range(9):
@@ -222,13 +251,13 @@ def test_a_row_with_resets_has_the_bits_of_its_runs_alone(cell, isa, dtype, reve
     whole = problem.run(functional)
     for b in range(B):
         cuts = [0, *(t for t in range(1, T) if problem.reset[t, b]), T]
-        dstates = []
         for begin, end in itertools.pairwise(cuts):
             last = begin == 0 if reverse else end == T
+            goes_on = end == T if reverse else begin == 0 and not problem.reset[0, b]
             alone = problem.but(
                 x=problem.x[begin:end, b : b + 1],
                 dy=problem.dy[begin:end, b : b + 1],
-                state=tuple(s[b : b + 1] for s in problem.state),
+                state=tuple(s[b : b + 1] if goes_on else None for s in problem.state),
                 dstate=tuple(s[b : b + 1] if last else None for s in problem.dstate),
                 reset=None,
             ).run(functional)
@@ -237,12 +266,11 @@ def test_a_row_with_resets_has_the_bits_of_its_runs_alone(cell, isa, dtype, reve
             if last:
                 for name in {"h_n", "c_n"} & whole.keys():
                     assert_same_bits(whole[name][b : b + 1], alone[name], f"row {b}: {name}")
-            dstates.append([alone[name] for name in ("dh_0", "dc_0") if name in alone])
-        for name, parts in zip(("dh_0", "dc_0"), zip(*dstates, strict=True), strict=False):
-            total = parts[0]
-            for part in parts[1:]:
-                total = total + part
-            assert_same_bits(whole[name][b : b + 1], total, f"row {b}: {name}")
+            for name in ("dh_0", "dc_0"):
+                if goes_on and name in alone:
+                    assert_same_bits(whole[name][b : b + 1], alone[name], f"row {b}: {name}")
+        if not reverse and problem.reset[0, b]:
+            assert not any(whole[name][b].any() for name in ("dh_0", "dc_0") if name in whole)
 
 
 @DTYPES
@@ -262,7 +290,7 @@ def test_threads_and_batch_change_no_bit(cell, dtype, reverse, rng):
             state=tuple(s[rows] for s in problem.state),
             dstate=tuple(s[rows] for s in problem.dstate),
             lengths=problem.lengths[rows],
-            mask=problem.mask[rows],
+            mask=problem.mask[:, rows],
             reset=problem.reset[:, rows],
         ).run(functional)
         for name in ("y", "dx"):
@@ -303,7 +331,7 @@ def test_layers_equal_their_composition(data):
     )
     T, B = draw(st.integers(0, 6)), draw(st.integers(0, 4))
     rng = np.random.default_rng(draw(st.integers(0, 1000)))
-    x, mask, reset = rng.standard_normal((T, B, 4)), rng.random((B, T)) < 0.6, rng.random((T, B)) < 0.3
+    x, mask, reset = rng.standard_normal((T, B, 4)), rng.random((T, B)) < 0.6, rng.random((T, B)) < 0.3
     lengths = draw(st.none() | st.lists(st.integers(0, T), min_size=B, max_size=B))
     past_end = draw(st.sampled_from(["zero", "hold"]))
     state = [rng.standard_normal((L * D, B, 6)) for _ in range(S)]
@@ -333,7 +361,7 @@ def test_layers_equal_their_composition(data):
     def turn(array: Any) -> Any:
         return array.swapaxes(0, 1) if batch_first else array
 
-    given = {"lengths": lengths, "mask": mask, "reset": turn(reset), "past_end": past_end}
+    given = {"lengths": lengths, "mask": turn(mask), "reset": turn(reset), "past_end": past_end}
     y, state_n, tape = layer.forward(turn(x), tuple(state) if S == 2 else state[0], **given)
     check = Checker(np.float64, 100, 20)
     check.group("y", [turn(a) for a in (y if merge is None else [y])], inputs if merge is None else [inputs])
@@ -401,8 +429,8 @@ def test_a_reset_is_a_streams_reset(rng):
 
 def test_masked_tokens_are_never_read(rng):
     layer = fusedrnn.GRU(5, 4, rng=0)
-    ids, mask = rng.integers(0, 5, (6, 3)), rng.random((3, 6)) < 0.5
-    poisoned = np.where(mask.T, ids, 99)
+    ids, mask = rng.integers(0, 5, (6, 3)), rng.random((6, 3)) < 0.5
+    poisoned = np.where(mask, ids, 99)
     assert_same_bits(list(layer(poisoned, mask=mask)), list(layer(ids, mask=mask)), "tokens")
     with pytest.raises(IndexError, match="x holds token 99"):
         layer(poisoned)
@@ -421,10 +449,18 @@ X = np.zeros((4, 2, 3), np.float32)
 @pytest.mark.parametrize(
     ("flags", "error", "message"),
     [
-        ({"mask": np.ones((4, 2), bool)}, ValueError, "GRU: mask has shape (4, 2); expected (B, T) = (2, 4)"),
-        ({"mask": np.ones((2, 4))}, TypeError, "GRU: mask has dtype float64; expected bool"),
+        ({"mask": np.ones((2, 3), bool)}, ValueError, "GRU: mask has shape (2, 3); expected (T, B) = (4, 2)"),
+        ({"reset": np.ones(4, bool)}, ValueError, "GRU: reset has shape (4,); expected (T, B) = (4, 2)"),
+        ({"mask": np.ones((4, 2))}, TypeError, "GRU: mask has dtype float64; expected bool"),
         ({"mask": "yes"}, TypeError, "GRU: mask has dtype <U3; expected bool"),
-        ({"reset": np.ones((2, 4), bool)}, ValueError, "GRU: reset has shape (2, 4); expected (T, B) = (4, 2)"),
+        *(
+            (
+                {name: np.ones((2, 4), bool)},
+                ValueError,
+                f"GRU: {name} has shape (2, 4); expected (T, B) = (4, 2), the layout of x: transpose it",
+            )
+            for name in ("mask", "reset")
+        ),
         ({"reset": np.ones((4, 2), int)}, TypeError, "GRU: reset has dtype int64; expected bool"),
         ({"past_end": "last"}, ValueError, "GRU: past_end is 'last'; expected one of 'zero', 'hold'"),
     ],
@@ -468,8 +504,8 @@ def test_wrong_flags_of_an_unbatched_sequence_are_refused():
 def test_the_reference_refuses_wrong_flags():
     W = np.ones((1, 1))
     for flags, error, message in [
-        ({"mask": np.ones((2, 3))}, TypeError, "mask is of float64; expected bool"),
-        ({"mask": np.ones((3, 2), bool)}, ValueError, r"mask has shape \(3, 2\); expected \(B, T\) = \(2, 3\)"),
+        ({"mask": np.ones((3, 2))}, TypeError, "mask is of float64; expected bool"),
+        ({"mask": np.ones((2, 3), bool)}, ValueError, r"mask has shape \(2, 3\); expected \(T, B\) = \(3, 2\)"),
         ({"reset": np.ones((2, 3), bool)}, ValueError, r"reset has shape \(2, 3\); expected \(T, B\) = \(3, 2\)"),
         ({"past_end": 0}, ValueError, "past_end is 0; expected 'zero' or 'hold'"),
     ]:

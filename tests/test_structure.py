@@ -99,7 +99,7 @@ def make_call(
         padding = np.arange(T)[:, None] >= ends
         x[padding] = -1 if tokens else np.nan
         dy[padding] = np.nan
-    steps = {"mask": rng.random((B, T)) < 0.7, "reset": rng.random((T, B)) < 0.3} if holes else {}
+    steps = {"mask": rng.random((T, B)) < 0.7, "reset": rng.random((T, B)) < 0.3} if holes else {}
     return Call(x, state, ends, dy, dstate, steps)
 
 
@@ -243,7 +243,7 @@ def test_functions_equal_the_reference(cell, names, isa, dtype, rows, sizes, rng
     problem = make_problem(rng, cell, dtype, T=T, B=B, I=I, H=H, lengths=rows != "full", reverse=rows != "full")
     problem = with_structure(problem, rng, *names)
     if rows == "holes":
-        steps = {"mask": rng.random((B, T)) < 0.7, "reset": rng.random((T, B)) < 0.3}
+        steps = {"mask": rng.random((T, B)) < 0.7, "reset": rng.random((T, B)) < 0.3}
         problem = problem.but(**steps, past_end="hold", dy=np.nan_to_num(problem.dy))
     assert_results(problem.run(functional), problem.run(reference), problem)
 

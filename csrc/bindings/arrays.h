@@ -118,5 +118,6 @@ void add_sequences(py::module_& module);
 void add_stream(py::module_& module);
 void add_c_api(py::module_& module);
 void add_explain(py::module_& module);
+void add_tokens(py::module_& module);
 
 }  // namespace fusedrnn::python

@@ -125,6 +125,7 @@ static void forward_typed(const std::shared_ptr<const WeightsBase>& base, const 
   if (tape && !weights->training) invalid("a tape is wanted, but the weights were not packed for training");
   check_states(states, a.c_0, a.c_n, "c");
   check_states(states, a.zoneout_c, nullptr, "zoneout_c");
+  check_states(states, a.c_initial, nullptr, "c_initial");
   if (!tape && (a.recurrent_mask || a.zoneout_h || a.zoneout_c))
     invalid("masks are given, but no tape is wanted: they act in training alone");
   // A copy: the lengths that were checked are the ones used, whatever other threads write to the caller's array.
@@ -134,7 +135,9 @@ static void forward_typed(const std::shared_ptr<const WeightsBase>& base, const 
   for (Index b = 0; lengths && b < a.B; ++b)
     if (lengths[b] < 0 || lengths[b] > a.T)
       invalid("lengths[%td] is %lld; expected 0 to T = %td", b, static_cast<long long>(lengths[b]), a.T);
-  const auto schedule = std::make_shared<const Schedule>(a.T, a.B, lengths);
+  const std::vector<std::uint8_t> mask = step_flags(a.mask, a.T, a.B), reset = step_flags(a.reset, a.T, a.B);
+  const auto schedule = std::make_shared<const Schedule>(a.T, a.B, lengths, a.mask ? mask.data() : nullptr,
+                                                         a.reset ? reset.data() : nullptr);
   const bool any = schedule->row_count() > 0;
   if (any && !a.x && !a.tokens) invalid("x and tokens are NULL");
   if (a.x && a.tokens) invalid("x and tokens are given; expected one of them");
@@ -162,12 +165,15 @@ static void forward_typed(const std::shared_ptr<const WeightsBase>& base, const 
               weights->structure.zoneout[s]);
   }
   arrays.y = rows_of<T>(footprint, "y", true, a.y, a.y_time, a.y_batch, a.T, a.B, R);
-  const void* const initial[] = {a.h_0, a.c_0};
+  const void *const given[] = {a.h_0, a.c_0}, *const own[] = {a.h_initial, a.c_initial};
   void* const last[] = {a.h_n, a.c_n};
   Spare spare;
   for (int s = 0; s < states; ++s) {
-    arrays.state[s] = aligned<T>(s ? "c_0" : "h_0", initial[s]);
+    arrays.state[s] = aligned<T>(s ? "c_0" : "h_0", given[s]);
     const Index n = weights->units(s);
+    const char* const name = s ? "c_initial" : "h_initial";
+    arrays.initial[s] = aligned<T>(name, own[s]);
+    footprint.add(name, false, own[s], bytes_of({n}, sizeof(T)));
     arrays.state_n[s] = spare.instead_of(block<T>(footprint, s ? "c_n" : "h_n", last[s], {a.B, n}), {a.B, n});
     arrays.state_stride[s] = arrays.state_n_stride[s] = n;
   }
@@ -198,6 +204,7 @@ static void backward_typed(const Tape<T>& tape, const fusedrnn_backward& a) {
   const int states = weights.kernel().states;
   const Index rows = weights.kernel().gates * H;
   check_states(states, a.dc_n, a.dc_0, "dc");
+  check_states(states, nullptr, a.dc_initial, "dc_initial");
   if (tape.tokens && a.dx) invalid("dx is given, but tokens have no gradient");
   if (!weights.structure.R && a.dW_hr) invalid("dW_hr is given, but there is no projection");
 
@@ -207,13 +214,16 @@ static void backward_typed(const Tape<T>& tape, const fusedrnn_backward& a) {
   arrays.dy = rows_of<T>(footprint, "dy", false, a.dy, a.dy_time, a.dy_batch, T_, B, R);
   arrays.dx = rows_of<T>(footprint, "dx", true, a.dx, a.dx_time, a.dx_batch, T_, B, I);
   const void* const last[] = {a.dh_n, a.dc_n};
-  void* const initial[] = {a.dh_0, a.dc_0};
+  void *const initial[] = {a.dh_0, a.dc_0}, *const own[] = {a.dh_initial, a.dc_initial};
+  T* down[kMaxStates] = {};
   Spare spare_states, spare_weights;
   for (int s = 0; s < states; ++s) {
     arrays.dstate_n[s] = aligned<T>(s ? "dc_n" : "dh_n", last[s]);
     const Index n = weights.units(s);
     arrays.dstate[s] = spare_states.instead_of(block<T>(footprint, s ? "dc_0" : "dh_0", initial[s], {B, n}), {B, n});
-    arrays.dstate_n_stride[s] = arrays.dstate_stride[s] = n;
+    arrays.dstate_n_stride[s] = arrays.dstate_stride[s] = arrays.dinitial_stride[s] = n;
+    down[s] = block<T>(footprint, s ? "dc_initial" : "dh_initial", own[s], {n});
+    if (down[s]) arrays.dinitial[s] = spare_states.instead_of<T>(nullptr, {B, n});
   }
   arrays.dW_ih = spare_weights.instead_of(block<T>(footprint, "dW_ih", a.dW_ih, {rows, I}), {rows, I});
   if (weights.kernel().recurrent)
@@ -231,6 +241,12 @@ static void backward_typed(const Tape<T>& tape, const fusedrnn_backward& a) {
   calls.emplace_back(tape, arrays);
   Caller caller{a.interrupted, a.interrupted_argument};
   run_backward(calls, caller.interrupt());
+  for (int s = 0; s < states; ++s)
+    for (Index b = 0, n = weights.units(s); down[s] && b < std::max<Index>(B, 1); ++b)
+      for (Index k = 0; k < n; ++k) {
+        if (b == 0) down[s][k] = B ? arrays.dinitial[s][k] : T(0);
+        else down[s][k] += arrays.dinitial[s][b * n + k];
+      }
 }
 
 static int backward(const fusedrnn_tape* tape, const fusedrnn_backward* arguments) {

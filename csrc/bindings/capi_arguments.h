@@ -197,6 +197,14 @@ inline Strided flags(Footprint& footprint, const char* name, const unsigned char
   return {reinterpret_cast<char*>(const_cast<unsigned char*>(data)), a.B * n, n, 1};
 }
 
+// Flags of steps, (T, B) bytes in C order, as Schedule reads them: (B, T); each byte is read once. Empty for NULL.
+inline std::vector<std::uint8_t> step_flags(const unsigned char* data, Index T, Index B) {
+  std::vector<std::uint8_t> flags(data ? static_cast<std::size_t>(bytes_of({T, B}, 1)) : 0);
+  for (Index t = 0; data && t < T; ++t)
+    for (Index b = 0; b < B; ++b) flags[static_cast<std::size_t>(b * T + t)] = data[t * B + b];
+  return flags;
+}
+
 // Arrays for outputs that the caller does not want.
 class Spare {
  public:

@@ -1,5 +1,6 @@
 // The Python module: its functions that are not about weights (weights.cpp), sequences (sequences.cpp), streams
-// (stream.cpp), the C API (capi.cpp) or explain (explain.cpp), and what all of these share: memory of outputs, signals.
+// (stream.cpp), tokens (tokens.cpp), the C API (capi.cpp) or explain (explain.cpp), and what all of these share: memory
+// of outputs, signals.
 // Not here: any computation (core and kernels do it), and checks with messages for users
 // (python/fusedrnn/_validate.py). python/fusedrnn/_core.pyi describes the functions for Python; next, read
 // sequences.cpp.
@@ -195,6 +196,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   add_stream(m);
   add_c_api(m);
   add_explain(m);
+  add_tokens(m);
 }
 
 }  // namespace fusedrnn::python

@@ -14,12 +14,13 @@ using SchedulePointer = std::shared_ptr<Schedule>;
 struct ForwardArguments {
   WeightsPointer weights;
   py::array x;
-  py::object state;  // a tuple, or None: zeros
+  py::object state;  // a tuple, or None, also for a part: the own initial state
   py::array y;
   py::tuple state_n;
   SchedulePointer schedule;
   bool reverse;
   py::object masks;
+  py::object initial;  // a tuple, or None, also for a part: zeros
 };
 struct BackwardArguments {
   const TapeBase& tape;
@@ -29,7 +30,15 @@ struct BackwardArguments {
   bool accumulate;
   py::tuple dstate;
   py::dict dparams;
+  py::object dinitial;  // a tuple, or None
 };
+
+// A part of a tuple of `count` parts, borrowed; None if there is no tuple.
+static py::handle part_of(const py::object& state, std::size_t part, std::size_t count, const char* name) {
+  if (state.is_none()) return Py_None;
+  require(PyTuple_Check(state.ptr()) && PyTuple_GET_SIZE(state.ptr()) == static_cast<Py_ssize_t>(count), name);
+  return PyTuple_GET_ITEM(state.ptr(), static_cast<Py_ssize_t>(part));
+}
 
 template <class T>
 static ForwardCall<T> prepare(const ForwardArguments& given, bool training, ThreadLimit& threads) {
@@ -39,9 +48,7 @@ static ForwardCall<T> prepare(const ForwardArguments& given, bool training, Thre
   const Index steps = schedule->T(), B = schedule->B(), I = weights->I;
   const std::size_t states = static_cast<std::size_t>(weights->kernel().states);
   require(!training || weights->training, "forward: these weights were not packed for training");
-  const bool zeros = given.state.is_none();
-  const auto state = zeros ? py::tuple() : py::cast<py::tuple>(given.state);
-  require((zeros || state.size() == states) && given.state_n.size() == states, "forward: wrong number of states");
+  require(given.state_n.size() == states, "forward: wrong number of states");
   ForwardArrays<T> arrays;
   if (x.ndim() == 2 && is_native<std::int64_t>(x)) {
     require(x.shape(0) == steps && x.shape(1) == B && (x.flags() & py::array::c_style) && is_aligned<std::int64_t>(x),
@@ -54,8 +61,11 @@ static ForwardCall<T> prepare(const ForwardArguments& given, bool training, Thre
   arrays.y = rows_of<T>(given.y, steps, B, weights->R, true, "y");
   for (std::size_t s = 0; s < states; ++s) {
     const Index units = weights->units(static_cast<int>(s));
-    if (!zeros)
-      arrays.state[s] = matrix<T>(py::cast<py::array>(state[s]), B, units, &arrays.state_stride[s], false, "state");
+    const py::handle state = part_of(given.state, s, states, "forward: wrong number of states"),
+                     initial = part_of(given.initial, s, states, "forward: wrong number of own initial states");
+    if (!state.is_none())
+      arrays.state[s] = matrix<T>(py::cast<py::array>(state), B, units, &arrays.state_stride[s], false, "state");
+    arrays.initial[s] = vector<T>(py::reinterpret_borrow<py::object>(initial), units, false, "initial");
     arrays.state_n[s] =
         matrix<T>(py::cast<py::array>(given.state_n[s]), B, units, &arrays.state_n_stride[s], true, "state_n");
   }
@@ -97,6 +107,10 @@ static BackwardCall<T> prepare(const BackwardArguments& given) {
           matrix<T>(py::cast<py::array>(given.dstate_n[s]), B, units, &arrays.dstate_n_stride[s], false, "dstate_n");
     arrays.dstate[s] =
         matrix<T>(py::cast<py::array>(given.dstate[s]), B, units, &arrays.dstate_stride[s], true, "dstate");
+    const py::handle dinitial = part_of(given.dinitial, s, states, "backward: wrong number of own initial states");
+    if (!dinitial.is_none())
+      arrays.dinitial[s] =
+          matrix<T>(py::cast<py::array>(dinitial), B, units, &arrays.dinitial_stride[s], true, "dinitial");
   }
   const Parameters d = Parameters::of(given.dparams);
   arrays.dW_ih = matrix<T>(py::cast<py::array>(d.W_ih), rows, I, nullptr, true, "dW_ih");
@@ -150,9 +164,9 @@ static std::vector<ForwardArguments> forward_arguments(const py::list& calls) {
   std::vector<ForwardArguments> several;
   for (const py::handle& item : calls) {
     const auto c = py::cast<py::tuple>(item);
-    require(c.size() == 8, "forward_all: a call has eight arguments");
+    require(c.size() == 9, "forward_all: a call has nine arguments");
     several.push_back({py::cast<WeightsPointer>(c[0]), py::cast<py::array>(c[1]), c[2], py::cast<py::array>(c[3]),
-                       py::cast<py::tuple>(c[4]), py::cast<SchedulePointer>(c[5]), py::cast<bool>(c[6]), c[7]});
+                       py::cast<py::tuple>(c[4]), py::cast<SchedulePointer>(c[5]), py::cast<bool>(c[6]), c[7], c[8]});
   }
   return several;
 }
@@ -344,11 +358,12 @@ void add_sequences(py::module_& m) {
       "forward",
       [](const WeightsPointer& weights, const py::array& x, const py::object& state, const py::array& y,
          const py::tuple& state_n, const SchedulePointer& schedule, bool reverse, bool training,
-         const py::object& masks) -> py::object {
-        return forward({{weights, x, state, y, state_n, schedule, reverse, masks}}, Order::kIndependent, training)[0];
+         const py::object& masks, const py::object& initial) -> py::object {
+        return forward({{weights, x, state, y, state_n, schedule, reverse, masks, initial}}, Order::kIndependent,
+                       training)[0];
       },
       "weights"_a, "x"_a, "state"_a, "y"_a, "state_n"_a, "schedule"_a, "reverse"_a, "training"_a,
-      "masks"_a = py::none());
+      "masks"_a = py::none(), "initial"_a = py::none());
   m.def(
       "forward_all",
       [](const py::list& calls, bool training) {
@@ -361,18 +376,18 @@ void add_sequences(py::module_& m) {
   m.def(
       "backward",
       [](const TapeBase& tape, const py::object& dy, const py::tuple& dstate_n, const py::object& dx, bool accumulate,
-         const py::tuple& dstate,
-         const py::dict& dparams) { backward({{tape, dy, dstate_n, dx, accumulate, dstate, dparams}}); },
-      "tape"_a, "dy"_a, "dstate_n"_a, "dx"_a, "accumulate"_a, "dstate"_a, "dparams"_a);
+         const py::tuple& dstate, const py::dict& dparams,
+         const py::object& dinitial) { backward({{tape, dy, dstate_n, dx, accumulate, dstate, dparams, dinitial}}); },
+      "tape"_a, "dy"_a, "dstate_n"_a, "dx"_a, "accumulate"_a, "dstate"_a, "dparams"_a, "dinitial"_a = py::none());
   m.def(
       "backward_all",
       [](const py::list& calls) {
         std::vector<BackwardArguments> several;
         for (const py::handle& item : calls) {
           const auto c = py::cast<py::tuple>(item);
-          require(c.size() == 7, "backward_all: a call has seven arguments");
+          require(c.size() == 8, "backward_all: a call has eight arguments");
           several.push_back({py::cast<const TapeBase&>(c[0]), c[1], py::cast<py::tuple>(c[2]), c[3],
-                             py::cast<bool>(c[4]), py::cast<py::tuple>(c[5]), py::cast<py::dict>(c[6])});
+                             py::cast<bool>(c[4]), py::cast<py::tuple>(c[5]), py::cast<py::dict>(c[6]), c[7]});
         }
         backward(several);
       },

@@ -151,24 +151,48 @@ void BackwardCall<T>::gather_final_states(int s) const {
                 f_.dstates[s] + schedule.last_run(row, tape_.reverse) * wide);
 }
 
-// All runs of a row start from its initial state: the gradient of that state is their sum, in the order of time.
+// The gradient of the state before the first step comes from the run that started from that state; the gradient of the
+// own initial state is the sum over the other runs, in the order of time. Without a given state, the first run in
+// running order also started from the own initial state.
+template <class T>
+void BackwardCall<T>::scatter_initial_states(int s) const {
+  const Weights<T>& weights = *tape_.weights;
+  const Schedule& schedule = *tape_.schedule;
+  const Index wide = weights.padded(s), units = weights.units(s);
+  for (Index row = 0; row < schedule.B(); ++row) {
+    std::fill_n(arrays_.dstate[s] + row * arrays_.dstate_stride[s], units, T(0));
+    if (arrays_.dinitial[s]) std::fill_n(arrays_.dinitial[s] + row * arrays_.dinitial_stride[s], units, T(0));
+  }
+  const auto take = [&](Index b, Index row, bool& started) {
+    const T* d = f_.dstates[s] + b * wide;
+    const bool goes_on = schedule.goes_on(b, tape_.reverse);
+    if (goes_on) std::copy_n(d, units, arrays_.dstate[s] + row * arrays_.dstate_stride[s]);
+    if (!arrays_.dinitial[s] || (goes_on && tape_.given[s])) return;
+    T* sum = arrays_.dinitial[s] + row * arrays_.dinitial_stride[s];
+    if (!started) std::copy_n(d, units, sum);
+    else
+      for (Index k = 0; k < units; ++k) sum[k] += d[k];
+    started = true;
+  };
+  for (Index b = 0; !schedule.cut() && b < f_.rows.B; ++b) {
+    bool started = false;
+    take(b, f_.rows.caller_row(b), started);
+  }
+  for (Index row = 0; schedule.cut() && row < schedule.B(); ++row) {
+    bool started = false;
+    const Range runs = schedule.runs_of(row);
+    for (Index i = runs.begin; i < runs.end; ++i) take(schedule.run(i), row, started);
+  }
+}
+
 template <class T>
 void BackwardCall<T>::finish() const {
   const Weights<T>& weights = *tape_.weights;
-  const Schedule& schedule = *tape_.schedule;
   for (int s = 0; s < weights.kernel().states; ++s) {
-    const Index wide = weights.padded(s), units = weights.units(s);
-    if (!schedule.cut()) {
-      copy_rows(arrays_.dstate[s], arrays_.dstate_stride[s], f_.dstates[s], wide, f_.rows.B, units, f_.rows, false);
-      continue;
-    }
-    for (Index row = 0; row < schedule.B(); ++row) {
-      const Range runs = schedule.runs_of(row);
-      T* sum = arrays_.dstate[s] + row * arrays_.dstate_stride[s];
-      std::copy_n(f_.dstates[s] + schedule.run(runs.begin) * wide, units, sum);
-      for (Index i = runs.begin + 1; i < runs.end; ++i)
-        for (Index k = 0; k < units; ++k) sum[k] += f_.dstates[s][schedule.run(i) * wide + k];
-    }
+    if (tape_.schedule->resets() || arrays_.dinitial[s]) scatter_initial_states(s);
+    else
+      copy_rows(arrays_.dstate[s], arrays_.dstate_stride[s], f_.dstates[s], weights.padded(s), f_.rows.B,
+                weights.units(s), f_.rows, false);
   }
   if (arrays_.dgain_c) {
     std::copy_n(f_.norm.dgain_c, weights.H, arrays_.dgain_c);

@@ -17,8 +17,10 @@ struct BackwardArrays {
   bool accumulate = false;
   const T* dstate_n[kMaxStates] = {};  // null: zero gradients
   Index dstate_n_stride[kMaxStates] = {};
-  T* dstate[kMaxStates] = {};
+  T* dstate[kMaxStates] = {};  // of the state before the first step, (B, units)
   Index dstate_stride[kMaxStates] = {};
+  T* dinitial[kMaxStates] = {};  // of the own initial state, the part of each row, (B, units); or null
+  Index dinitial_stride[kMaxStates] = {};
   T *dW_ih = nullptr, *dW_hh = nullptr, *db_ih = nullptr, *db_hh = nullptr, *dW_hr = nullptr;
   T* dunits = nullptr;  // (unit_rows, H)
   Index unit_rows = 0;
@@ -47,6 +49,7 @@ class BackwardCall {
   Workload workload() const;
   void lay_out(Arena& arena);
   void gather_final_states(int s) const;
+  void scatter_initial_states(int s) const;
 
   const Tape<T>& tape_;
   BackwardArrays<T> arrays_;

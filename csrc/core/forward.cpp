@@ -121,6 +121,24 @@ void ForwardCall<T>::lay_out(Arena& lasting, Arena& scratch) {
   if (gathering_threads_ > 0) scratch.claim(f.gather, product(size(gathering_threads_ * kGatherRows), size(weights.I)));
 }
 
+// Sets the states from which the rows start.
+template <class T>
+void ForwardCall<T>::fill_states(int s) {
+  const Weights<T>& weights = *weights_;
+  const T *given = arrays_.state[s], *own = arrays_.initial[s];
+  const Index wide = weights.padded(s), units = weights.units(s), stride = arrays_.state_stride[s];
+  if (given ? !schedule_->resets() : !own) {
+    copy_rows(f_.states[s], wide, given, stride, f_.rows.B, units, f_.rows, true);
+    return;
+  }
+  for (Index b = 0; b < f_.rows.B; ++b) {
+    const T* from = given && schedule_->goes_on(b, f_.reverse) ? given + f_.rows.caller_row(b) * stride : own;
+    T* to = f_.states[s] + b * wide;
+    if (from) to = std::copy_n(from, units, to);
+    std::fill(to, f_.states[s] + (b + 1) * wide, T(0));
+  }
+}
+
 // Sets what the arrays contain before the first step.
 template <class T>
 void ForwardCall<T>::fill() {
@@ -131,8 +149,7 @@ void ForwardCall<T>::fill() {
   for (int s = 0; s < states; ++s) {
     f.states_n[s] = schedule_->cut() ? nullptr : arrays_.state_n[s];
     f.states_n_stride[s] = arrays_.state_n_stride[s];
-    copy_rows(f.states[s], weights.padded(s), arrays_.state[s], arrays_.state_stride[s], B, weights.units(s), f.rows,
-              true);
+    fill_states(s);
   }
   if (!arrays_.recurrent_mask) f.recurrent = f.states[0];
   if (!f.candidate) f.candidate = f.states[1];
@@ -170,7 +187,7 @@ void ForwardCall<T>::fill_tape(std::size_t nbytes) {
   tape.nbytes = nbytes;
   tape.gates = form_ == kNormed ? f.norm.saved : f.gates;
   tape.products_x = f.gates, tape.products_h = f.norm.products_h, tape.moments = f.norm.moments;
-  for (int s = 0; s < weights_->kernel().states; ++s) tape.states[s] = f.states[s];
+  for (int s = 0; s < weights_->kernel().states; ++s) tape.states[s] = f.states[s], tape.given[s] = arrays_.state[s];
   tape.operand = f.operand;
   tape.recurrent = f.recurrent, tape.candidate = f.candidate, tape.hidden = f.hidden;
   tape.masks = f.masks;

@@ -22,8 +22,9 @@ struct ForwardArrays {
   bool x_direct = true;
   const std::int64_t* tokens = nullptr;  // (T, B), C order
   Strided y;
-  const T* state[kMaxStates] = {};
+  const T* state[kMaxStates] = {};  // (B, units), before the first step; null: the own initial state
   Index state_stride[kMaxStates] = {};
+  const T* initial[kMaxStates] = {};  // (units,), the layer's own initial state, to which resets return; null: zeros
   T* state_n[kMaxStates] = {};
   Index state_n_stride[kMaxStates] = {};
   // Training only: factors of h in the recurrent product, (B, R), or null; where a unit keeps its state, (T, B, units),
@@ -50,6 +51,7 @@ class Tape final : public TapeBase {
   std::shared_ptr<const Weights<T>> weights;
   std::shared_ptr<const Schedule> schedule;
   bool reverse;
+  bool given[kMaxStates] = {};  // whether there was a state before the first step
   Form form = kPlain;
   Buffer memory;
   T *gates = nullptr, *states[kMaxStates] = {}, *operand = nullptr, *x = nullptr;
@@ -98,6 +100,7 @@ class ForwardCall {
   Workload workload() const;
   void lay_out(Arena& lasting, Arena& scratch);
   void fill();
+  void fill_states(int s);
   void fill_tape(std::size_t nbytes);
   void copy_input(Member& m, Interrupt interrupt) const;
   void copy_kept(Member& m) const;

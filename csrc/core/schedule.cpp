@@ -32,7 +32,7 @@ Schedule::Schedule(Index T, Index B, const std::int64_t* lengths, const std::uin
   }
 }
 
-Schedule::Schedule(const Schedule& whole, Index part, Index parts) : T_(whole.T_), B_(whole.B_) {
+Schedule::Schedule(const Schedule& whole, Index part, Index parts) : T_(whole.T_), B_(whole.B_), anew_(whole.anew_) {
   const Rows& all = whole.rows_;
   rows_.T = all.T;
   if (!all.length) {  // consecutive rows
@@ -94,7 +94,10 @@ void Schedule::cut_into_runs(const std::vector<Index>& ends, const std::uint8_t*
     };
     start();
     for (Index t = 0; t < end; ++t) {
-      if (reset && t > 0 && reset[t]) start(), prefixes = false;
+      if (reset && reset[t]) {
+        if (t > 0) start(), prefixes = false;
+        else anew_.resize(size(B_)), anew_[size(b)] = true;
+      }
       if (mask && !mask[t]) {
         gaps_.push_back({t, b});
         continue;

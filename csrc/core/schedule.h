@@ -10,12 +10,13 @@ namespace fusedrnn {
 
 // The rows active at each step. With lengths (each in [0, T]) the rows are sorted by decreasing length, stably. A mask
 // leaves a row only the steps where the mask is true. A reset cuts a row into runs. Each run becomes a row of the
-// kernels and starts from the initial state of the caller's row; only the last run (in reverse, the first in time)
-// returns its final state. So a skipped step costs nothing, and a run gives the same bits as if it were computed alone.
+// kernels. Only the first run in running order starts from the state that was given, and only if no reset comes before
+// it; every other run starts from the layer's own initial state. Only the last run returns its final state. So a
+// skipped step costs nothing, and a run gives the same bits as if it were computed alone.
 class Schedule {
  public:
-  // mask, reset: (B, T) bytes in C order, nonzero for true; or null. Past a row's length neither is read; reset[b, 0]
-  // has no effect. Each element is read once.
+  // mask, reset: (B, T) bytes in C order, nonzero for true; or null. Past a row's length neither is read. Each element
+  // is read once.
   Schedule(Index T, Index B, const std::int64_t* lengths, const std::uint8_t* mask = nullptr,
            const std::uint8_t* reset = nullptr);
   // One of `parts` equal shares of the rows of `whole`, which must have no cuts and live as long as this object. The
@@ -34,6 +35,15 @@ class Schedule {
   Index run(Index i) const { return runs_[static_cast<std::size_t>(i)]; }
   Index last_run(Index row, bool reverse) const { return run(reverse ? runs_of(row).begin : runs_of(row).end - 1); }
 
+  // Whether there is any reset, and whether row b of the kernels starts from the state that was given. A reverse pass
+  // comes to reset[b, 0] only after its last step.
+  bool resets() const { return cut() || !anew_.empty(); }
+  bool goes_on(Index b, bool reverse) const {
+    const Index row = rows_.caller_row(b);
+    if (!reverse && !anew_.empty() && anew_[static_cast<std::size_t>(row)]) return false;
+    return !cut() || last_run(row, !reverse) == b;
+  }
+
   // (T, B): when outputs are held, the step that the output at each step comes from: the last step that ran, or -1.
   std::vector<Index> held_from(bool reverse) const;
 
@@ -45,6 +55,7 @@ class Schedule {
   Rows rows_;
   std::vector<Index> active_, offset_, order_, length_, time_, time_from_, runs_, runs_from_;
   std::vector<Gap> gaps_;
+  std::vector<char> anew_;  // (B,) where reset[b, 0] is true; empty if it is true nowhere
 };
 
 // Sets the outputs of skipped steps to the output of the previous step (in running order), or to zero before the first

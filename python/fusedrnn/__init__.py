@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from . import _interpreter  # noqa: F401  refuses sub-interpreters before anything else is imported
 from ._version import __version__
 from .c_api import get_include
-from .grads import Grads
+from .grads import Grads, SparseGrad
 
 try:
     importlib.import_module("._core", __name__)
@@ -75,6 +75,7 @@ __all__ = [
     "RGLRUCell",
     "RNNCell",
     "SRUCell",
+    "SparseGrad",
     "Stack",
     "StackStream",
     "Stream",

@@ -103,6 +103,19 @@ def usual_weights(
 ) -> Weights:
     """`Weights` of the parameters that most cells have, as quickly as can be."""
 
+def number_tokens(
+    tokens: NDArray[np.int64],  # (T, B), C-contiguous
+    schedule: Schedule,
+    input_size: int,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The distinct tokens of the steps that run, ascending; and (T, B), the place of each step's token among them.
+
+    Places are 0 at skipped steps. IndexError for a token outside [0, input_size) at a step that runs.
+    """
+
+def take_columns(W: Array, ids: NDArray[np.int64]) -> Array:
+    """``W[:, ids]`` as a C-contiguous array, from a matrix with any strides; reads only these columns."""
+
 @final
 class Tape:
     """What forward saved for backward. Owns all its memory; nothing of the caller's is referenced."""
@@ -115,7 +128,8 @@ class Tape:
 def forward(
     weights: Weights,
     x: Array,  # (T, B, I) of weights.dtype, any strides; or tokens (T, B): contiguous int64 in range
-    state: tuple[Array, ...] | None,  # (h,) or (h, c), each (B, H), last axis contiguous; None: zeros
+    # (h,) or (h, c), each (B, H), last axis contiguous; None, also for a part: `initial`
+    state: tuple[Array | None, ...] | None,
     y: Array,  # out: (T, B, H), last axis contiguous; zeros past a row's end
     state_n: tuple[Array, ...],  # out: as state
     schedule: Schedule,
@@ -124,6 +138,8 @@ def forward(
     # Training: factors of h in the recurrent product (B, R), and where the old values of h and c stay, bool (T, B, R)
     # and (T, B, H), last axes contiguous.
     masks: tuple[Array | None, Array | None, Array | None] | None = None,
+    # The layer's own initial state, to which resets return: (h,) or (h, c), each (H,); None, also for a part: zeros
+    initial: tuple[Array | None, ...] | None = None,
 ) -> Tape | None: ...
 def infer(weights: list[Weights], x: Any, batch_first: bool, state: Any, /) -> tuple[Any, Any] | None:
     """y and the final state of stacked one-directional layers; None: x or the state is no plain array of floats.
@@ -135,7 +151,7 @@ def infer(weights: list[Weights], x: Any, batch_first: bool, state: Any, /) -> t
 def forward_all(calls: list[tuple[Any, ...]], training: bool) -> list[Tape | None]:
     """`forward` of several independent calls, side by side where that is quicker.
 
-    Each is (weights, x, state, y, state_n, schedule, reverse, masks).
+    Each is (weights, x, state, y, state_n, schedule, reverse, masks, initial).
     """
 
 def forward_stacked(calls: list[tuple[Any, ...]]) -> list[None]:
@@ -149,11 +165,12 @@ def backward(
     accumulate: bool,  # add to dx instead of overwriting it
     dstate: tuple[Array, ...],  # out: as state
     dparams: dict[str, Array],  # out: by the roles of the parameters
+    dinitial: tuple[Array, ...] | None = None,  # out: gradients of `initial`, of each row: (B, H); None: not wanted
 ) -> None: ...
 def backward_all(calls: list[tuple[Any, ...]]) -> None:
     """`backward` of calls that do not depend on each other, but for adding to one dx in their order.
 
-    Each is (tape, dy, dstate_n, dx, accumulate, dstate, dparams).
+    Each is (tape, dy, dstate_n, dx, accumulate, dstate, dparams, dinitial).
     """
 
 class Stream:

@@ -314,16 +314,16 @@ def no_pickle(owner: str, problem: str) -> ValueError:
 
 
 def parameters(
-    owner: str, params: Mapping[str, Any], specs: Sequence[ParameterSpec], dtype: np.dtype[Any]
+    owner: str, params: Mapping[str, Any], specs: Sequence[ParameterSpec], dtype: Any, as_is: Sequence[int] = ()
 ) -> list[Array]:
-    """The parameters in the order of `specs`, C-contiguous and aligned; copied only if they are not."""
-    arrays = []
+    """The parameters in the order of `specs`; copied if not C-contiguous and aligned, except those at `as_is`."""
+    arrays: list[Array] = []
     for spec in specs:
         name, shape, _, _, _ = spec  # the fastest access to a tuple's members
         array = params.get(name)
         if type(array) is not ndarray or array.dtype is not dtype or array.shape != shape:
             array = _unusual_parameter(owner, params, spec, dtype)
-        if not array.flags.carray and not (array.flags.c_contiguous and array.flags.aligned):
+        if not array.flags.carray and not ((array.flags.c_contiguous and array.flags.aligned) or len(arrays) in as_is):
             array = np.array(array, order="C")
         arrays.append(array)
     if len(params) != len(specs):
@@ -522,23 +522,23 @@ def lengths(owner: str, value: Any, T: int, B: int, layout: str) -> NDArray[np.i
     return array.astype(np.int64, copy=False)
 
 
-def mask(owner: str, value: Any, T: int, B: int, layout: str) -> NDArray[np.bool_]:
-    """Which steps are valid, (B, T) in C order, copied: other threads may write to it; (T,) for an unbatched x."""
-    array = _flags(owner, "mask", value)
-    shape, formula = ((T,), "(T,)") if layout == "unbatched" else ((B, T), "(B, T)")
-    exact_shape(owner, "mask", array, shape, formula)
-    return np.array(array.reshape(B, T), order="C")
-
-
-def reset(owner: str, value: Any, T: int, B: int, layout: str, batch_first: bool) -> NDArray[np.bool_]:
-    """The steps before which a row returns to its initial state, in the layout of x; as (B, T) in C order."""
-    array = _flags(owner, "reset", value)
+def step_flags(owner: str, name: str, value: Any, T: int, B: int, layout: str, batch_first: bool) -> NDArray[np.bool_]:
+    """`mask` or `reset`, in the layout of x; as (B, T) in C order, copied: other threads may write to it."""
+    array = _flags(owner, name, value)
     if layout == "unbatched":
-        exact_shape(owner, "reset", array, (T,), "(T,)")
-        return np.ascontiguousarray(array.reshape(B, T))
+        exact_shape(owner, name, array, (T,), "(T,)")
+        return np.array(array.reshape(B, T), order="C")
     shape, formula = ((B, T), "(B, T)") if batch_first else ((T, B), "(T, B)")
-    exact_shape(owner, "reset", array, shape, formula)
-    return np.ascontiguousarray(array if batch_first else array.T)
+    if array.shape != shape and array.shape == shape[::-1]:
+        raise ValueError(
+            f"{owner}: {name} has shape {array.shape}; expected {formula} = {shape}, the layout of x: transpose it"
+        )
+    exact_shape(owner, name, array, shape, formula)
+    return np.array(array if batch_first else array.T, order="C")
+
+
+def packed_flags(owner: str, *names: str) -> ValueError:
+    return ValueError(f"{owner}: {names[0]} is given with a PackedSequence; expected a padded input")
 
 
 def flag_list(owner: str, name: str, value: Any, lengths: NDArray[np.int64], T: int) -> NDArray[np.bool_]:
@@ -1067,7 +1067,7 @@ def functional_weights(
     W_peephole: Any = None,
     W_hr: Any = None,
 ) -> tuple[Array, Array, Array | None, Array | None, Array | None, Array | None, np.dtype[Any]]:
-    """Weights of one layer in one direction; their shapes define the sizes, and W_ih's dtype defines the dtype."""
+    """Weights of one layer in one direction; shapes define the sizes, W_ih's dtype the dtype; W_ih has any strides."""
     rows = "hidden_size" if gates == 1 else f"{gates}*hidden_size"
     arrays: list[Array | None] = []
     dtype: np.dtype[Any] | None = None
@@ -1083,7 +1083,7 @@ def functional_weights(
             dtype = np.dtype(array.dtype.type)
         elif array.dtype.type is not dtype.type:
             raise TypeError(f"{owner}: {name} has dtype {array.dtype}; expected {dtype}, as W_ih has")
-        if not (array.flags.c_contiguous and array.flags.aligned and array.dtype.isnative):
+        if not array.dtype.isnative or (name != "W_ih" and not (array.flags.c_contiguous and array.flags.aligned)):
             array = np.array(array, dtype=dtype, order="C")
         arrays.append(array)
     ih, hh, hr = arrays[0], arrays[1], arrays[5]

@@ -116,19 +116,20 @@ class SequenceLayer:
             the layer's dtype are read in place, whatever their strides; others are cast, which costs a copy. A list
             (or tuple) of arrays is copied into a padded array.
         state : array-like, tuple of states, or None
-            Initial state: h, for LSTM (h, c), each (L*D, B, H), unbatched (L*D, H), where D is 2 if bidirectional and 1
-            otherwise; for a group a tuple of its members' states. None means zeros, or with ``learned_state`` the
-            learned state.
+            The state before the first step: h, for LSTM (h, c), each (L*D, B, H), unbatched (L*D, H), where D is 2 if
+            bidirectional and 1 otherwise; for a group a tuple of its members' states. None means the layer's own
+            initial state: zeros, or with ``learned_state`` the learned state.
         lengths : integers (B,) or None
             Number of valid steps of each row, 0 to T, in any order. None means T for all rows.
-        mask : bool (B, T), also if not ``batch_first``; or None
+        mask : bool (T, B), with ``batch_first`` (B, T); or None
             False skips a step: nothing is read, the state passes through, and the step costs no time. Steps past a
             row's length are skipped whatever the mask says. (T,) for an unbatched `x`, a list of (T_i,) arrays for a
-            list.
+            list. If T == B, the shape does not tell whether the axes are in the order of `x`.
         reset : bool (T, B), with ``batch_first`` (B, T); or None
-            True cuts the row before this step: the steps after the cut start from the row's initial state again (the
-            reverse direction cuts at the same place), even if this step itself is skipped. At the first step reset has
-            no effect. (T,) for an unbatched `x`, a list of (T_i,) arrays for a list.
+            True puts the row at the layer's own initial state (zeros, or the learned state) before this step, the first
+            step included, whatever `state` was given, even if this step itself is skipped. The reverse direction cuts
+            at the same place, between this step and the one before it in time: its next step starts from its own
+            initial state, and a reset at the first step does nothing. Shapes are those of `mask`.
         past_end : "zero" or "hold"
             Outputs at skipped steps: zero, or those of the previous step in running order, as in Keras (zero before the
             first).

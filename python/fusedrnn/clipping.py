@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _validate
-from .grads import Grads
+from .grads import Grads, SparseGrad
 
 Array = NDArray[Any]
 #: Objects that can be clipped; lists and dicts may contain Grads, and None for a missing gradient.
-Gradients = Grads | Mapping[str, Any] | Iterable[Any] | Array
+Gradients = Grads | SparseGrad | Mapping[str, Any] | Iterable[Any] | Array
 
 #: Number of elements converted to float64 at a time: 512 KiB, which stay in the cache.
 BLOCK = 65536
@@ -28,7 +28,8 @@ def clip_grad_norm(
     Parameters
     ----------
     gradients : Grads, dict, or iterable of arrays, Grads and dicts
-        A `Grads` stands for its parameter gradients. None stands for a missing gradient and is skipped.
+        A `Grads` stands for its parameter gradients, a `SparseGrad` for its values. None stands for a missing gradient
+        and is skipped.
     max_norm : float
         At least 0.
     norm_type : float
@@ -122,6 +123,8 @@ def _named(owner: str, gradients: Any, prefix: str = "gradients") -> Iterator[tu
     if isinstance(gradients, Grads):
         gradients = gradients.params
         prefix = "" if prefix == "gradients" else prefix
+    if isinstance(gradients, SparseGrad):  # the other elements are zeros
+        gradients = gradients.values
     if gradients is None:
         return
     if isinstance(gradients, Mapping):

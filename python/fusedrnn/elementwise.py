@@ -161,27 +161,29 @@ def functions_of(family: Family, summary: str, rows: str, module: str) -> tuple[
         own = family.check(forward_name, **{name: a[name] for name in family.options})
         given, wide, dtype = _weights(forward_name, family, a["W_ih"], a["b_ih"], a.get("W_unit"))
         state_0 = {name: a[name] for name in ("h_0", "c_0")[:states]}
+        initial = {name: a[name] for name in ("h_initial", "c_initial")[:states]}
         masks = (None, None, a["zoneout_c"]) if family.zoneout else (None,)
         steps = (a["lengths"], a["mask"], a["reset"], a["past_end"])
         kind = family.kind(wide, **own)
         H = len(given["W_ih"]) // kind.gates
         y, state_n, tape = run_packed(
-            forward_name, kind, a["x"], state_0, given, (H,) * states, dtype, masks, steps, a["reverse"]
+            forward_name, kind, a["x"], state_0, initial, given, (H,) * states, dtype, masks, steps, a["reverse"]
         )
         return (y, *state_n, tape)
 
     def backward(a: dict[str, Any]) -> Any:
         dstate_n = {name: a[name] for name in ("dh_n", "dc_n")[:states]}
-        dx, dstate, (dW_ih, _, db_ih, _, dunits, _) = run_backward(
-            backward_name, forward_name, a["tape"], a["dy"], dstate_n, a["need_dx"]
+        dx, dstate, (dW_ih, _, db_ih, _, dunits, _), own = run_backward(
+            backward_name, forward_name, a["tape"], a["dy"], dstate_n, a["need_dx"], a["sparse"]
         )
         grads = ElementwiseGrads if states == 1 else ElementwisePairGrads
-        return grads(dx, *dstate, dW_ih, db_ih, dunits)
+        return grads(dx, *dstate, dW_ih, db_ih, dunits, *own)
 
     G = cell["gates"]
     texts = {"summary": summary, "name": family.name, "G": G, "rows": rows}
     texts |= {"state": "h_0" if states == 1 else "h_0, c_0", "final": "h_n" if states == 1 else "h_n, c_n"}
     U, H = cell["units"], f"{4 // cell['sharing']}"
+    texts["initial"] = "h_initial" if states == 1 else "h_initial, c_initial"
     texts["unit"] = f"    W_unit : array-like ({U}, H{'/2' * (cell['sharing'] == 2)})\n" if has_units else ""
     texts["options"] = "".join(f"    {name}\n        As for the layer.\n" for name in family.options)
     texts["options"] += (
@@ -205,11 +207,11 @@ FORWARD_DOC = """{summary}
     Parameters
     ----------
     x : array-like, (T, B, I) floats or (T, B) integer tokens
-    {state} : array-like (B, H), or None for zeros
+    {state} : array-like (B, H), or None for {initial}
     W_ih : array-like ({G}*H, I)
         {rows}
     b_ih : array-like ({G}*H,), or None for none
-{unit}{options}    lengths, mask, reset, past_end, reverse
+{unit}{options}    {initial}, lengths, mask, reset, past_end, reverse
         As for `rnn_forward`.
 
     Returns
@@ -239,7 +241,7 @@ BACKWARD_DOC = """Gradients of a scalar with respect to everything that went int
     ----------
     tape : FunctionalTape
         From `{name}_forward`; may be used again.
-    dy, {dfinal}, need_dx
+    dy, {dfinal}, need_dx, sparse
         As for `lstm_backward`.
 
     Returns

@@ -39,7 +39,7 @@ class Explanation(Record):
 
     Each call is a dict with "cell", "form", "input_size", "hidden_size", "tokens", "reverse", "steps", "rows",
     "multiply_adds", "weight_bytes" (read at every step), "chunk_rows" (whose input product is computed at once),
-    "tape_bytes" and "scratch_bytes".
+    "tape_bytes" and "scratch_bytes". With tokens, "input_size" is the number of columns of weight_ih that are packed.
 
     Examples
     --------
@@ -79,7 +79,7 @@ def explain(
     lengths : integers (B,) or None
         Number of valid steps of each row; None means T for all rows.
     tokens : bool
-        Whether the input is integer tokens.
+        Whether the input is integer tokens: as many distinct ones as the steps and the vocabulary allow.
     machine : mapping of str to float, or None
         Numbers that replace those of this machine, for example ``{"threads": 64, "l2_bytes": 2**21}``.
 
@@ -116,9 +116,10 @@ def explain(
         raise _validate.frozen_cannot_train(owner, layer)
     form = layer._plan
     shape = (B, T) if form.batch_first else (T, B)
-    x = np.broadcast_to(
-        np.zeros((), np.int64 if tokens else form.dtype), shape if tokens else (*shape, form.input_size)
-    )
+    if tokens:  # as many distinct ones as there can be
+        x = (np.arange(T * B) % form.input_size).reshape(shape)
+    else:
+        x = np.broadcast_to(np.zeros((), form.dtype), (*shape, form.input_size))
     numbers = _core.machine() | _validate.machine(owner, machine, _core.machine(False))
     levels: list[tuple[str, list[Record]]] = []
 
@@ -157,7 +158,7 @@ def explain(
 
 def _measure(call: tuple[Any, ...], training: bool) -> Record:
     """The cost of one `_core.forward` with these arguments."""
-    weights, x, _, _, _, schedule, reverse, masks = call
+    weights, x, _, _, _, schedule, reverse, masks, _ = call
     tokens = x.ndim == 2
     needs = _core.measure(weights, schedule, tokens, training, masks is not None)
     about = {"cell": weights.cell, "input_size": weights.input_size, "hidden_size": weights.hidden_size}

@@ -147,14 +147,6 @@ class Plan(Form):
             return False
         return type(x) is ndarray and x.dtype is self.dtype and x.ndim == 3
 
-    def initial_state(
-        self, extent: Extent, state: tuple[Array | None, ...] | None, learned: tuple[Array, ...] | None
-    ) -> tuple[Array | None, ...] | None:
-        """The given state, else the learned state for every row, else None for zeros."""
-        if state is not None or learned is None:
-            return state
-        return tuple([np.broadcast_to(part[:, None], (len(part), extent.B, part.shape[1])) for part in learned])
-
     def split_learned(self, arrays: list[Array]) -> tuple[list[Array], tuple[Array, ...] | None]:
         """The parameters without learned initial states, and the learned states, (L*D, H) of each part, or None."""
         if not self.learned_state:
@@ -162,6 +154,11 @@ class Plan(Form):
         each = len(self.parts)
         count = len(arrays) - self.num_layers * self.directions * each
         return arrays[:count], tuple([np.stack(arrays[count + p :: each]) for p in range(each)])
+
+    @property
+    def lowest_W_ih(self) -> range:
+        """The places of the lowest layer's weight_ih, of each direction, among the parameters."""
+        return range(0, self.directions * self.kind.each, self.kind.each)
 
     @property
     def width_formula(self) -> str:
@@ -278,9 +275,9 @@ def read_steps(
     if lengths is not None:
         lengths = _validate.lengths(owner, lengths, T, B, layout)
     if mask is not None:
-        mask = _validate.mask(owner, mask, T, B, layout)
+        mask = _validate.step_flags(owner, "mask", mask, T, B, layout, batch_first)
     if reset is not None:
-        reset = _validate.reset(owner, reset, T, B, layout, batch_first)
+        reset = _validate.step_flags(owner, "reset", reset, T, B, layout, batch_first)
     if lengths is None and mask is None and reset is None:
         return None, None, dense_schedule(T, B)
     return lengths, mask, _core.Schedule(T, B, lengths, mask, reset)

@@ -76,8 +76,8 @@ class FrozenLayer(Frozen):
     def _run(
         self, x: Array, state: Any, extent: Extent, outputs: Outputs, mode: Mode
     ) -> Run[tuple[tuple[Array, ...], None]]:
-        state_0 = self._plan.initial_state(extent, state, self._initial)
-        state_n, _ = yield from unroll.forward(self._plan, self._weights, x, state_0, extent, outputs)
+        states = state, self._initial
+        state_n, _ = yield from unroll.forward(self._plan, self._weights, x, states, extent, outputs)
         return state_n, None
 
     def stream(self, batch_size: int = 1) -> Stream:

@@ -1,9 +1,10 @@
-"""Gradients by name, as layers, functions and the reference return them. Plain data, without computation."""
+"""Gradients by name, as layers, functions and the reference return them. Plain data; the kernels compute it."""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
@@ -17,9 +18,11 @@ class Grads:
     x : ndarray, list of ndarray, or None
         Of the shape of the input; None for tokens and with ``need_dx=False``.
     state : ndarray, or tuple of two
-        h, or (h, c), of the shape of the initial state, also if the initial state was None.
-    params : dict of str to ndarray
-        Names, shapes and order are those of ``layer.params``.
+        Of the state before the first step: h, or (h, c), of its shape, also if it was None. In a row with resets only
+        the steps before the first reset contribute.
+    params : dict of str to (ndarray or SparseGrad)
+        Names, shapes and order are those of ``layer.params``. The gradient of the weights that tokens select is a
+        `SparseGrad` if it was requested with ``sparse=True``.
 
     Examples
     --------
@@ -33,7 +36,7 @@ class Grads:
 
     __slots__ = ("params", "state", "x")
 
-    def __init__(self, x: Any, state: Any, params: dict[str, Array]) -> None:
+    def __init__(self, x: Any, state: Any, params: dict[str, Any]) -> None:
         self.x = x
         self.state = state
         self.params = params
@@ -42,6 +45,156 @@ class Grads:
         own = {name: array.shape for name, array in self.params.items()}
         dtype = next(iter(self.params.values())).dtype if self.params else None
         return f"Grads(x={shapes(self.x)}, state={shapes(self.state)}, params={own}, dtype={dtype})"
+
+
+class SparseGrad:
+    """The gradient of a ``weight_ih`` whose columns tokens select: zero, except in the columns of tokens that occur.
+
+    Its size, and the time that it takes to use it, follow the number of distinct tokens and not the vocabulary.
+
+    Parameters
+    ----------
+    ids : ndarray of int64, shape (n,)
+        The distinct tokens, in ascending order, each at least 0 and less than `vocabulary`.
+    values : ndarray, shape (G*H, n)
+        The gradient of the column of each of these tokens.
+    vocabulary : int
+        Number of tokens, and of columns of the parameter: ``input_size``.
+
+    Raises
+    ------
+    TypeError
+        `ids` is not an array of int64, or `values` not an array of floats.
+    ValueError
+        The shapes do not fit each other; or, from the methods, an array does not have the shape of the parameter.
+
+    Attributes
+    ----------
+    ids, values : ndarray
+        The arguments. The columns of tokens that occur twice are already summed, in the order of steps, so the values
+        have the bits of the dense gradient. `values` may be changed in place.
+    shape : tuple of int
+        (G*H, vocabulary), the shape of the parameter.
+    dtype : numpy.dtype
+        That of `values`.
+    nbytes : int
+        Bytes of `ids` and `values`.
+
+    Notes
+    -----
+    A tape returns such a gradient with ``backward(..., sparse=True)``. `clip_grad_norm` and `clip_grad_value` change
+    its values in place. It can be compared, copied and pickled.
+
+    Examples
+    --------
+    >>> import fusedrnn, numpy as np
+    >>> layer = fusedrnn.GRU(100_000, 5, rng=0)
+    >>> y, h, tape = layer.forward(np.array([[7], [99_999], [7]]))
+    >>> grads = tape.backward(2 * y, sparse=True)
+    >>> d = grads.params["weight_ih_l0"]
+    >>> d
+    SparseGrad(shape=(15, 100000), ids=2, dtype=float32)
+    >>> d.ids, d.values.shape
+    (array([    7, 99999]), (15, 2))
+    >>> d.add_to(layer.weight_ih_l0, -0.01)  # a step of gradient descent
+    >>> bool((d.to_dense() == tape.backward(2 * y).params["weight_ih_l0"]).all())
+    True
+    """
+
+    __slots__ = ("ids", "shape", "values")
+
+    def __init__(self, ids: NDArray[np.int64], values: Array, vocabulary: int) -> None:
+        if not isinstance(ids, np.ndarray) or ids.dtype != np.int64:
+            raise TypeError(f"SparseGrad: ids is {_about(ids)}; expected an array of int64, shape (n,)")
+        if not isinstance(values, np.ndarray) or values.dtype.kind != "f":
+            raise TypeError(f"SparseGrad: values is {_about(values)}; expected an array of floats, shape (G*H, n)")
+        if ids.ndim != 1 or values.ndim != 2 or values.shape[1] != len(ids) or len(ids) > vocabulary:
+            raise ValueError(
+                f"SparseGrad: ids has shape {ids.shape}, values {values.shape}, of a vocabulary of {vocabulary}; "
+                "expected (n,) and (G*H, n) with n <= vocabulary"
+            )
+        self.ids = ids
+        self.values = values
+        self.shape = (values.shape[0], vocabulary)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        dtype: np.dtype[Any] = self.values.dtype
+        return dtype
+
+    @property
+    def nbytes(self) -> int:
+        return self.ids.nbytes + self.values.nbytes
+
+    def to_dense(self) -> Array:
+        """The gradient as an array of the parameter's shape, (G*H, vocabulary), with zeros for all other tokens.
+
+        Returns
+        -------
+        ndarray
+            A new array, which takes memory in proportion to the vocabulary.
+        """
+        dense = np.zeros(self.shape, self.dtype)
+        self._write_to(dense)
+        return dense
+
+    def _write_to(self, zeros: Array) -> None:
+        """Write the columns into an array of zeros, (G*H, vocabulary) in C order."""
+        # Row by row, as the array lies in memory: column by column, each element would be on another page.
+        for row, values in zip(zeros, self.values, strict=True):
+            row[self.ids] = values
+
+    def add_to(self, array: Array, scale: float = 1.0) -> None:
+        """Add the gradient, times a factor, to an array of the parameter's shape, in place; touch only its columns.
+
+        Parameters
+        ----------
+        array : ndarray, shape (G*H, vocabulary)
+            For example the parameter itself, with the negative learning rate for `scale`. Any strides.
+        scale : float
+            The factor.
+
+        Raises
+        ------
+        TypeError
+            `array` is not an array of floats.
+        ValueError
+            `array` has another shape, or is read-only.
+        """
+        if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
+            raise TypeError(
+                f"SparseGrad: add_to got {_about(array)}; expected an array of floats of shape {self.shape}"
+            )
+        if array.shape != self.shape:
+            raise ValueError(f"SparseGrad: add_to got shape {array.shape}; expected {self.shape}, as the parameter has")
+        if not array.flags.writeable:
+            raise ValueError("SparseGrad: add_to got a read-only array; expected one that can be added to in place")
+        values = self.values if scale == 1.0 else self.values * scale
+        if abs(array.strides[0]) < abs(array.strides[1]):  # columns are contiguous
+            array.T[self.ids] += values.T
+            return
+        for row, d in zip(array, values, strict=True):
+            row[self.ids] += d
+
+    def __eq__(self, other: object) -> bool:
+        """Whether ids, values and shape are equal; NaN equals NaN."""
+        if not isinstance(other, SparseGrad):
+            return NotImplemented
+        same = self.shape == other.shape and self.dtype == other.dtype and np.array_equal(self.ids, other.ids)
+        return bool(same and np.array_equal(self.values, other.values, equal_nan=True))
+
+    __hash__ = None  # type: ignore[assignment]  # values can be changed
+
+    def __repr__(self) -> str:
+        return f"SparseGrad(shape={self.shape}, ids={len(self.ids)}, dtype={self.dtype})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SparseGrad, (self.ids, self.values, self.shape[1])
+
+
+def _about(value: object) -> str:
+    """Type, and dtype of an array, for messages."""
+    return f"an array of {value.dtype}" if isinstance(value, np.ndarray) else f"{type(value).__name__}"
 
 
 def shapes(value: Any) -> Any:
@@ -57,15 +210,16 @@ def shapes(value: Any) -> Any:
 class RNNGrads(NamedTuple):
     """Gradients of `rnn_forward`, each of the shape of its argument; None for arguments that were not given.
 
-    dx is also None for tokens, and if it was not requested.
+    dx is also None for tokens, and if it was not requested. dW_ih is a `SparseGrad` for tokens with ``sparse=True``.
     """
 
     dx: Array | None
     dh_0: Array
-    dW_ih: Array
+    dW_ih: Any
     dW_hh: Array
     db_ih: Array | None
     db_hh: Array | None
+    dh_initial: Array | None = None
 
 
 class GRUGrads(NamedTuple):
@@ -73,10 +227,11 @@ class GRUGrads(NamedTuple):
 
     dx: Array | None
     dh_0: Array
-    dW_ih: Array
+    dW_ih: Any
     dW_hh: Array
     db_ih: Array | None
     db_hh: Array | None
+    dh_initial: Array | None = None
 
 
 class CellGrads(NamedTuple):
@@ -84,10 +239,11 @@ class CellGrads(NamedTuple):
 
     dx: Array | None
     dh_0: Array
-    dW_ih: Array
+    dW_ih: Any
     dW_hh: Array
     db_ih: Array | None
     db_hh: Array | None
+    dh_initial: Array | None = None
 
 
 class ElementwiseGrads(NamedTuple):
@@ -98,9 +254,10 @@ class ElementwiseGrads(NamedTuple):
 
     dx: Array | None
     dh_0: Array
-    dW_ih: Array
+    dW_ih: Any
     db_ih: Array | None
     dW_unit: Array | None = None
+    dh_initial: Array | None = None
 
 
 class ElementwisePairGrads(NamedTuple):
@@ -109,9 +266,11 @@ class ElementwisePairGrads(NamedTuple):
     dx: Array | None
     dh_0: Array
     dc_0: Array
-    dW_ih: Array
+    dW_ih: Any
     db_ih: Array | None
     dW_unit: Array | None = None
+    dh_initial: Array | None = None
+    dc_initial: Array | None = None
 
 
 class LSTMGrads(NamedTuple):
@@ -120,9 +279,11 @@ class LSTMGrads(NamedTuple):
     dx: Array | None
     dh_0: Array
     dc_0: Array
-    dW_ih: Array
+    dW_ih: Any
     dW_hh: Array
     db_ih: Array | None
     db_hh: Array | None
     dW_peephole: Array | None = None
     dW_hr: Array | None = None
+    dh_initial: Array | None = None
+    dc_initial: Array | None = None

@@ -73,6 +73,10 @@ cdef extern from "fusedrnn.h" nogil:
         const void *recurrent_mask
         const unsigned char *zoneout_h
         const unsigned char *zoneout_c
+        const unsigned char *mask
+        const unsigned char *reset
+        const void *h_initial
+        const void *c_initial
 
     ctypedef struct fusedrnn_backward:
         size_t size
@@ -94,6 +98,8 @@ cdef extern from "fusedrnn.h" nogil:
         int (*interrupted)(void *argument) noexcept nogil
         void *interrupted_argument
         void *dW_hr
+        void *dh_initial
+        void *dc_initial
         void *dunits
 
     ctypedef struct fusedrnn_api:

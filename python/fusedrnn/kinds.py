@@ -73,6 +73,11 @@ class CellKind(NamedTuple):
         return bool(CELLS[self.name]["recurrent"])
 
     @property
+    def takes_x(self) -> bool:
+        """Whether the cell takes x itself besides products of x."""
+        return bool(CELLS[self.name]["skip"])
+
+    @property
     def roles(self) -> tuple[str, ...]:
         """The kernels' names of the parameters of one layer in one direction, in the order of `direction_specs`."""
         roles = ["W_ih", "W_hh"] if self.recurrent else ["W_ih"]

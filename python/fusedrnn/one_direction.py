@@ -15,6 +15,7 @@ from .form import read_steps
 from .grads import CellGrads
 from .kinds import CellKind
 from .tape import TapeBase
+from .tokens import Seen, dense, pack_columns, see
 from .unroll import Record
 
 Array = NDArray[Any]
@@ -34,6 +35,7 @@ class Forward(Protocol):
         *,
         recurrent_mask: ArrayLike | None = None,
         zoneout_h: ArrayLike | None = None,
+        h_initial: ArrayLike | None = None,
         lengths: ArrayLike | None = None,
         mask: ArrayLike | None = None,
         reset: ArrayLike | None = None,
@@ -52,6 +54,7 @@ class Backward(Protocol):
         dh_n: ArrayLike | None = None,
         *,
         need_dx: bool = True,
+        sparse: bool = False,
     ) -> CellGrads: ...
 
 
@@ -72,6 +75,7 @@ def functions_of(kind: CellKind, summary: str, module: str) -> tuple[Forward, Ba
         *,
         recurrent_mask: ArrayLike | None = None,
         zoneout_h: ArrayLike | None = None,
+        h_initial: ArrayLike | None = None,
         lengths: ArrayLike | None = None,
         mask: ArrayLike | None = None,
         reset: ArrayLike | None = None,
@@ -80,14 +84,20 @@ def functions_of(kind: CellKind, summary: str, module: str) -> tuple[Forward, Ba
     ) -> tuple[Array, Array, FunctionalTape]:
         steps, masks = (lengths, mask, reset, past_end), (recurrent_mask, zoneout_h)
         weights = (W_ih, W_hh, b_ih, b_hh)
-        y, (h_n,), tape = run_forward(forward_name, kind, x, {"h_0": h_0}, weights, masks, steps, reverse)
+        states = {"h_0": h_0}, {"h_initial": h_initial}
+        y, (h_n,), tape = run_forward(forward_name, kind, x, *states, weights, masks, steps, reverse)
         return y, h_n, tape
 
     def backward(
-        tape: FunctionalTape, dy: ArrayLike | None = None, dh_n: ArrayLike | None = None, *, need_dx: bool = True
+        tape: FunctionalTape,
+        dy: ArrayLike | None = None,
+        dh_n: ArrayLike | None = None,
+        *,
+        need_dx: bool = True,
+        sparse: bool = False,
     ) -> CellGrads:
-        dx, (dh_0,), dparams = run_backward(backward_name, forward_name, tape, dy, {"dh_n": dh_n}, need_dx)
-        return CellGrads(dx, dh_0, *dparams[:4])
+        dx, dstate, dparams, own = run_backward(backward_name, forward_name, tape, dy, {"dh_n": dh_n}, need_dx, sparse)
+        return CellGrads(dx, *dstate, *dparams[:4], *own)
 
     for function, name, doc in ((forward, forward_name, FORWARD_DOC), (backward, backward_name, BACKWARD_DOC)):
         function.__name__ = function.__qualname__ = name
@@ -101,10 +111,10 @@ FORWARD_DOC = """{summary}
     Parameters
     ----------
     x : array-like, (T, B, I) floats or (T, B) integer tokens
-    h_0 : array-like (B, H), or None for zeros
+    h_0 : array-like (B, H), or None for `h_initial`
     W_ih, W_hh : array-like, ({G}*H, I) and ({G}*H, H)
     b_ih, b_hh : array-like ({G}*H,), or None for none
-    recurrent_mask, zoneout_h, lengths, mask, reset, past_end, reverse
+    recurrent_mask, zoneout_h, h_initial, lengths, mask, reset, past_end, reverse
         As for `rnn_forward`.
 
     Returns
@@ -134,7 +144,7 @@ BACKWARD_DOC = """Gradients of a scalar with respect to everything that went int
     ----------
     tape : FunctionalTape
         From `{cell}_forward`; may be used again.
-    dy, dh_n, need_dx
+    dy, dh_n, need_dx, sparse
         As for `rnn_backward`.
 
     Returns
@@ -151,7 +161,7 @@ BACKWARD_DOC = """Gradients of a scalar with respect to everything that went int
 class FunctionalTape(TapeBase):
     """The data that a forward function saves for its backward function; has ``nbytes`` and ``release()``, as `Tape`."""
 
-    __slots__ = ("_dtype", "_hold", "_made_by", "_shapes", "_sizes", "_tokens")
+    __slots__ = ("_dtype", "_hold", "_initial", "_made_by", "_seen", "_shapes", "_sizes")
 
     def __init__(
         self,
@@ -160,16 +170,18 @@ class FunctionalTape(TapeBase):
         sizes: tuple[int, int, int, tuple[int, ...]],
         shapes: dict[str, tuple[int, ...]],
         dtype: np.dtype[Any],
-        tokens: bool,
+        seen: Seen | None,
         hold: tuple[_core.Schedule, bool] | None,
+        initial: tuple[bool, ...],
     ) -> None:
         super().__init__(made_by, Record((tape,)))
         self._made_by = made_by
         self._sizes = sizes  # T, B, I, and the units of each state
         self._shapes = shapes  # of the parameters, by role
         self._dtype = dtype
-        self._tokens = tokens
+        self._seen = seen  # the tokens
         self._hold = hold  # with past_end="hold": the schedule, which knows where outputs are held, and the direction
+        self._initial = initial  # for each state, whether an own initial state was given
 
 
 #: Parameters of a function in the order of its arguments, under the kernels' names.
@@ -181,6 +193,7 @@ def run_forward(
     kind: CellKind,
     x: Any,
     state_0: dict[str, Any],
+    initial: dict[str, Any],
     weights: tuple[Any, ...],
     masks: tuple[Any, ...],
     steps: tuple[Any, Any, Any, Any],
@@ -189,7 +202,7 @@ def run_forward(
     W_ih, W_hh, *others, dtype = _validate.functional_weights(owner, kind.gates, kind.peepholes, *weights)
     units = (W_hh.shape[1], W_ih.shape[0] // kind.gates)[: len(state_0)]
     given = {role: w for role, w in zip(ROLES, (W_ih, W_hh, *others), strict=True) if w is not None}
-    return run_packed(owner, kind, x, state_0, given, units, dtype, masks, steps, reverse)
+    return run_packed(owner, kind, x, state_0, initial, given, units, dtype, masks, steps, reverse)
 
 
 def run_packed(
@@ -197,6 +210,7 @@ def run_packed(
     kind: CellKind,
     x: Any,
     state_0: dict[str, Any],
+    initial: dict[str, Any],
     given: dict[str, Array],
     units: tuple[int, ...],
     dtype: np.dtype[Any],
@@ -214,24 +228,32 @@ def run_packed(
     if tokens:
         x = _validate.tokens(owner, x, I, lengths, "batch", mask)
     state = tuple(
-        np.zeros((B, n), dtype) if value is None else _rows(owner, name, value, B, n, H, dtype)
+        None if value is None else _rows(owner, name, value, B, n, H, dtype)
         for (name, value), n in zip(state_0.items(), units, strict=True)
+    )
+    own = tuple(
+        None if value is None else _vector(owner, name, value, n, H, dtype)
+        for (name, value), n in zip(initial.items(), units, strict=True)
     )
     used = _masks(owner, masks, T, B, units, H, dtype)
     reverse = _validate.flag(owner, "reverse", reverse)
     y = _core.empty((T, B, units[0]), dtype)
     state_n = tuple(_core.empty((B, n), dtype) for n in units)
+    seen = see(x, schedule, I, True, kind.takes_x)
+    arrays = [given["W_ih"]]
+    pack_columns(seen, arrays, (0,))
+    if seen is not None:
+        x = seen.numbers
+    given = given | {"W_ih": arrays[0]}
+    shapes = {role: w.shape for role, w in given.items()}
     packed = _core.Weights(kind.name, given, True, kind.options)
-    tape = _core.forward(packed, x, state, y, state_n, schedule, reverse, True, used)
+    tape = _core.forward(packed, x, state, y, state_n, schedule, reverse, True, used, own)
     assert tape is not None
     if hold:
         schedule.hold(y, reverse)
-    shapes = {role: w.shape for role, w in given.items()}
-    return (
-        y,
-        state_n,
-        FunctionalTape(owner, tape, (T, B, I, units), shapes, dtype, tokens, (schedule, reverse) if hold else None),
-    )
+    held = (schedule, reverse) if hold else None
+    has_own = tuple(part is not None for part in own)
+    return y, state_n, FunctionalTape(owner, tape, (T, B, I, units), shapes, dtype, seen, held, has_own)
 
 
 def _masks(
@@ -251,14 +273,15 @@ def _masks(
 
 
 def run_backward(
-    owner: str, made_by: str, tape: FunctionalTape, dy: Any, dstate_n: dict[str, Any], need_dx: Any
-) -> tuple[Array | None, tuple[Array, ...], tuple[Any, ...]]:
+    owner: str, made_by: str, tape: FunctionalTape, dy: Any, dstate_n: dict[str, Any], need_dx: Any, sparse: Any
+) -> tuple[Array | None, tuple[Array, ...], tuple[Any, ...], tuple[Array | None, ...]]:
     _validate.functional_tape(owner, tape, made_by)
     (saved,) = tape._unreleased().tapes
     T, B, I, units = tape._sizes
     H = units[-1]
     dtype = tape._dtype
     need_dx = _validate.flag(owner, "need_dx", need_dx)
+    sparse, seen = _validate.flag(owner, "sparse", sparse), tape._seen
     if dy is not None:
         dy = _validate.floats(owner, "dy", dy, dtype, rows=True)
         _validate.exact_shape(owner, "dy", dy, (T, B, units[0]), f"(T, B, {_unit_name(units[0], H)})")
@@ -271,11 +294,17 @@ def run_backward(
     )
     if dy is None and all(part is None for part in parts):
         raise _validate.nothing_to_do_functional(owner, list(dstate_n))
-    dx = _core.empty((T, B, I), dtype) if need_dx and not tape._tokens else None
+    dx = _core.empty((T, B, I), dtype) if need_dx and seen is None else None
     dstate_0 = tuple(_core.empty((B, n), dtype) for n in units)
-    dparams = {role: _core.empty(shape, dtype) for role, shape in tape._shapes.items()}
-    _core.backward(saved, dy, parts, dx, False, dstate_0, dparams)
-    return dx, dstate_0, tuple([dparams.get(role) for role in ROLES])
+    dparams: dict[str, Any] = {role: _core.empty(shape, dtype) for role, shape in tape._shapes.items()}
+    dinitial = tuple(np.empty_like(d) for d in dstate_0) if any(tape._initial) else None
+    _core.backward(saved, dy, parts, dx, False, dstate_0, dparams, dinitial)
+    if seen is not None:
+        gradient = seen.gradient(dparams["W_ih"], I)
+        dparams["W_ih"] = gradient if sparse else dense(gradient)
+    pairs = zip(dinitial or dstate_0, tape._initial, strict=True)
+    own = tuple(d.sum(axis=0) if has_own else None for d, has_own in pairs)
+    return dx, dstate_0, tuple([dparams.get(role) for role in ROLES]), own
 
 
 def _rows(owner: str, name: str, value: Any, B: int, units: int, H: int, dtype: np.dtype[Any]) -> Array:
@@ -283,6 +312,13 @@ def _rows(owner: str, name: str, value: Any, B: int, units: int, H: int, dtype: 
     array = _validate.floats(owner, name, value, dtype, rows=True)
     _validate.exact_shape(owner, name, array, (B, units), f"(B, {_unit_name(units, H)})")
     return array
+
+
+def _vector(owner: str, name: str, value: Any, units: int, H: int, dtype: np.dtype[Any]) -> Array:
+    """An own initial state, (units,), contiguous."""
+    array = _validate.floats(owner, name, value, dtype, rows=True)
+    _validate.exact_shape(owner, name, array, (units,), f"({_unit_name(units, H)},)")
+    return np.ascontiguousarray(array)
 
 
 def _unit_name(units: int, H: int) -> str:

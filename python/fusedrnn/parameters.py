@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -204,9 +204,12 @@ class Parameterized:
         other.__dict__.update(self.__dict__, params=params)
         return other
 
-    def _arrays(self) -> list[Array]:
-        """The parameters for the kernels, checked, because they may have changed since the last call."""
-        return _validate.parameters(type(self).__name__, self.params, self._specs, self.dtype)
+    def _arrays(self, as_is: Sequence[int] = ()) -> list[Array]:
+        """The parameters for the kernels, checked, because they may have changed since the last call.
+
+        Those at the places `as_is` may have any strides.
+        """
+        return _validate.parameters(type(self).__name__, self.params, self._specs, self.dtype, as_is)
 
     def _pack(self, training: bool) -> list[_core.Weights]:
         """Packed weights in the order of the specs: by layer, then by direction."""

@@ -16,6 +16,7 @@ from .kinds import CellKind
 from .masks import Masks, Rates
 from .parameters import Parameterized, arguments_of, layer_specs, learned_specs, pack
 from .specs import Bias, ParameterSpec
+from .tokens import Seen, pack_columns, see
 from .unroll import Record, Run
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def layer_norm_options(owner: str, layer_norm: object, layer_norm_eps: object) -
 class SavedLayer:
     """The data that a layer's run saves for the backward pass."""
 
-    __slots__ = ("extent", "factors", "from_initial", "masks", "plan", "records", "specs")
+    __slots__ = ("extent", "factors", "masks", "plan", "records", "seen", "specs")
 
     def __init__(
         self,
@@ -49,17 +50,17 @@ class SavedLayer:
         specs: tuple[ParameterSpec, ...],
         extent: Extent,
         records: list[Record],
-        from_initial: bool,
         masks: Masks,
         factors: Array | None,
+        seen: Seen | None,
     ) -> None:
         self.plan = plan
         self.specs = specs
         self.extent = extent
         self.records = records
-        self.from_initial = from_initial  # no state was given
         self.masks = masks
         self.factors = factors  # by which each weight_hh was multiplied
+        self.seen = seen  # the tokens
 
     @property
     def nbytes(self) -> int:
@@ -67,18 +68,26 @@ class SavedLayer:
 
     def backward(
         self, dys: tuple[Array | None, ...], dstate_n: Any, dx: Array | None
-    ) -> Run[tuple[tuple[Array, ...], dict[str, Array]]]:
+    ) -> Run[tuple[tuple[Array, ...], dict[str, Any]]]:
         """See `Saved`."""
-        plan = self.plan
+        plan, seen = self.plan, self.seen
         rows = plan.num_layers * plan.directions
         shapes = [spec.shape for spec in self.specs[: rows * plan.kind.each]]  # without learned initial states
-        dstate_0, dparams = yield from unroll.backward(plan, self.extent, self.records, dys, dstate_n, dx, shapes)
+        if seen is not None:
+            for i in plan.lowest_W_ih:
+                shapes[i] = (shapes[i][0], max(1, len(seen.ids)))
+        dstate_0, dinitial, arrays = yield from unroll.backward(
+            plan, self.extent, self.records, dys, dstate_n, dx, shapes
+        )
+        dparams: list[Any] = arrays
+        if seen is not None:
+            for i in plan.lowest_W_ih:
+                dparams[i] = seen.gradient(dparams[i], plan.input_size)
         if self.factors is not None:
             for dW_hh, factors in zip(dparams[plan.kind.every("W_hh")], self.factors, strict=True):
                 dW_hh *= factors
-        if plan.learned_state:
-            share = 1 if self.from_initial else 0
-            dparams += [part[i].sum(axis=0) * part.dtype.type(share) for i in range(rows) for part in dstate_0]
+        if dinitial is not None:
+            dparams += [part[i].sum(axis=0) for i in range(rows) for part in dinitial]
         return dstate_0, {spec.name: array for spec, array in zip(self.specs, dparams, strict=True)}
 
 
@@ -243,7 +252,12 @@ class RecurrentLayer(SequenceLayer, Parameterized):
         self, x: Array, state: Any, extent: Extent, outputs: Outputs, mode: Mode
     ) -> Run[tuple[tuple[Array, ...], SavedLayer | None]]:
         plan = self._plan
-        arrays, learned = plan.split_learned(self._arrays())
+        lowest = plan.lowest_W_ih if x.ndim == 2 else ()
+        arrays, learned = plan.split_learned(self._arrays(lowest))
+        seen = see(x, extent.schedule, plan.input_size, mode.save, plan.kind.takes_x)
+        pack_columns(seen, arrays, lowest)
+        if seen is not None:
+            x = seen.numbers
         rows, rates = plan.num_layers * plan.directions, self._rates
         used: Masks = {}
         if mode.drop and rates.any:
@@ -256,13 +270,13 @@ class RecurrentLayer(SequenceLayer, Parameterized):
             arrays[every] = [W_hh * factor for W_hh, factor in zip(arrays[every], factors, strict=True)]
         weights = pack(plan.kind, arrays, mode.save, (0.0, 0.0) if mode.drop else plan.zoneout)
         step_masks = masks.for_kernels(used, rates, rows, plan.dtype)
-        state_0 = plan.initial_state(extent, state, learned)
+        states, kept = (state, learned), used.get("dropout")
         state_n, records = yield from unroll.forward(
-            plan, weights, x, state_0, extent, outputs, mode.save, used.get("dropout"), rates.dropout, step_masks
+            plan, weights, x, states, extent, outputs, mode.save, kept, rates.dropout, step_masks
         )
         if not mode.save:
             return state_n, None
-        return state_n, SavedLayer(plan, self._specs, extent, records, state is None, used, factors)
+        return state_n, SavedLayer(plan, self._specs, extent, records, used, factors, seen)
 
     def _shape_of_W_hh(self) -> tuple[int, ...]:
         """Shape of the lowest layer's W_hh; empty if there is none."""
@@ -271,8 +285,9 @@ class RecurrentLayer(SequenceLayer, Parameterized):
     def _show(self, saved: Any, x: Array, extent: Extent) -> tuple[Any, Array]:
         from .inspection import show_layer  # imports the reference, which calls do not need
 
-        weights, _ = self._plan.split_learned(self._arrays())
-        return show_layer(self._plan, self._reference_cell(), weights, saved.records, x, extent)
+        plan = self._plan
+        weights, _ = plan.split_learned(self._arrays(plan.lowest_W_ih if x.ndim == 2 else ()))
+        return show_layer(plan, self._reference_cell(), weights, saved.records, x, extent)
 
     def _reference_cell(self) -> Cell:
         """The reference's cell with the options of this layer, except layer normalisation."""

@@ -9,9 +9,10 @@ from numpy.typing import DTypeLike
 
 from . import _core, _validate
 from .form import dense_schedule
-from .parameters import Parameterized, arguments_of, count_elements, direction_specs
+from .parameters import Parameterized, arguments_of, count_elements, direction_specs, pack
 from .specs import Bias, ParameterSpec
 from .tape import CellTape
+from .tokens import pack_columns, see
 
 
 class RecurrentCell(Parameterized):
@@ -78,7 +79,8 @@ class RecurrentCell(Parameterized):
 
         Notes
         -----
-        Each call packs the parameters. For many steps, ``layer.freeze().stream()`` is much faster.
+        Each call packs the parameters, with tokens only the columns of weight_ih of those that occur. For many steps,
+        ``layer.freeze().stream()`` is much faster.
         """
         return self._step(x, state, False)[0]
 
@@ -132,14 +134,21 @@ class RecurrentCell(Parameterized):
             parts = _validate.state(owner, "state", state, names, shape, formula, dtype)
             if unbatched:
                 parts = tuple([part[None] for part in parts])
-        weights = self._pack(training)[0]
+        schedule = dense_schedule(1, B)
+        lowest = (0,) if tokens else ()
+        arrays = self._arrays(lowest)
+        seen = see(x, schedule, self.input_size, training, kind.takes_x)
+        pack_columns(seen, arrays, lowest)
+        if seen is not None:
+            x = seen.numbers
+        weights = pack(kind, arrays, training)[0]
         y = _core.empty((1, B, H), dtype)
         state_n = tuple([_core.empty((B, H), dtype) for _ in names])
-        saved = _core.forward(weights, x, parts, y, state_n, dense_schedule(1, B), False, training)
+        saved = _core.forward(weights, x, parts, y, state_n, schedule, False, training)
         tape = None
         if saved is not None:
             specs = self._specs
-            tape = CellTape(owner, saved, specs, dtype, kind, B, self.input_size, tokens, unbatched)
+            tape = CellTape(owner, saved, specs, dtype, kind, B, self.input_size, seen, unbatched)
         if unbatched:
             state_n = tuple([part[0] for part in state_n])
         return (state_n if len(state_n) == 2 else state_n[0]), tape

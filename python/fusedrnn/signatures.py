@@ -20,16 +20,18 @@ def forward_signature(
     own = [P(name, P.POSITIONAL_OR_KEYWORD) for name in ("x", *("h_0", "c_0")[:states], "W_ih")]
     own += [P("b_ih", P.POSITIONAL_OR_KEYWORD, default=None)]
     own += [P("W_unit", P.POSITIONAL_OR_KEYWORD, default=None)] if unit_parameters else []
-    named = dict(options) | STEPS | dict(others or {})
+    initial = dict.fromkeys(("h_initial", "c_initial")[:states])
+    named = dict(options) | initial | STEPS | dict(others or {})
     return inspect.Signature(own + [P(name, P.KEYWORD_ONLY, default=default) for name, default in named.items()])
 
 
 def backward_signature(states: int) -> inspect.Signature:
-    """tape, dy, gradients of the final states, need_dx."""
+    """tape, dy, gradients of the final states, need_dx, sparse."""
     P = inspect.Parameter
     own = [P("tape", P.POSITIONAL_OR_KEYWORD)]
     own += [P(name, P.POSITIONAL_OR_KEYWORD, default=None) for name in ("dy", *("dh_n", "dc_n")[:states])]
-    return inspect.Signature([*own, P("need_dx", P.KEYWORD_ONLY, default=True)])
+    flags = {"need_dx": True, "sparse": False}
+    return inspect.Signature([*own, *(P(name, P.KEYWORD_ONLY, default=default) for name, default in flags.items())])
 
 
 def named_function(

@@ -13,6 +13,7 @@ from .form import Extent, Form, new_sequence, read_dy, to_caller
 from .grads import Grads
 from .kinds import CellKind
 from .specs import ParameterSpec
+from .tokens import Seen, all_dense, dense
 from .unroll import Record, Run, run_to_end
 
 Array = NDArray[Any]
@@ -77,8 +78,11 @@ class Saved(Protocol):
     def nbytes(self) -> int: ...
     def backward(
         self, dys: tuple[Array | None, ...], dstate_n: Any, dx: Array | None
-    ) -> Run[tuple[Any, dict[str, Array]]]:
-        """Gradients of the initial state and of the parameters, by name; the gradient of x goes into `dx`."""
+    ) -> Run[tuple[Any, dict[str, Any]]]:
+        """Gradients of the initial state and of the parameters, by name; the gradient of x goes into `dx`.
+
+        The gradient of a weight_ih that reads tokens is a `SparseGrad`.
+        """
 
 
 class Tape(TapeBase):
@@ -117,7 +121,8 @@ class Tape(TapeBase):
 
     The input of each layer adds R*I (R integers of 8 bytes for tokens). ``merge="mul"`` adds 2*T*B*H for each layer,
     dropout one byte for each output of all layers but the last, recurrent dropout another R*H, zoneout R*H bytes
-    and, for c, another R*H. The tape also holds the packed parameters, which are not counted.
+    and, for c, another R*H. The tape also holds the packed parameters, which are not counted; for tokens it holds only
+    the columns of weight_ih of those that occur.
 
     Examples
     --------
@@ -139,7 +144,7 @@ class Tape(TapeBase):
         self._extent = extent
         self._tokens = tokens
 
-    def backward(self, dy: Any = None, dstate: Any = None, *, need_dx: bool = True) -> Grads:
+    def backward(self, dy: Any = None, dstate: Any = None, *, need_dx: bool = True, sparse: bool = False) -> Grads:
         """Gradients of a scalar with respect to input, initial state and parameters, by backpropagation through time.
 
         Parameters
@@ -153,6 +158,10 @@ class Tape(TapeBase):
             Gradient with respect to the final state: h, or (h, c), either of which may be None.
         need_dx : bool
             False skips the gradient of the input.
+        sparse : bool
+            True returns the gradient of the weight_ih that tokens select columns of as a `SparseGrad`, with the columns
+            of the tokens that occur. A dense one has zeros for all other tokens, which takes time and memory in
+            proportion to the vocabulary. For an input of floats all gradients are dense.
 
         Returns
         -------
@@ -186,12 +195,15 @@ class Tape(TapeBase):
         saved: Saved = self._unreleased()
         form, extent = self._form, self._extent
         need_dx = _validate.flag(form.owner, "need_dx", need_dx)
+        sparse = _validate.flag(form.owner, "sparse", sparse)
         dys = read_dy(form, extent, dy)
         dstate_n = form.read_state(extent, "dstate", dstate, optional=True)
         if not _validate.any_gradient(dys) and not _validate.any_gradient(dstate_n):
             raise _validate.nothing_to_do(form.owner)
         dx = new_sequence(form, extent, form.input_size) if need_dx and not self._tokens else None
         dstate_0, dparams = run_to_end(saved.backward(dys, dstate_n, dx), _core.backward_all)
+        if self._tokens and not sparse:
+            dparams = all_dense(dparams)
         return Grads(
             None if dx is None else to_caller(form, extent, dx), form.state_to_caller(extent, dstate_0), dparams
         )
@@ -200,7 +212,7 @@ class Tape(TapeBase):
 class CellTape(TapeBase):
     """The data that ``cell.forward`` saves for the backward pass of one step; see `Tape`."""
 
-    __slots__ = ("_B", "_dtype", "_input_size", "_kind", "_specs", "_tokens", "_unbatched")
+    __slots__ = ("_B", "_dtype", "_input_size", "_kind", "_seen", "_specs", "_unbatched")
 
     def __init__(
         self,
@@ -211,7 +223,7 @@ class CellTape(TapeBase):
         kind: CellKind,
         B: int,
         input_size: int,
-        tokens: bool,
+        seen: Seen | None,
         unbatched: bool,
     ) -> None:
         super().__init__(owner, Record((tape,)))
@@ -220,10 +232,10 @@ class CellTape(TapeBase):
         self._kind = kind
         self._B = B
         self._input_size = input_size
-        self._tokens = tokens
+        self._seen = seen  # the tokens
         self._unbatched = unbatched
 
-    def backward(self, dstate: Any, *, need_dx: bool = True) -> Grads:
+    def backward(self, dstate: Any, *, need_dx: bool = True, sparse: bool = False) -> Grads:
         """Gradients of a scalar with respect to the input, the state before the step, and the parameters.
 
         Parameters
@@ -232,6 +244,10 @@ class CellTape(TapeBase):
             Gradient with respect to the new state: h, or (h, c), either of which may be None.
         need_dx : bool
             False skips the gradient of the input.
+        sparse : bool
+            True returns the gradient of the weight_ih that tokens select columns of as a `SparseGrad`, with the columns
+            of the tokens that occur. A dense one has zeros for all other tokens, which takes time and memory in
+            proportion to the vocabulary. For an input of floats all gradients are dense.
 
         Returns
         -------
@@ -256,6 +272,7 @@ class CellTape(TapeBase):
         record: Record = self._unreleased()
         owner, dtype, B = self._owner, self._dtype, self._B
         need_dx = _validate.flag(owner, "need_dx", need_dx)
+        sparse, seen = _validate.flag(owner, "sparse", sparse), self._seen
         H = self._specs[1].shape[1]
         if dstate is None:
             raise _validate.nothing_to_do_cell(owner)
@@ -265,10 +282,16 @@ class CellTape(TapeBase):
             raise _validate.nothing_to_do_cell(owner)
         if self._unbatched:
             parts = tuple(None if part is None else part[None] for part in parts)
-        dx = _core.empty((1, B, self._input_size), dtype) if need_dx and not self._tokens else None
+        dx = _core.empty((1, B, self._input_size), dtype) if need_dx and seen is None else None
         dstate_0 = tuple(_core.empty((B, H), dtype) for _ in parts)
-        dparams = [_core.empty(spec.shape, dtype) for spec in self._specs]
+        shapes = [spec.shape for spec in self._specs]
+        if seen is not None:
+            shapes[0] = (shapes[0][0], max(1, len(seen.ids)))
+        dparams: list[Any] = [_core.empty(shape, dtype) for shape in shapes]
         _core.backward(record.tapes[0], None, parts, dx, False, dstate_0, self._kind.named(dparams))
+        if seen is not None:
+            dparams[0] = seen.gradient(dparams[0], self._input_size)
+            dparams[0] = dparams[0] if sparse else dense(dparams[0])
         cut = 0 if self._unbatched else slice(None)
         state: Any = tuple(part[cut] for part in dstate_0)
         return Grads(

@@ -215,7 +215,7 @@ def forward(
     plan: Plan,
     weights: list[_core.Weights],
     x: Array,
-    state_0: tuple[Array | None, ...] | None,
+    states: tuple[tuple[Array | None, ...] | None, tuple[Array, ...] | None],
     extent: Extent,
     outputs: Outputs,
     save: bool = False,
@@ -225,14 +225,18 @@ def forward(
 ) -> Run[tuple[tuple[Array, ...], list[Record]]]:
     """Run all layers of one layer object; data for backward is saved only on request.
 
-    `kept` is the mask of the outputs that dropout between layers keeps, (L - 1, T, B, width).
+    `states` are the state before the first step, (L*D, B, units) each, and the learned initial state, (L*D, units)
+    each; None for the former means the latter, and None for the latter means zeros. `kept` is the mask of the outputs
+    that dropout between layers keeps, (L - 1, T, B, width).
     """
+    state_0, initial = states
     T, B, schedule = extent.T, extent.B, extent.schedule
     L, D, dtype = plan.num_layers, plan.directions, plan.dtype
     state_n = tuple([empty((L * D, B, units), dtype) for units in plan.units])
     records: list[Record] = []
     inner = (L - 1) * T * B * plan.inner_width * dtype.itemsize
     at_once = D == 1 and not save and inner <= INNER_OUTPUTS
+    owns = [(None,) * D if initial is None else [_rows(initial, k * D + d) for d in range(D)] for k in range(L)]
     calls: list[Call] = StackedCalls() if at_once and L > 1 else []
     for layer in range(L):
         last = layer == L - 1
@@ -242,8 +246,8 @@ def forward(
         rows = range(layer * D, (layer + 1) * D)
         # By direction: arguments of `_core.forward`.
         calls += [
-            (weights[i], x, _rows(state_0, i), y, _rows(state_n, i), schedule, reverse, next(step_masks))
-            for i, y, reverse in zip(rows, buffers, plan.ways, strict=True)
+            (weights[i], x, _rows(state_0, i), y, _rows(state_n, i), schedule, reverse, next(step_masks), own)
+            for i, y, reverse, own in zip(rows, buffers, plan.ways, owns[layer], strict=True)
         ]
         if at_once and not last:
             x = ys[0]
@@ -265,7 +269,7 @@ def forward(
 
 
 def _rows(state: tuple[Array | None, ...] | None, i: int) -> tuple[Array | None, ...] | None:
-    """The parts of a state of one layer and direction, (B, H) each."""
+    """The parts of a state of one layer and direction, (B, H) each; of a learned state (H,) each."""
     return None if state is None else tuple([None if part is None else part[i] for part in state])
 
 
@@ -280,10 +284,14 @@ def backward(
     dstate_n: tuple[Array | None, ...] | None,
     dx: Array | None,
     shapes: Sequence[tuple[int, ...]],
-) -> Run[tuple[tuple[Array, ...], list[Array]]]:
-    """Gradients of the initial state and of all parameters (of `shapes`, in order); that of x goes into `dx`."""
+) -> Run[tuple[tuple[Array, ...], tuple[Array, ...] | None, list[Array]]]:
+    """Gradients of the state before the first step, of the learned initial state, and of the parameters of `shapes`.
+
+    The first two are (L*D, B, units); the second is None without a learned state. The gradient of x goes into `dx`.
+    """
     L, D, dtype = plan.num_layers, plan.directions, plan.dtype
     dstate_0 = tuple([empty((L * D, extent.B, units), dtype) for units in plan.units])
+    dinitial = tuple([np.empty_like(d) for d in dstate_0]) if plan.learned_state else None
     dparams = [empty(shape, dtype) for shape in shapes]
     no_state = (None,) * len(plan.parts)
     for layer in reversed(range(L)):
@@ -299,7 +307,7 @@ def backward(
         yield [
             (
                 *(tape, dy, _rows(dstate_n, i) or no_state, d_inputs, i > layer * D, _rows(dstate_0, i)),
-                plan.kind.named(dparams, i),
+                *(plan.kind.named(dparams, i), _rows(dinitial, i)),
             )
             for i, tape, dy in zip(range(layer * D, (layer + 1) * D), record.tapes, dys, strict=True)
         ]
@@ -308,7 +316,7 @@ def backward(
             if (drop := records[layer - 1].drop) is not None:
                 drop(d_inputs)
             dys = (d_inputs,)
-    return dstate_0, dparams
+    return dstate_0, dinitial, dparams
 
 
 def add_up(parts: Sequence[Array | None]) -> None:

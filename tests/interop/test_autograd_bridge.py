@@ -229,3 +229,17 @@ def test_errors(rng):
         grad(lambda w: anp.sum(apply(layer, {"weight_ih_l0": w}, x)[0]))(layer.weight_ih_l0)
     with pytest.raises(ValueError, match=r"GRU: x has shape"):
         grad(lambda x: anp.sum(apply(layer, None, x)[0]))(x[..., :1])
+
+
+@pytest.mark.parametrize("options", [{"learned_state": True}, {"bidirectional": True, "num_layers": 2}], ids=str)
+@pytest.mark.parametrize("name", LAYERS)
+def test_differences_with_masks_and_resets(name, options, rng):
+    """The given state, the learned state, the weights and x."""
+    layer, x, state = problem(rng, name, **options)
+    steps = {"mask": rng.random((T, B)) < 0.8, "reset": rng.random((T, B)) < 0.4}
+
+    def loss(params, x, state):
+        y, state_n = apply(layer, params, x, state, **steps)
+        return total(y, *parts(state_n))
+
+    check_grads(loss, modes=["rev"], order=1)(dict(layer.params), x, state)

@@ -149,6 +149,17 @@ def test_tokens(rng):
         jax.block_until_ready(apply(layer, None, np.full((T, B), 9)))
 
 
+def test_tokens_of_a_large_vocabulary(rng):
+    layer = fusedrnn.LSTM(5000, H, dtype="float64", bidirectional=True)
+    x = rng.integers(0, 5000, (T, B))
+    y, _, tape = layer.forward(x)
+    y_jax, _ = jax.jit(lambda p: apply(layer, p, x))(layer.params)
+    np.testing.assert_array_equal(y_jax, y)
+    d = jax.jit(jax.grad(lambda p: apply(layer, p, x)[0].sum()))(layer.params)
+    for name, expected in tape.backward(np.ones_like(y)).params.items():
+        np.testing.assert_array_equal(d[name], expected, err_msg=name)
+
+
 def test_one_number_for_one_configuration(rng):
     layer, x, _ = problem(rng, "GRU")
     apply(layer, None, x)
@@ -204,3 +215,42 @@ def test_versions_of_the_abi():
     with pytest.raises(ImportError, match="unknown"):
         ffi.read_version("")
     assert ffi.claimed(ffi._version()) <= ffi.NEWEST
+
+
+@pytest.mark.parametrize("jitted", [False, True], ids=["eager", "jit"])
+@pytest.mark.parametrize("options", [{"learned_state": True}, {"bidirectional": True}, {"batch_first": True}], ids=str)
+@pytest.mark.parametrize("name", LAYERS)
+def test_masks_and_resets(name, options, jitted, rng):
+    """The bits of the layer, with a given state; flags may be traced."""
+    layer, x, state = problem(rng, name, **options)
+    mask, reset = rng.random((T, B)) < 0.7, rng.random((T, B)) < 0.4
+    if options.get("batch_first"):
+        x, mask, reset = x.swapaxes(0, 1), mask.T, reset.T
+    y, state_n, tape = layer.forward(x, state, mask=mask, reset=reset)
+    dy = rng.standard_normal(y.shape)
+    dstate = tuple(np.zeros_like(part) for part in parts(state_n))
+    expected = tape.backward(dy, dstate if name == "LSTM" else dstate[0])
+
+    def run(params, x, state, mask, reset):
+        return apply(layer, params, x, state, mask=mask, reset=reset)
+
+    def loss(*arguments):
+        return jnp.sum(run(*arguments)[0] * dy)
+
+    gradient = jax.grad(loss, argnums=(0, 1, 2))
+    if jitted:
+        run, gradient = jax.jit(run), jax.jit(gradient)
+    arguments = layer.params, x, state, mask, reset
+    assert np.array_equal(run(*arguments)[0], y)
+    dparams, dx, dstate_0 = gradient(*arguments)
+    assert np.array_equal(dx, expected.x)
+    for mine, theirs in zip(parts(dstate_0), parts(expected.state), strict=True):
+        assert np.array_equal(mine, theirs)
+    for key, d in expected.params.items():
+        assert np.array_equal(dparams[key], d), key
+
+
+def test_flags_that_are_no_bools_are_refused(rng):
+    layer, x, state = problem(rng, "GRU")
+    with pytest.raises(TypeError, match="GRU: reset has dtype float64; expected bool"):
+        apply(layer, None, x, state, reset=np.zeros((T, B)))

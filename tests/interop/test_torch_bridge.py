@@ -382,6 +382,65 @@ def test_tokens():
     assert torch.count_nonzero(ours.weight_ih_l0.grad)
 
 
+@KIND
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_sparse_gradients_of_tokens(kind, dtype):
+    name, _, nonlinearity = kind.partition(" ")
+    options = {"nonlinearity": nonlinearity} if nonlinearity else {}
+    plain = getattr(bridge, name)(700, H, bidirectional=True, dtype=dtype, **options)
+    sparse = copy.deepcopy(plain)
+    sparse.sparse = True
+    x = torch.randint(0, 700, (T, B))
+    for module in (plain, sparse):
+        y, _ = module(x)
+        y.pow(2).sum().backward()
+    for key, d in plain.named_parameters():
+        own = getattr(sparse, key).grad
+        assert own.is_sparse == key.startswith("weight_ih_l0")
+        assert torch.equal(own.to_dense(), d.grad), key
+        if own.is_sparse:  # what torch was told: no element twice, in the order of rows
+            where, values = own._indices(), own._values()
+            again = torch.sparse_coo_tensor(where, values, own.shape, check_invariants=True).coalesce()
+            assert torch.equal(again.indices(), where)
+    for module in (plain, sparse):
+        torch.optim.SGD(module.parameters(), 0.1).step()
+    for key, w in plain.named_parameters():
+        assert torch.equal(getattr(sparse, key), w), key
+    torch.optim.SparseAdam([p for p in sparse.parameters() if p.grad.is_sparse]).step()
+    sparse.zero_grad()
+    sum(sparse(x)[0].sum() for _ in range(2)).backward()  # two gradients are added
+    plain.load_state_dict(sparse.state_dict())
+    plain.zero_grad()
+    (2 * plain(x)[0].sum()).backward()
+    torch.testing.assert_close(sparse.weight_ih_l0.grad.to_dense(), plain.weight_ih_l0.grad)
+    assert pickle.loads(pickle.dumps(sparse)).sparse
+
+
+def test_where_gradients_cannot_be_sparse():
+    module = bridge.GRU(700, H)
+    module.sparse = True
+    module(torch.zeros(T, B, 700))[0].sum().backward()
+    assert not module.weight_ih_l0.grad.is_sparse
+    torch.nn.utils.parametrizations.weight_norm(module, "weight_ih_l0")
+    module(torch.randint(0, 700, (T, B)))[0].sum().backward()
+    assert not module.parametrizations.weight_ih_l0.original1.grad.is_sparse
+    module.sparse = 2
+    with pytest.raises(TypeError, match="sparse"):
+        module(torch.randint(0, 700, (T, B)))
+
+
+def test_weights_in_any_order_of_memory():
+    module = bridge.LSTM(700, H)
+    x = torch.randint(0, 700, (T, B))
+    expected = module(x)[0]
+    turned = torch.nn.Parameter(module.weight_ih_l0.detach().t().contiguous().t())
+    module.weight_ih_l0 = turned
+    y = module(x)[0]
+    assert torch.equal(y, expected)
+    y.sum().backward()
+    assert turned.grad.shape == turned.shape
+
+
 # ---- from_module -----------------------------------------------------------------------------------------------------
 
 
@@ -446,3 +505,59 @@ def test_projections(options):
         (y.sin().sum() + h.sum() + c.cos().sum()).backward()
     for (name, expected), given in zip(theirs.named_parameters(), ours.parameters(), strict=True):
         torch.testing.assert_close(given.grad, expected.grad, msg=lambda text, name=name: f"{name}: {text}")
+
+
+# ---- masks and resets
+
+
+@KIND
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_resets_are_torchs_loop_over_a_rollout(kind, batch_first):
+    """Values and gradients of recurrent PPO's loop, which multiplies the carried state before each step."""
+    theirs, _ = pair(kind)
+    _, ours = pair(kind, batch_first=batch_first)
+    ours.load_state_dict(theirs.state_dict())
+    start = torch.rand(T, B) < 0.3
+    start[0, 1], start[:, 3] = True, False
+    x, state = torch.randn(T, B, I, dtype=torch.float64), random_state(theirs, B)
+    twin = tuple(s.detach().clone().requires_grad_() for s in parts(state))
+    carried, outputs = parts(state), []
+    for t in range(T):
+        kept = tuple((~start[t]).double()[None, :, None] * s for s in carried)
+        y_t, carried = theirs(x[t : t + 1], kept if len(kept) == 2 else kept[0])
+        carried = parts(carried)
+        outputs.append(y_t)
+    expected = torch.cat(outputs)
+
+    def turn(tensor):
+        return tensor.transpose(0, 1) if batch_first else tensor
+
+    y, state_n = ours(turn(x), twin if len(twin) == 2 else twin[0], reset=turn(start))
+    torch.testing.assert_close(turn(y), expected, rtol=0, atol=1e-12)
+    dy = torch.randn_like(expected)
+    (expected * dy).sum().backward()
+    (turn(y) * dy).sum().backward()
+    torch.testing.assert_close(list(parts(state_n)), list(carried), rtol=0, atol=1e-12)
+    for mine, s in zip(twin, parts(state), strict=True):
+        torch.testing.assert_close(mine.grad, s.grad, rtol=0, atol=1e-12)
+    for mine, w in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, w.grad, rtol=0, atol=1e-12)
+    with torch.no_grad():
+        again, _ = ours(turn(x), twin if len(twin) == 2 else twin[0], reset=turn(start))
+    assert torch.equal(again, y)
+
+
+def test_masks_are_the_layers_and_packed_sequences_have_none():
+    _, ours = pair("GRU")
+    layer = fusedrnn.GRU(I, H, dtype="float64")
+    layer.load_state_dict(ours.state_dict())
+    x, mask = torch.randn(T, B, I, dtype=torch.float64), torch.rand(T, B) < 0.6
+    y, _ = ours(x, mask=mask)
+    assert np.array_equal(y.detach(), layer(x, mask=mask)[0])
+    packed = torch.nn.utils.rnn.pack_padded_sequence(x, LENGTHS, enforce_sorted=False)
+    with pytest.raises(ValueError, match="GRU: reset is given with a PackedSequence; expected a padded input"):
+        ours(packed, reset=mask)
+    with pytest.raises(ValueError, match=r"GRU: mask has shape .*the layout of x: transpose it"):
+        ours(x, mask=mask.T)
+    with pytest.raises(TypeError, match="GRU: reset has dtype float32; expected bool"):
+        ours(x, reset=mask.float())

@@ -94,8 +94,8 @@ class GRU(RecurrentLayer):
     backwards : bool
         Whether a one-directional layer runs from the last step to the first; its outputs are aligned with its inputs.
     learned_state : bool
-        Whether the initial state is a parameter, ``h_0_l0`` (H,), which is used for all rows if no state is given; it
-        starts at zero.
+        Whether the initial state is a parameter, ``h_0_l0`` (H,), where rows start if no state is given, and
+        after a reset; it starts at zero.
     zoneout : float
         Probability that a unit keeps its old h at a step of ``forward``. In inference each new h contains this share
         of the old h.
@@ -285,6 +285,7 @@ def gru_forward(
     clip: float | None = None,
     recurrent_mask: ArrayLike | None = None,
     zoneout_h: ArrayLike | None = None,
+    h_initial: ArrayLike | None = None,
     lengths: ArrayLike | None = None,
     mask: ArrayLike | None = None,
     reset: ArrayLike | None = None,
@@ -295,7 +296,7 @@ def gru_forward(
 
     Parameters
     ----------
-    x, h_0, clip, recurrent_mask, zoneout_h, lengths, mask, reset, past_end, reverse
+    x, h_0, clip, recurrent_mask, zoneout_h, h_initial, lengths, mask, reset, past_end, reverse
         As for `rnn_forward`. With ``reset_after=False`` the recurrent product of n is that of r * recurrent_mask * h.
     W_ih, W_hh : array-like, (3*H, I) and (3*H, H)
     b_ih, b_hh : array-like (3*H,), or None for none
@@ -333,12 +334,18 @@ def gru_forward(
     owner = "gru_forward"
     kind = gru_kind(**gru_options(owner, reset_after, reset_gate, activation, recurrent_activation, clip))
     steps, masks = (lengths, mask, reset, past_end), (recurrent_mask, zoneout_h)
-    y, (h_n,), tape = run_forward(owner, kind, x, {"h_0": h_0}, (W_ih, W_hh, b_ih, b_hh), masks, steps, reverse)
+    states = {"h_0": h_0}, {"h_initial": h_initial}
+    y, (h_n,), tape = run_forward(owner, kind, x, *states, (W_ih, W_hh, b_ih, b_hh), masks, steps, reverse)
     return y, h_n, tape
 
 
 def gru_backward(
-    tape: FunctionalTape, dy: ArrayLike | None = None, dh_n: ArrayLike | None = None, *, need_dx: bool = True
+    tape: FunctionalTape,
+    dy: ArrayLike | None = None,
+    dh_n: ArrayLike | None = None,
+    *,
+    need_dx: bool = True,
+    sparse: bool = False,
 ) -> GRUGrads:
     """Gradients of a scalar with respect to everything that went into `gru_forward`.
 
@@ -346,7 +353,7 @@ def gru_backward(
     ----------
     tape : FunctionalTape
         From `gru_forward`; may be used again.
-    dy, dh_n, need_dx
+    dy, dh_n, need_dx, sparse
         As for `rnn_backward`.
 
     Returns
@@ -358,5 +365,5 @@ def gru_backward(
     TypeError, ValueError
         As for `rnn_backward`.
     """
-    dx, (dh_0,), dparams = run_backward("gru_backward", "gru_forward", tape, dy, {"dh_n": dh_n}, need_dx)
-    return GRUGrads(dx, dh_0, *dparams[:4])
+    dx, dstate, dparams, own = run_backward("gru_backward", "gru_forward", tape, dy, {"dh_n": dh_n}, need_dx, sparse)
+    return GRUGrads(dx, *dstate, *dparams[:4], *own)

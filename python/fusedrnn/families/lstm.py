@@ -108,8 +108,8 @@ class LSTM(RecurrentLayer):
     backwards : bool
         Whether a one-directional layer runs from the last step to the first; its outputs are aligned with its inputs.
     learned_state : bool
-        Whether the initial state is a parameter, ``h_0_l0`` and ``c_0_l0`` (H,), which are used for all rows if no
-        state is given; they start at zero. With a projection ``h_0_l0`` is (proj_size,).
+        Whether the initial state is a parameter, ``h_0_l0`` and ``c_0_l0`` (H,), where rows start if no state is
+        given, and after a reset; they start at zero. With a projection ``h_0_l0`` is (proj_size,).
     zoneout : float, or pair of these
         Probability that a unit keeps its old h and c at a step of ``forward``. In inference each new h and c contains
         this share of the old one. One number applies to both; a pair is (rate of h, rate of c).
@@ -334,6 +334,8 @@ def lstm_forward(
     recurrent_mask: ArrayLike | None = None,
     zoneout_h: ArrayLike | None = None,
     zoneout_c: ArrayLike | None = None,
+    h_initial: ArrayLike | None = None,
+    c_initial: ArrayLike | None = None,
     lengths: ArrayLike | None = None,
     mask: ArrayLike | None = None,
     reset: ArrayLike | None = None,
@@ -346,7 +348,7 @@ def lstm_forward(
     ----------
     x, clip, recurrent_mask, zoneout_h, lengths, mask, reset, past_end, reverse
         As for `rnn_forward`.
-    h_0, c_0 : array-like (B, H), or None for zeros
+    h_0, c_0 : array-like (B, H), or None for `h_initial`, `c_initial`
     W_ih, W_hh : array-like, (4*H, I) and (4*H, H)
     b_ih, b_hh : array-like (4*H,), or None for none
     W_peephole : array-like, or None without peepholes
@@ -360,7 +362,10 @@ def lstm_forward(
     cell_clip : float or None
         c_t is limited to [-cell_clip, cell_clip].
     W_hr : array-like (P, H) with P < H, or None
-        h_t = W_hr (o * tanh(c_t)). Then h_0, y, h_n, recurrent_mask and zoneout_h have P units, and W_hh is (4*H, P).
+        h_t = W_hr (o * tanh(c_t)). Then h_0, h_initial, y, h_n, recurrent_mask and zoneout_h have P units, and W_hh is
+        (4*H, P).
+    h_initial, c_initial : array-like (H,), or None for zeros
+        The layer's own initial state, to which a reset returns.
     zoneout_c : bool (T, B, H), or None
         True where a unit of c keeps its old value at a step; h_t is computed from the new value in any case.
 
@@ -394,7 +399,8 @@ def lstm_forward(
     kind = lstm_kind(**lstm_options(owner, peephole, coupled, *functions, clip, cell_clip))
     weights = (W_ih, W_hh, b_ih, b_hh, W_peephole, W_hr)
     steps, masks = (lengths, mask, reset, past_end), (recurrent_mask, zoneout_h, zoneout_c)
-    y, (h_n, c_n), tape = run_forward(owner, kind, x, {"h_0": h_0, "c_0": c_0}, weights, masks, steps, reverse)
+    states = {"h_0": h_0, "c_0": c_0}, {"h_initial": h_initial, "c_initial": c_initial}
+    y, (h_n, c_n), tape = run_forward(owner, kind, x, *states, weights, masks, steps, reverse)
     return y, h_n, c_n, tape
 
 
@@ -405,6 +411,7 @@ def lstm_backward(
     dc_n: ArrayLike | None = None,
     *,
     need_dx: bool = True,
+    sparse: bool = False,
 ) -> LSTMGrads:
     """Gradients of a scalar with respect to everything that went into `lstm_forward`.
 
@@ -412,7 +419,7 @@ def lstm_backward(
     ----------
     tape : FunctionalTape
         From `lstm_forward`; may be used again.
-    dy, need_dx
+    dy, need_dx, sparse
         As for `rnn_backward`.
     dh_n, dc_n : array-like (B, H), or None for zeros
         Gradients with respect to h_n and c_n.
@@ -426,7 +433,7 @@ def lstm_backward(
     TypeError, ValueError
         As for `rnn_backward`.
     """
-    dx, (dh_0, dc_0), dparams = run_backward(
-        "lstm_backward", "lstm_forward", tape, dy, {"dh_n": dh_n, "dc_n": dc_n}, need_dx
+    dx, dstate, dparams, own = run_backward(
+        "lstm_backward", "lstm_forward", tape, dy, {"dh_n": dh_n, "dc_n": dc_n}, need_dx, sparse
     )
-    return LSTMGrads(dx, dh_0, dc_0, *dparams)
+    return LSTMGrads(dx, *dstate, *dparams, *own)

@@ -71,8 +71,8 @@ class RNN(RecurrentLayer):
     backwards : bool
         Whether a one-directional layer runs from the last step to the first; its outputs are aligned with its inputs.
     learned_state : bool
-        Whether the initial state is a parameter, ``h_0_l0`` (H,), which is used for all rows if no state is given; it
-        starts at zero.
+        Whether the initial state is a parameter, ``h_0_l0`` (H,), where rows start if no state is given, and
+        after a reset; it starts at zero.
     zoneout : float
         Probability that a unit keeps its old h at a step of ``forward``. In inference each new h contains this share
         of the old h.
@@ -237,6 +237,7 @@ def rnn_forward(
     clip: float | None = None,
     recurrent_mask: ArrayLike | None = None,
     zoneout_h: ArrayLike | None = None,
+    h_initial: ArrayLike | None = None,
     lengths: ArrayLike | None = None,
     mask: ArrayLike | None = None,
     reset: ArrayLike | None = None,
@@ -248,7 +249,8 @@ def rnn_forward(
     Parameters
     ----------
     x : array-like, (T, B, I) floats or (T, B) integer tokens
-    h_0 : array-like (B, H), or None for zeros
+    h_0 : array-like (B, H), or None for `h_initial`
+        The state before the first step.
     W_ih, W_hh : array-like, (H, I) and (H, H)
     b_ih, b_hh : array-like (H,), or None for none
     nonlinearity : "tanh" or "relu"
@@ -261,13 +263,15 @@ def rnn_forward(
         weights, multiply W_hh (and its gradient) by such factors.
     zoneout_h : bool (T, B, H), or None
         True where a unit of h keeps its old value at a step.
+    h_initial : array-like (H,), or None for zeros
+        The layer's own initial state, to which a reset returns.
     lengths : integers (B,), or None for T
         Number of valid steps of each row. Later steps are not read, and the state passes through.
-    mask : bool (B, T), or None
+    mask : bool (T, B), or None
         False skips a step, in addition to those past the row's length: nothing is read, and the state passes through.
     reset : bool (T, B), or None
-        True cuts the row before this step: the steps after the cut (in reverse: before it) start from the initial state
-        again, even if this step itself is skipped. reset[0] has no effect.
+        True cuts the row before this step: the steps after the cut (in reverse: before it) start from `h_initial`,
+        whatever `h_0` is, even if this step itself is skipped. In reverse reset[0] has no effect.
     past_end : "zero" or "hold"
         y at skipped steps: zero, or the previous output in running order (zero before the first).
     reverse : bool
@@ -300,12 +304,18 @@ def rnn_forward(
     owner = "rnn_forward"
     kind = rnn_kind(**rnn_options(owner, nonlinearity, activation, clip))
     steps, masks = (lengths, mask, reset, past_end), (recurrent_mask, zoneout_h)
-    y, (h_n,), tape = run_forward(owner, kind, x, {"h_0": h_0}, (W_ih, W_hh, b_ih, b_hh), masks, steps, reverse)
+    states = {"h_0": h_0}, {"h_initial": h_initial}
+    y, (h_n,), tape = run_forward(owner, kind, x, *states, (W_ih, W_hh, b_ih, b_hh), masks, steps, reverse)
     return y, h_n, tape
 
 
 def rnn_backward(
-    tape: FunctionalTape, dy: ArrayLike | None = None, dh_n: ArrayLike | None = None, *, need_dx: bool = True
+    tape: FunctionalTape,
+    dy: ArrayLike | None = None,
+    dh_n: ArrayLike | None = None,
+    *,
+    need_dx: bool = True,
+    sparse: bool = False,
 ) -> RNNGrads:
     """Gradients of a scalar with respect to everything that went into `rnn_forward`.
 
@@ -319,6 +329,8 @@ def rnn_backward(
         Gradient with respect to h_n.
     need_dx : bool
         False skips dx.
+    sparse : bool
+        True returns dW_ih of tokens as a `SparseGrad`, whose size does not grow with the vocabulary.
 
     Returns
     -------
@@ -331,5 +343,5 @@ def rnn_backward(
     ValueError
         The tape was released, a shape is wrong, or there is no gradient at all.
     """
-    dx, (dh_0,), dparams = run_backward("rnn_backward", "rnn_forward", tape, dy, {"dh_n": dh_n}, need_dx)
-    return RNNGrads(dx, dh_0, *dparams[:4])
+    dx, dstate, dparams, own = run_backward("rnn_backward", "rnn_forward", tape, dy, {"dh_n": dh_n}, need_dx, sparse)
+    return RNNGrads(dx, *dstate, *dparams[:4], *own)

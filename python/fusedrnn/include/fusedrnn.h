@@ -95,7 +95,7 @@ typedef struct fusedrnn_forward {
   const void* x;          /* (T, B, I); NULL: tokens */
   ptrdiff_t x_time, x_batch;
   const int64_t* tokens; /* (T, B), C-contiguous, each 0 to I - 1, in place of a one-hot x */
-  const void *h_0, *c_0; /* (B, H), C-contiguous; NULL: zeros. c: LSTM only */
+  const void *h_0, *c_0; /* (B, H), C-contiguous: before the first step; NULL: h_initial, c_initial. c: LSTM only */
   void* y;               /* (T, B, H), zeros past a row's length; NULL: not wanted */
   ptrdiff_t y_time, y_batch;
   void *h_n, *c_n;                    /* (B, H), C-contiguous; NULL: not wanted */
@@ -106,6 +106,11 @@ typedef struct fusedrnn_forward {
   /* (T, B, H), C-contiguous: 1 where a unit keeps its old value, else 0; NULL: all 0. Only with a tape, and then
    * required if the weights have that zoneout rate. */
   const unsigned char *zoneout_h, *zoneout_c;
+  /* (T, B), C-contiguous, or NULL. mask: 0 skips a step, and the state passes through. reset: not 0 puts a row at the
+   * layer's own initial state before this step, t = 0 included, whatever h_0 is; in reverse, after this step and before
+   * step t - 1, so that reset at t = 0 does nothing. Past a row's length neither has an effect. */
+  const unsigned char *mask, *reset;
+  const void *h_initial, *c_initial; /* (H,): the layer's own initial state, the same for all rows; NULL: zeros */
 } fusedrnn_forward;
 
 /* Gradients of what forward computed. An input that is NULL means zeros, an output that is NULL is not wanted. Outputs
@@ -118,12 +123,14 @@ typedef struct fusedrnn_backward {
   void* dx;                /* (T, B, I), zeros past a row's length; not for tokens */
   ptrdiff_t dx_time, dx_batch;
   int accumulate_dx;   /* nonzero: add to dx instead of overwriting it */
-  void *dh_0, *dc_0;   /* (B, H), C-contiguous */
+  void *dh_0, *dc_0;   /* (B, H), C-contiguous; in a row with resets, of the steps before the first */
   void *dW_ih, *dW_hh; /* shaped as the weights, C-contiguous; overwritten */
   void *db_ih, *db_hh; /* (G*H,) */
   int (*interrupted)(void* argument);
   void* interrupted_argument;
-  void* dW_hr;  /* (P, H), C-contiguous; overwritten */
+  void* dW_hr; /* (P, H), C-contiguous; overwritten */
+  /* (H,): summed over all resets, and over the rows that began in h_initial, because there was no h_0; overwritten */
+  void *dh_initial, *dc_initial;
   void* dunits; /* (U, H), C-contiguous; overwritten */
 } fusedrnn_backward;
 

@@ -32,6 +32,7 @@ EXECUTE = 3  # XLA_FFI_ExecutionStage_EXECUTE
 
 #: XLA_FFI_DataType -> dtype, of what a layer takes and gives.
 DTYPES: dict[int, np.dtype[Any]] = {
+    1: np.dtype(np.bool_),
     4: np.dtype(np.int32),
     5: np.dtype(np.int64),
     8: np.dtype(np.uint32),

@@ -31,6 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import _validate
+from ..grads import SparseGrad
 from ..recurrent import RecurrentLayer
 from . import _xla_ffi
 
@@ -43,8 +44,18 @@ MOST_TAPES = 16
 RANDOM = ("dropout", "recurrent_dropout", "weight_dropout", "zoneout")
 
 
-def apply(layer: Any, params: Any, x: Any, state: Any = None, *, lengths: Any = None, key: Any = None) -> Any:
-    """Run a layer with the given parameters; JAX may trace `params`, `x`, `state`, `lengths` and `key`.
+def apply(
+    layer: Any,
+    params: Any,
+    x: Any,
+    state: Any = None,
+    *,
+    lengths: Any = None,
+    mask: Any = None,
+    reset: Any = None,
+    key: Any = None,
+) -> Any:
+    """Run a layer with the given parameters; JAX may trace all other arguments.
 
     Parameters
     ----------
@@ -56,6 +67,8 @@ def apply(layer: Any, params: Any, x: Any, state: Any = None, *, lengths: Any = 
         Floats or integer tokens, in the shapes that the layer accepts; not a list.
     state : array, pair of these, or None
     lengths : integers (B,) or None
+    mask, reset : bools in the layout of `x`, or None
+        As for calling the layer.
     key : JAX's random key, or None
         Draws dropout masks; without a key dropout does not act.
 
@@ -93,6 +106,8 @@ def apply(layer: Any, params: Any, x: Any, state: Any = None, *, lengths: Any = 
     arguments = {
         "key": None if key is None else jax.random.key_data(key),
         "lengths": None if lengths is None else jnp.asarray(lengths, jnp.int32),
+        "mask": _flags(owner, "mask", mask),
+        "reset": _flags(owner, "reset", reset),
         "params": {name: jnp.asarray(array, dtype) for name, array in params.items()},
         "state": jax.tree.map(lambda part: jnp.asarray(part, dtype), state),
         "x": jnp.asarray(x, jnp.int32 if tokens else dtype),
@@ -101,6 +116,16 @@ def apply(layer: Any, params: Any, x: Any, state: Any = None, *, lengths: Any = 
     number = _number(type(layer), repr(layer), tree, layer)
     outputs = _run(number, *leaves)
     return jax.tree.unflatten(_call_of(number).results, outputs)
+
+
+def _flags(owner: str, name: str, value: Any) -> Any:
+    """A mask, which JAX would make of any numbers."""
+    if value is None:
+        return None
+    flags = jnp.asarray(value)
+    if flags.dtype != jnp.bool_:
+        raise _validate.not_bool(owner, name, flags.dtype)
+    return flags
 
 
 class _Call:
@@ -118,7 +143,7 @@ class _Call:
             layer.__dict__.update({name: 0.0 for name in RANDOM if name in layer.__dict__})
         else:
             layer.rng = np.random.default_rng(key.ravel().tolist())
-        return layer, {name: arguments[name] for name in ("x", "state", "lengths")}
+        return layer, {name: arguments[name] for name in ("x", "state", "lengths", "mask", "reset")}
 
     def infer(self, leaves: Any) -> Any:
         layer, arguments = self._arguments(leaves)
@@ -133,11 +158,13 @@ class _Call:
 
     def gradients(self, tape: Any, d_outputs: Any, floats: list[bool]) -> list[Any]:
         """For those leaves that are floats, in order."""
-        grads = tape.backward(*jax.tree.unflatten(self.results, d_outputs))
+        grads = tape.backward(*jax.tree.unflatten(self.results, d_outputs), sparse=True)
         arguments = jax.tree.unflatten(self.tree, floats)
         found = {
             "key": None,
             "lengths": None,
+            "mask": None,
+            "reset": None,
             "params": grads.params,
             "state": None if arguments["state"] is None else grads.state,
             "x": grads.x,
@@ -181,7 +208,11 @@ def _shapes(leaves: Any) -> tuple[Any, ...]:
 
 def _write(results: Any, arrays: Any) -> None:
     for result, array in zip(results, arrays, strict=True):
-        np.copyto(result, array)
+        if isinstance(array, SparseGrad):  # XLA's arrays are dense
+            result.fill(0)
+            array._write_to(result)
+        else:
+            np.copyto(result, array)
 
 
 @_xla_ffi.handler

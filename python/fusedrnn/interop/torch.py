@@ -13,6 +13,16 @@ Examples
 >>> lstm.weight_hh_l0.grad.shape
 torch.Size([64, 16])
 
+Integer input means tokens. With ``lstm.sparse = True`` the gradient of weight_ih is then a sparse tensor, as that of
+``torch.nn.Embedding(..., sparse=True)``, and a step costs the same for every size of the vocabulary:
+
+>>> words = LSTM(100_000, 16)
+>>> words.sparse = True
+>>> words(torch.tensor([[7], [99_999]]))[0].sum().backward()
+>>> words.weight_ih_l0.grad.is_sparse
+True
+>>> torch.optim.SparseAdam([words.weight_ih_l0]).step()
+
 Every recurrent layer of an existing model, which may already have an optimiser:
 
 >>> model = torch.nn.ModuleDict({"encoder": torch.nn.GRU(8, 16), "head": torch.nn.Linear(16, 2)})
@@ -35,6 +45,7 @@ from torch.nn.utils.rnn import PackedSequence
 import fusedrnn
 
 from .. import _core, _validate
+from ..grads import SparseGrad
 
 __all__ = ["GRU", "LSTM", "RNN", "from_module"]
 
@@ -65,7 +76,11 @@ def _opaque(function: Callable[..., Any]) -> Callable[..., Any]:
 class _Recurrent:
     """Common base of the three modules; precedes torch's class in the order of bases."""
 
-    def forward(self, input: Any, hx: Any = None) -> tuple[Any, Any]:
+    #: Whether the gradient of a weight_ih that reads tokens is a sparse tensor, as of ``torch.nn.Embedding``.
+    #: Gradients of weights that are computed from parameters (weight_norm, parametrizations) are dense in any case.
+    sparse: bool = False
+
+    def forward(self, input: Any, hx: Any = None, *, mask: Any = None, reset: Any = None) -> tuple[Any, Any]:
         """Run as torch's module of the same name does.
 
         Parameters
@@ -74,7 +89,10 @@ class _Recurrent:
             Floats of the parameters' dtype and torch's shapes; or integer tokens without the last axis, each a one-hot
             vector (which torch does not support).
         hx : Tensor, pair of these, or None
-            Initial state: h_0, for LSTM (h_0, c_0).
+            The state before the first step: h_0, for LSTM (h_0, c_0).
+        mask, reset : bool Tensor in the layout of `input` without its last axis, or None
+            As for calling fusedrnn's layer, and not for a PackedSequence: False skips a step; True puts a row at zero
+            before a step, whatever `hx` is (recurrent PPO; docs/resets.md).
 
         Returns
         -------
@@ -88,13 +106,17 @@ class _Recurrent:
         NotImplementedError
             From the backward pass with ``create_graph=True``: the kernels compute only first derivatives.
         """
-        return self._forward(input, hx)  # type: ignore[no-any-return]
+        return self._forward(input, hx, mask, reset)  # type: ignore[no-any-return]
 
     @_opaque
-    def _forward(self: Any, input: Any, hx: Any) -> tuple[Any, Any]:
+    def _forward(self: Any, input: Any, hx: Any, mask: Any, reset: Any) -> tuple[Any, Any]:
+        given = {"mask": mask, "reset": reset}
+        steps = {name: _array(flags) for name, flags in given.items() if flags is not None}
         if isinstance(input, PackedSequence):
+            if steps:
+                raise _validate.packed_flags(type(self).__name__, *steps)
             return self._packed(input, hx)  # type: ignore[no-any-return]
-        return self._padded(input, hx, self.batch_first, None)  # type: ignore[no-any-return]
+        return self._padded(input, hx, self.batch_first, steps)  # type: ignore[no-any-return]
 
     def _packed(self: Any, packed: Any, hx: Any) -> tuple[Any, Any]:
         """Run on a padded sequence; rows stay in their packed order, by decreasing length."""
@@ -102,11 +124,11 @@ class _Recurrent:
         x, lengths = torch._VF._pad_packed_sequence(data, batch_sizes, False, 0, len(batch_sizes))
         if hx is not None:
             hx = self.permute_hidden(hx, order)
-        y, hx = self._padded(x, hx, False, lengths.numpy())
+        y, hx = self._padded(x, hx, False, {"lengths": lengths.numpy()})
         data, _ = torch._VF._pack_padded_sequence(y, lengths, False)
         return PackedSequence(data, batch_sizes, order, order_back), self.permute_hidden(hx, order_back)
 
-    def _padded(self: Any, x: Any, hx: Any, batch_first: bool, lengths: Any) -> tuple[Any, Any]:
+    def _padded(self: Any, x: Any, hx: Any, batch_first: bool, steps: dict[str, Any]) -> tuple[Any, Any]:
         names = self._flat_weights_names
         try:
             params = [self._parameters[name] for name in names]
@@ -120,14 +142,16 @@ class _Recurrent:
             layer.rng = int(torch.randint(2**63 - 1, ()))
         state = () if hx is None else hx if isinstance(hx, (tuple, list)) else (hx,)
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *state, *params)):
-            y, *state_n = _Sequence.apply(layer, lengths, len(state), x, *state, *params)
+            # torch's backward passes of weight_norm and the like take no sparse gradients.
+            sparse = _validate.flag(type(self).__name__, "sparse", self.sparse) and all(p.is_leaf for p in params)
+            y, *state_n = _Sequence.apply(layer, (steps, sparse), len(state), x, *state, *params)
             return y, (state_n[0] if len(state_n) == 1 else tuple(state_n))
         given = _state(map(_array, state))
         with _torchs_threads():
             if dropout:
-                y, out, _ = layer.forward(_array(x), given, lengths=lengths)
+                y, out, _ = layer.forward(_array(x), given, **steps)
             else:
-                y, out = layer(_array(x), given, lengths=lengths)
+                y, out = layer(_array(x), given, **steps)
         out = tuple(map(torch.from_numpy, out)) if isinstance(out, tuple) else torch.from_numpy(out)
         return torch.from_numpy(y), out
 
@@ -251,11 +275,12 @@ class _Sequence(torch.autograd.Function):
     """One call of a layer as a node of torch's graph."""
 
     @staticmethod
-    def forward(ctx: Any, layer: Any, lengths: Any, states: int, x: Any, *tensors: Any) -> tuple[Any, ...]:
+    def forward(ctx: Any, layer: Any, options: Any, states: int, x: Any, *tensors: Any) -> tuple[Any, ...]:
         ctx.set_materialize_grads(False)
+        steps, ctx.sparse = options
         state = _state(map(_array, tensors[:states])) if states else None
         with _torchs_threads():
-            y, state_n, tape = layer.forward(_array(x), state, lengths=lengths)
+            y, state_n, tape = layer.forward(_array(x), state, **steps)
         ctx.tape = tape
         ctx.states = states
         from_numpy = torch.from_numpy
@@ -273,13 +298,12 @@ class _Sequence(torch.autograd.Function):
         if all(d is None for d in given):
             return (None,) * len(needed)
         with _torchs_threads():
-            grads = ctx.tape.backward(given[0], _state(given[1:]), need_dx=needed[3])
+            grads = ctx.tape.backward(given[0], _state(given[1:]), need_dx=needed[3], sparse=ctx.sparse)
         if not _graph_is_kept():
             ctx.tape.release()
         parts = () if not ctx.states else grads.state if isinstance(grads.state, tuple) else (grads.state,)
         found = (None, None, None, grads.x, *parts, *grads.params.values())
-        from_numpy = torch.from_numpy
-        return tuple([from_numpy(d) if need else None for need, d in zip(needed, found, strict=True)])
+        return tuple([_tensor(d) if need else None for need, d in zip(needed, found, strict=True)])
 
 
 class _torchs_threads:  # noqa: N801  like fusedrnn.threads, but without checks that are not needed here
@@ -343,6 +367,16 @@ def _array(tensor: Any) -> Array:
     """The tensor's memory as an array."""
     array: Array = tensor.detach().numpy()
     return array
+
+
+def _tensor(gradient: Any) -> Any:
+    """A gradient as a tensor; one of tokens in torch's sparse form, whose elements are in the order of rows."""
+    if not isinstance(gradient, SparseGrad):
+        return torch.from_numpy(gradient)
+    rows, n = gradient.values.shape
+    where = torch.stack((torch.arange(rows).repeat_interleave(n), torch.from_numpy(gradient.ids).repeat(rows)))
+    values = torch.from_numpy(gradient.values).reshape(-1)
+    return torch.sparse_coo_tensor(where, values, gradient.shape, is_coalesced=True, check_invariants=False)
 
 
 def _state(parts: Any) -> Any:

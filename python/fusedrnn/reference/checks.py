@@ -93,23 +93,20 @@ def checked(
 def valid_and_cut(
     layer: str, T: int, lengths: Array, mask: ArrayLike | None, reset: ArrayLike | None, reverse: bool
 ) -> tuple[Array, Array]:
-    """Which steps run, and before which (in running order) the initial state is restored; both (T, B)."""
+    """Which steps run, and before which (in running order) the own initial state is restored; both (T, B)."""
     B = len(lengths)
     inside = np.arange(T)[:, None] < lengths
-    runs = np.ones((B, T), bool) if mask is None else np.asarray(mask)
+    runs = np.ones((T, B), bool) if mask is None else np.asarray(mask)
     begins = np.zeros((T, B), bool) if reset is None else np.asarray(reset)
-    for name, array, letters, shape in (("mask", runs, "(B, T)", (B, T)), ("reset", begins, "(T, B)", (T, B))):
+    for name, array in (("mask", runs), ("reset", begins)):
         if array.dtype != np.bool_:
             raise TypeError(f"{layer}: {name} is of {array.dtype}; expected bool")
-        if array.shape != shape:
-            raise ValueError(f"{layer}: {name} has shape {array.shape}; expected {letters} = {shape}")
-    begins = begins & inside
-    cut = np.zeros((T, B), bool)
-    if reverse:
-        cut[:-1] = begins[1:]
-    else:
-        cut[1:] = begins[1:]
-    return inside & runs.T, cut
+        if array.shape != (T, B):
+            raise ValueError(f"{layer}: {name} has shape {array.shape}; expected (T, B) = {(T, B)}")
+    cut = begins & inside
+    if reverse:  # the step before a boundary, in time, follows it
+        cut = np.concatenate([cut[1:], np.zeros((min(T, 1), B), bool)])
+    return inside & runs, cut
 
 
 def check_tokens(layer: str, x: Array, I: int, t: int) -> None:

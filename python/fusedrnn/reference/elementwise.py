@@ -44,6 +44,7 @@ def functions_of(
         steps: dict[str, Any] = {k: a[k] for k in ("lengths", "mask", "reset", "past_end", "reverse", "dtype")}
         if zoneout and a["zoneout_c"] is not None:
             steps["zoneout"] = (0, a["zoneout_c"])
+        steps["initial"] = tuple(a[part] for part in ("h_initial", "c_initial")[: usual.states])
         state = tuple(a[part] for part in ("h_0", "c_0")[: usual.states])
         y, state_n, tape = forward(make(**own), a["x"], state, W_ih, None, a["b_ih"], W_peephole=W_unit, **steps)
         return (y, *state_n, tape)
@@ -53,10 +54,15 @@ def functions_of(
         if not tape.cell.name.startswith(name):
             raise ValueError(f"{name}_backward: the tape is from {tape.cell.name}")
         grads = backward(
-            tape, a["dy"], tuple(a[part] for part in ("dh_n", "dc_n")[: usual.states]), need_dx=a["need_dx"]
+            tape,
+            a["dy"],
+            tuple(a[part] for part in ("dh_n", "dc_n")[: usual.states]),
+            need_dx=a["need_dx"],
+            sparse=a["sparse"],
         )
         made = ElementwiseGrads if usual.states == 1 else ElementwisePairGrads
-        return made(grads.dx, *grads.dstate, grads.dW_ih, grads.db_ih, grads.dW_peephole)
+        own = tuple(d if has else None for d, has in zip(grads.dinitial, tape.has_initial, strict=False))
+        return made(grads.dx, *grads.dstate, grads.dW_ih, grads.db_ih, grads.dW_peephole, *own)
 
     doc = "`fusedrnn.functional.{}` in NumPy; the equations are in `cells/`."
     forward_name, backward_name = f"{name}_forward", f"{name}_backward"

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from fusedrnn.grads import CellGrads, GRUGrads, LSTMGrads, RNNGrads
 from fusedrnn.reference.cells import CELLS, gru_cell, lstm_cell, rnn_cell
 from fusedrnn.reference.cells.cell import Array
-from fusedrnn.reference.sequence import Tape, backward, forward
+from fusedrnn.reference.sequence import SequenceGrads, Tape, backward, forward
 
 __all__ = [
     "gru_backward",
@@ -34,6 +34,7 @@ def rnn_forward(
     clip: float | None = None,
     recurrent_mask: ArrayLike | None = None,
     zoneout_h: ArrayLike | None = None,
+    h_initial: ArrayLike | None = None,
     lengths: ArrayLike | None = None,
     mask: ArrayLike | None = None,
     reset: ArrayLike | None = None,
@@ -48,7 +49,7 @@ def rnn_forward(
     x, W_ih, W_hh, b_ih, b_hh, recurrent_mask, lengths, mask, reset, past_end, reverse, dtype
         See `forward`; G = 1.
     h_0 : array_like, shape (B, H), or None
-        Initial state; None is zeros.
+        The state before the first step; None is the own initial state.
     nonlinearity : str
         "tanh" or "relu".
     activation : str or tuple, optional
@@ -57,6 +58,8 @@ def rnn_forward(
         Pre-activations are limited to [-clip, clip].
     zoneout_h : array_like, shape (T, B, H), optional
         The share of the old value that each unit of h keeps, usually 0 or 1.
+    h_initial : array_like, shape (H,), optional
+        The own initial state of the layer, to which resets return; None is zeros.
 
     Returns
     -------
@@ -81,20 +84,25 @@ def rnn_forward(
     if nonlinearity not in ("tanh", "relu"):
         raise ValueError(f"rnn: nonlinearity is {nonlinearity!r}; expected 'tanh' or 'relu'")
     steps: dict[str, Any] = {"lengths": lengths, "mask": mask, "reset": reset, "past_end": past_end, "reverse": reverse}
-    steps |= {"recurrent_mask": recurrent_mask, "zoneout": _shares(zoneout_h)}
+    steps |= {"recurrent_mask": recurrent_mask, "zoneout": _shares(zoneout_h), "initial": (h_initial,)}
     cell = rnn_cell(nonlinearity, activation, clip)
     y, (h_n,), tape = forward(cell, x, (h_0,), W_ih, W_hh, b_ih, b_hh, dtype=dtype, **steps)
     return y, h_n, tape
 
 
 def rnn_backward(
-    tape: Tape, dy: ArrayLike | None = None, dh_n: ArrayLike | None = None, *, need_dx: bool = True
+    tape: Tape,
+    dy: ArrayLike | None = None,
+    dh_n: ArrayLike | None = None,
+    *,
+    need_dx: bool = True,
+    sparse: bool = False,
 ) -> RNNGrads:
     """Gradients of `rnn_forward`.
 
     Parameters
     ----------
-    tape, dy, need_dx
+    tape, dy, need_dx, sparse
         See `backward`.
     dh_n : array_like, shape (B, H), or None
         Gradient of h_n; None is zeros.
@@ -102,7 +110,7 @@ def rnn_backward(
     Returns
     -------
     RNNGrads
-        dx (T, B, I) or None, dh_0 (B, H), dW_ih (H, I), dW_hh (H, H), db_ih and db_hh (H,) or None.
+        dx (T, B, I) or None, dh_0 (B, H), dW_ih (H, I), dW_hh (H, H), db_ih and db_hh (H,) or None, dh_initial (H,).
 
     Raises
     ------
@@ -118,8 +126,9 @@ def rnn_backward(
     (5, 4)
     """
     _check_tape(tape, "rnn")
-    grads = backward(tape, dy, (dh_n,), need_dx=need_dx)
-    return RNNGrads(grads.dx, grads.dstate[0], grads.dW_ih, grads.dW_hh, grads.db_ih, grads.db_hh)
+    grads = backward(tape, dy, (dh_n,), need_dx=need_dx, sparse=sparse)
+    weights = (grads.dW_ih, grads.dW_hh, grads.db_ih, grads.db_hh)
+    return RNNGrads(grads.dx, grads.dstate[0], *weights, _initial(tape, grads, 0))
 
 
 def gru_forward(
@@ -137,6 +146,7 @@ def gru_forward(
     clip: float | None = None,
     recurrent_mask: ArrayLike | None = None,
     zoneout_h: ArrayLike | None = None,
+    h_initial: ArrayLike | None = None,
     lengths: ArrayLike | None = None,
     mask: ArrayLike | None = None,
     reset: ArrayLike | None = None,
@@ -151,14 +161,14 @@ def gru_forward(
     x, W_ih, W_hh, b_ih, b_hh, recurrent_mask, lengths, mask, reset, past_end, reverse, dtype
         See `forward`; G = 3, gates in the order r, z, n, or without the reset gate G = 2, z, n.
     h_0 : array_like, shape (B, H), or None
-        Initial state; None is zeros.
+        The state before the first step; None is the own initial state.
     reset_after : bool
         True: the reset gate acts on the recurrent product (cuDNN, torch). False: on the old state (Cho 2014).
     reset_gate : bool
         False: there is no reset gate; n = tanh(W_in x + b_in + W_hn h + b_hn).
     activation, recurrent_activation : str or tuple, optional
         Functions that replace tanh and sigmoid; as for `rnn_forward`.
-    clip, zoneout_h : optional
+    clip, zoneout_h, h_initial : optional
         As for `rnn_forward`.
 
     Returns
@@ -182,20 +192,25 @@ def gru_forward(
     ((3, 2, 5), (2, 5))
     """
     steps: dict[str, Any] = {"lengths": lengths, "mask": mask, "reset": reset, "past_end": past_end, "reverse": reverse}
-    steps |= {"recurrent_mask": recurrent_mask, "zoneout": _shares(zoneout_h)}
+    steps |= {"recurrent_mask": recurrent_mask, "zoneout": _shares(zoneout_h), "initial": (h_initial,)}
     cell = gru_cell(reset_after, reset_gate, activation, recurrent_activation, clip)
     y, (h_n,), tape = forward(cell, x, (h_0,), W_ih, W_hh, b_ih, b_hh, dtype=dtype, **steps)
     return y, h_n, tape
 
 
 def gru_backward(
-    tape: Tape, dy: ArrayLike | None = None, dh_n: ArrayLike | None = None, *, need_dx: bool = True
+    tape: Tape,
+    dy: ArrayLike | None = None,
+    dh_n: ArrayLike | None = None,
+    *,
+    need_dx: bool = True,
+    sparse: bool = False,
 ) -> GRUGrads:
     """Gradients of `gru_forward`.
 
     Parameters
     ----------
-    tape, dy, need_dx
+    tape, dy, need_dx, sparse
         See `backward`.
     dh_n : array_like, shape (B, H), or None
         Gradient of h_n; None is zeros.
@@ -204,7 +219,7 @@ def gru_backward(
     -------
     GRUGrads
         dx (T, B, I) or None, dh_0 (B, H), dW_ih (3*H, I), dW_hh (3*H, H), db_ih and db_hh (3*H,) or None. With
-        `reset_after` the n part of db_hh differs from that of db_ih: it is the sum of r * da_n.
+        `reset_after` the n part of db_hh differs from that of db_ih: it is the sum of r * da_n. dh_initial (H,).
 
     Raises
     ------
@@ -220,8 +235,9 @@ def gru_backward(
     (15, 4)
     """
     _check_tape(tape, "gru")
-    grads = backward(tape, dy, (dh_n,), need_dx=need_dx)
-    return GRUGrads(grads.dx, grads.dstate[0], grads.dW_ih, grads.dW_hh, grads.db_ih, grads.db_hh)
+    grads = backward(tape, dy, (dh_n,), need_dx=need_dx, sparse=sparse)
+    weights = (grads.dW_ih, grads.dW_hh, grads.db_ih, grads.db_hh)
+    return GRUGrads(grads.dx, grads.dstate[0], *weights, _initial(tape, grads, 0))
 
 
 def lstm_forward(
@@ -245,6 +261,8 @@ def lstm_forward(
     recurrent_mask: ArrayLike | None = None,
     zoneout_h: ArrayLike | None = None,
     zoneout_c: ArrayLike | None = None,
+    h_initial: ArrayLike | None = None,
+    c_initial: ArrayLike | None = None,
     lengths: ArrayLike | None = None,
     mask: ArrayLike | None = None,
     reset: ArrayLike | None = None,
@@ -259,7 +277,7 @@ def lstm_forward(
     x, W_ih, W_hh, b_ih, b_hh, recurrent_mask, lengths, mask, reset, past_end, reverse, dtype
         See `forward`; G = 4, gates in the order i, f, g, o; when coupled G = 3, i, g, o.
     h_0, c_0 : array_like, shape (B, H), or None
-        Initial states; None is zeros.
+        The state before the first step; None is the own initial state.
     W_peephole : array_like, shape (3, H), (2, H) or (1, H), or None
         For peephole="ifo" rows i, f, o, when coupled i, o; for "o_prev" the row o.
     peephole : "ifo", "o_prev" or None
@@ -268,7 +286,7 @@ def lstm_forward(
     activation, recurrent_activation, output_activation : str or tuple, optional
         Functions that replace the tanh of g, sigmoid, and the tanh of c' (default: `activation`); as for
         `rnn_forward`.
-    clip, zoneout_h : optional
+    clip, zoneout_h, h_initial : optional
         As for `rnn_forward`.
     cell_clip : float, optional
         c' is limited to [-cell_clip, cell_clip].
@@ -276,6 +294,8 @@ def lstm_forward(
         See `forward`.
     zoneout_c : array_like, shape (T, B, H), optional
         The same as zoneout_h for c.
+    c_initial : array_like, shape (H,), optional
+        The same as h_initial for c.
 
     Returns
     -------
@@ -300,7 +320,7 @@ def lstm_forward(
     steps: dict[str, Any] = {"lengths": lengths, "mask": mask, "reset": reset, "past_end": past_end, "reverse": reverse}
     cell = lstm_cell(peephole, coupled, activation, recurrent_activation, output_activation, clip, cell_clip)
     steps |= {"recurrent_mask": recurrent_mask, "zoneout": _shares(zoneout_h, zoneout_c)}
-    steps |= {"W_peephole": W_peephole, "W_hr": W_hr}
+    steps |= {"W_peephole": W_peephole, "W_hr": W_hr, "initial": (h_initial, c_initial)}
     y, (h_n, c_n), tape = forward(cell, x, (h_0, c_0), W_ih, W_hh, b_ih, b_hh, dtype=dtype, **steps)
     return y, h_n, c_n, tape
 
@@ -312,12 +332,13 @@ def lstm_backward(
     dc_n: ArrayLike | None = None,
     *,
     need_dx: bool = True,
+    sparse: bool = False,
 ) -> LSTMGrads:
     """Gradients of `lstm_forward`.
 
     Parameters
     ----------
-    tape, dy, need_dx
+    tape, dy, need_dx, sparse
         See `backward`.
     dh_n, dc_n : array_like, shape (B, H), or None
         Gradients of h_n and c_n; None is zeros.
@@ -326,7 +347,7 @@ def lstm_backward(
     -------
     LSTMGrads
         dx (T, B, I) or None, dh_0 and dc_0 (B, H), dW_ih (4*H, I), dW_hh (4*H, H), db_ih and db_hh (4*H,) or None,
-        dW_peephole and dW_hr like W_peephole and W_hr or None; 3 for 4 when coupled.
+        dW_peephole and dW_hr like W_peephole and W_hr or None; 3 for 4 when coupled. dh_initial, dc_initial (H,).
 
     Raises
     ------
@@ -342,10 +363,15 @@ def lstm_backward(
     (20, 4)
     """
     _check_tape(tape, "lstm")
-    grads = backward(tape, dy, (dh_n, dc_n), need_dx=need_dx)
-    dh_0, dc_0 = grads.dstate
+    grads = backward(tape, dy, (dh_n, dc_n), need_dx=need_dx, sparse=sparse)
     weights = (grads.dW_ih, grads.dW_hh, grads.db_ih, grads.db_hh, grads.dW_peephole, grads.dW_hr)
-    return LSTMGrads(grads.dx, dh_0, dc_0, *weights)
+    dh_0, dc_0 = grads.dstate
+    return LSTMGrads(grads.dx, dh_0, dc_0, *weights, _initial(tape, grads, 0), _initial(tape, grads, 1))
+
+
+def _initial(tape: Tape, grads: SequenceGrads, part: int) -> Array | None:
+    """The gradient of a part of the own initial state, None if it was not given."""
+    return grads.dinitial[part] if tape.has_initial[part] else None
 
 
 def functions_of(name: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
@@ -361,6 +387,7 @@ def functions_of(name: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
         *,
         recurrent_mask: ArrayLike | None = None,
         zoneout_h: ArrayLike | None = None,
+        h_initial: ArrayLike | None = None,
         lengths: ArrayLike | None = None,
         mask: ArrayLike | None = None,
         reset: ArrayLike | None = None,
@@ -370,15 +397,22 @@ def functions_of(name: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
     ) -> tuple[Array, Array, Tape]:
         steps: dict[str, Any] = {"lengths": lengths, "mask": mask, "reset": reset, "past_end": past_end}
         steps |= {"reverse": reverse, "recurrent_mask": recurrent_mask, "zoneout": _shares(zoneout_h)}
+        steps |= {"initial": (h_initial,)}
         y, (h_n,), tape = forward(CELLS[name], x, (h_0,), W_ih, W_hh, b_ih, b_hh, dtype=dtype, **steps)
         return y, h_n, tape
 
     def backward_function(
-        tape: Tape, dy: ArrayLike | None = None, dh_n: ArrayLike | None = None, *, need_dx: bool = True
+        tape: Tape,
+        dy: ArrayLike | None = None,
+        dh_n: ArrayLike | None = None,
+        *,
+        need_dx: bool = True,
+        sparse: bool = False,
     ) -> CellGrads:
         _check_tape(tape, name)
-        grads = backward(tape, dy, (dh_n,), need_dx=need_dx)
-        return CellGrads(grads.dx, grads.dstate[0], grads.dW_ih, grads.dW_hh, grads.db_ih, grads.db_hh)
+        grads = backward(tape, dy, (dh_n,), need_dx=need_dx, sparse=sparse)
+        weights = (grads.dW_ih, grads.dW_hh, grads.db_ih, grads.db_hh)
+        return CellGrads(grads.dx, grads.dstate[0], *weights, _initial(tape, grads, 0))
 
     for function, way in ((forward_function, "forward"), (backward_function, "backward")):
         function.__name__ = function.__qualname__ = f"{name}_{way}"

@@ -10,18 +10,21 @@ Time: `states[t]` is the state at the boundary between the steps t-1 and t. A fo
 states[T], a reverse layer from states[T] to states[0]. Step t runs only in rows for which it is valid: not past the
 row's length, and not masked. The state of other rows passes through. Therefore a reverse layer starts each row at its
 last valid step, and padding is never read. A reset at t cuts a row at the boundary between t-1 and t, in both
-directions: the step after the boundary, in running order, starts from the initial state.
+directions: the step after the boundary, in running order, starts from the layer's own initial state, whatever state was
+given. A forward layer crosses the boundary before its step t, also for t = 0; a reverse layer crosses it before its
+step t-1, so that a reset at 0 does nothing there.
 
 Backpropagation through time: P. J. Werbos, Backpropagation through time: what it does and how to do it, Proceedings of
 the IEEE 78 (1990).
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
+from fusedrnn.grads import SparseGrad
 from fusedrnn.reference.cells.cell import Array, Cell
 from fusedrnn.reference.checks import cell_of, check_tokens, checked, copy_of, valid_and_cut
 from fusedrnn.reference.layer_norm import LayerNorm, normalise, normalise_back
@@ -39,7 +42,9 @@ class Tape:
     reverse : bool
         Whether time runs backwards.
     valid, cut : ndarray of bool, shape (T, B)
-        Which steps ran, and which start (in running order) from the initial state again.
+        Which steps ran, and which start (in running order) from the own initial state.
+    given, has_initial : tuple of bool
+        For each state whether one was given, without which rows begin in the own initial state; whether that was given.
     past_end : str
     x : ndarray, shape (T, B, I), or int (T, B) for tokens
         The input, zero in the padded part.
@@ -51,7 +56,7 @@ class Tape:
         The states at the boundaries of the steps: the state before step t is states[t], or states[t+1] if `reverse`. A
         projected h uses only the first R places.
     starts : ndarray, shape (T, states, B, H)
-        The state from which step t starts: the previous state, or the initial state after a reset.
+        The state from which step t starts: the previous state, or the own initial state after a reset.
     saved : ndarray, shape (T, saved, B, H)
         The data that the cell saved.
     operands : ndarray, shape (T, B, H)
@@ -74,6 +79,8 @@ class Tape:
     reverse: bool
     valid: Array
     cut: Array
+    given: tuple[bool, ...]
+    has_initial: tuple[bool, ...]
     past_end: str
     x: Array
     W_ih: Array
@@ -99,17 +106,18 @@ class Tape:
 
 
 class SequenceGrads(NamedTuple):
-    """Gradients for any cell: `dstate` has one array per state, the rest is as in `LSTMGrads`."""
+    """Gradients for any cell: `dstate` and `dinitial` have one array per state, the rest is as in `LSTMGrads`."""
 
     dx: Array | None
     dstate: tuple[Array, ...]
-    dW_ih: Array
+    dW_ih: Any
     dW_hh: Array | None
     db_ih: Array | None
     db_hh: Array | None
     dW_peephole: Array | None = None
     dW_hr: Array | None = None
     dlayer_norm: LayerNorm | None = None
+    dinitial: tuple[Array, ...] = ()
 
 
 def forward(
@@ -126,6 +134,7 @@ def forward(
     recurrent_mask: ArrayLike | None = None,
     zoneout: tuple[ArrayLike, ...] | None = None,
     layer_norm: LayerNorm | None = None,
+    initial: tuple[ArrayLike | None, ...] = (None, None),
     lengths: ArrayLike | None = None,
     mask: ArrayLike | None = None,
     reset: ArrayLike | None = None,
@@ -151,7 +160,7 @@ def forward(
         The input. Integers are tokens: x[t, b] = k means row k of the I x I identity matrix. Values past a row's length
         are not read.
     state : tuple of (array_like, shape (B, H), or None)
-        Initial state, (h,) or (h, c); None means zeros.
+        The state before the first step, (h,) or (h, c); None means the own initial state.
     W_ih, W_hh : array_like, shapes (G*H, I) and (G*H, H)
         W_hh is None if the cell has no recurrent matrix, and then so is b_hh.
     b_ih, b_hh : array_like, shape (G*H,), or None
@@ -167,11 +176,13 @@ def forward(
         Gains of the two products, gain and bias of the c of an LSTM; only for "gru_after" and "lstm".
     lengths : array_like of int, shape (B,), optional
         Number of valid steps of each row, 0 to T, in any order. None means T for all rows.
-    mask : array_like of bool, shape (B, T), optional
+    initial : tuple of (array_like, shape (H,), or None)
+        The layer's own initial state, (h,) or (h, c), the same for all rows; None means zeros.
+    mask : array_like of bool, shape (T, B), optional
         False skips a step, in addition to those past the length: nothing is read, and the state passes through.
     reset : array_like of bool, shape (T, B), optional
-        True cuts the row before this step: the steps after the cut (in reverse: before it) start from the initial state
-        again, even if this step itself is skipped. reset[0] has no effect.
+        True cuts the row before this step: the steps after the cut (in reverse: before it) start from the own initial
+        state, whatever came in, even if this step itself is skipped. In reverse reset[0] has no effect.
     past_end : str
         y at skipped steps: "zero", or "hold", the previous output in running order (zero before the first).
     reverse : bool
@@ -243,12 +254,15 @@ def forward(
 
     states = np.zeros((T + 1, cell.states, B, H), dtype)
     shares = np.zeros((T, cell.states, B, H), dtype)
-    for k, name in zip(range(cell.states), ("h_0", "c_0"), strict=False):
-        units = (R, H)[k]
-        states[T if reverse else 0, k, :, :units] = copy_of(cell_name, name, state[k], "(B, H)", (B, units), dtype)
+    own = np.zeros((cell.states, 1, H), dtype)
+    for k, name in zip(range(cell.states), "hc", strict=False):
+        units, first_state = (R, H)[k], states[T if reverse else 0, k]
+        own[k, 0, :units] = copy_of(cell_name, f"{name}_initial", initial[k], "(H,)", (units,), dtype)
+        first_state[:] = own[k]
+        if state[k] is not None:
+            first_state[:, :units] = copy_of(cell_name, f"{name}_0", state[k], "(B, H)", (B, units), dtype)
         if zoneout is not None:
             shares[:, k, :, :units] = zoneout[k]
-    initial = states[T if reverse else 0].copy()
     starts = np.zeros((T, cell.states, B, H), dtype)
     held = np.zeros((B, R), dtype)
     recurrent_mask = np.ones((B, R), dtype) if recurrent_mask is None else np.array(recurrent_mask, dtype)
@@ -262,7 +276,7 @@ def forward(
     for t in reversed(range(T)) if reverse else range(T):
         rows = np.flatnonzero(valid[t])
         before, after = (t + 1, t) if reverse else (t, t + 1)
-        starts[t] = np.where(cut[t][:, None], initial, states[before])
+        starts[t] = np.where(cut[t][:, None], own, states[before])
         states[after] = starts[t]
         s = starts[t][:, rows]
         h = recurrent_mask[rows] * s[0, :, :R]
@@ -304,8 +318,9 @@ def forward(
 
     state_n = tuple(s[:, :units].copy() for s, units in zip(states[0 if reverse else T], (R, H), strict=False))
     tape = Tape(
-        *(cell, reverse, valid, cut, past_end, inputs, W_ih, W_hh, p, has_b_ih, has_b_hh, states, starts, saved),
-        *(operands, W_hr, recurrent_mask, shares, candidates, gains, normed),
+        *(cell, reverse, valid, cut, _were_given(state), _were_given(initial), past_end, inputs, W_ih, W_hh, p),
+        *(has_b_ih, has_b_hh, states, starts, saved, operands, W_hr, recurrent_mask, shares),
+        *(candidates, gains, normed),
     )
     return y, state_n, tape
 
@@ -316,6 +331,7 @@ def backward(
     dstate_n: tuple[ArrayLike | None, ...],
     *,
     need_dx: bool = True,
+    sparse: bool = False,
 ) -> SequenceGrads:
     """Compute the gradients of `forward`'s arguments from those of its results.
 
@@ -330,11 +346,14 @@ def backward(
         Gradient of state_n; None means zeros.
     need_dx : bool
         Whether to compute dx. Otherwise, and for tokens, dx is None.
+    sparse : bool
+        Whether dW_ih of tokens is a `fusedrnn.SparseGrad`: the columns of the tokens at steps that ran.
 
     Returns
     -------
     SequenceGrads
-        dx is zero at skipped steps. In a row with cuts, the gradient of the initial state is the sum over its runs.
+        dx is zero at skipped steps. dstate is the gradient of the state before the first step, which ends at a row's
+        first cut; dinitial that of the own initial state, the sum over all cuts, and over all rows that began in it.
 
     Raises
     ------
@@ -369,7 +388,7 @@ def backward(
     dx = np.zeros((T, B, I), dtype) if need_dx and x.ndim == 3 else None
     dW_ih, db_ih = np.zeros_like(W_ih), np.zeros((G, H), dtype)
     dW_hh, db_hh = np.zeros_like(W_hh), np.zeros((G, H), dtype)
-    dinitial = np.zeros_like(ds)
+    dinitial = np.zeros((cell.states, H), dtype)
     dheld = np.zeros((B, R), dtype)
     dp = np.zeros_like(p)
     dgains = np.zeros_like(tape.gains)
@@ -419,22 +438,34 @@ def backward(
         if cell.phases == 2:
             dW_hh[first:] += _outer(da_h[first:], tape.operands[t, rows])
 
-        dinitial[:, tape.cut[t]] += ds[:, tape.cut[t]]
+        dinitial += ds[:, tape.cut[t]].sum(axis=1)
         ds[:, tape.cut[t]] = 0
 
+    for k, given in zip(range(cell.states), tape.given, strict=False):
+        if not given:
+            dinitial[k] += ds[k].sum(axis=0)
+    dW: Any = dW_ih.reshape(G * H, I)
+    if sparse and x.ndim == 2:
+        ids = np.unique(x[tape.valid]).astype(np.int64)
+        dW = SparseGrad(ids, dW[:, ids], I)
     normalised = cell.norm_eps is not None
     dlayer_norm = LayerNorm(*dgains.reshape(2, -1), *dp) if normalised else None
     return SequenceGrads(
         dx,
-        tuple(d[:, :units] for d, units in zip(ds + dinitial, (R, H), strict=False)),
-        dW_ih.reshape(G * H, I),
+        tuple(d[:, :units] for d, units in zip(ds, (R, H), strict=False)),
+        dW,
         dW_hh.reshape(G * H, R) if cell.recurrent else None,
         db_ih.reshape(G * H) if tape.has_b_ih else None,
         db_hh.reshape(G * H) if tape.has_b_hh else None,
         dp if len(dp) and not normalised else None,
         dW_hr,
         dlayer_norm,
+        tuple(d[:units] for d, units in zip(dinitial, (R, H), strict=False)),
     )
+
+
+def _were_given(state: tuple[ArrayLike | None, ...]) -> tuple[bool, ...]:
+    return tuple(part is not None for part in state)
 
 
 # ---- the matrix products of one step; weights (G, H, K), rows of the batch v (B, K), pre-activations a (G, B, H)
