@@ -28,6 +28,15 @@ from fusedrnn.grads import SparseGrad
 from fusedrnn.reference.cells.cell import Array, Cell
 from fusedrnn.reference.checks import cell_of, check_tokens, checked, copy_of, valid_and_cut
 from fusedrnn.reference.layer_norm import LayerNorm, normalise, normalise_back
+from fusedrnn.reference.products import (
+    add_input_outer,
+    as_numbers,
+    input_product,
+    outer,
+    product,
+    product_back,
+    recurrent_slots,
+)
 
 __all__ = ["SequenceGrads", "Tape", "backward", "forward"]
 
@@ -250,7 +259,7 @@ def forward(
         for k, row in enumerate(layer_norm[2:4][: len(p)]):
             p[k] = copy_of(cell_name, "layer_norm", row, "(H,)", (H,), dtype)
     R = W_hh.shape[2]
-    first, slot = cell.first, _recurrent_slots(cell)
+    first, slot = cell.first, recurrent_slots(cell)
 
     states = np.zeros((T + 1, cell.states, B, H), dtype)
     shares = np.zeros((T, cell.states, B, H), dtype)
@@ -284,7 +293,7 @@ def forward(
         check_tokens(cell_name, inputs[t], I, t)
 
         a = np.zeros((G + cell.split + cell.skip, len(rows), H), dtype)
-        product_x, product_h = _input_product(inputs[t, rows], W_ih), _product(h, W_hh[:first])
+        product_x, product_h = input_product(inputs[t, rows], W_ih), product(h, W_hh[:first])
         if cell.norm_eps is not None:
             normed[t, 0][:, :, rows] = normalise(product_x, cell.norm_groups, cell.norm_eps)
             normed[t, 1][:, :, rows] = normalise(product_h, cell.norm_groups, cell.norm_eps)
@@ -292,13 +301,13 @@ def forward(
         a[:G] = product_x + b_ih
         a[slot[:first]] += product_h + b_hh[:first]
         if cell.skip:
-            a[G] = _as_numbers(inputs[t, rows], H)
+            a[G] = as_numbers(inputs[t, rows], H)
         share = shares[t][:, rows]
         if cell.phases == 1:
             s_new, save = cell.forward(a, s, p, share[1]) if cell.zones_gate else cell.forward(a, s, p)
         else:
             operand, save = cell.gate(a[:first], h[None])
-            a[first:] += _product(operand, W_hh[first:]) + b_hh[first:]
+            a[first:] += product(operand, W_hh[first:]) + b_hh[first:]
             s_new, save_last = cell.forward(a[first:], s, save)
             save = (*save, *save_last)
             operands[t, rows] = operand
@@ -373,7 +382,7 @@ def backward(
     G, H, I = W_ih.shape
     R = W_hh.shape[2]
     dtype = W_ih.dtype
-    first, slot = cell.first, _recurrent_slots(cell)
+    first, slot = cell.first, recurrent_slots(cell)
 
     if dy is None and all(ds is None for ds in dstate_n):
         raise ValueError(f"{cell.name}: every gradient of the results is None; give dy or a gradient of a state")
@@ -417,7 +426,7 @@ def backward(
                 dp[k] += d.sum(axis=0)
         else:
             da[first:], ds_old = cell.backward(save, s, ds_new)
-            doperand = mask * _product_back(da[first:], W_hh[first:])
+            doperand = mask * product_back(da[first:], W_hh[first:])
             da[:first], ds_old = cell.backward_gate(save, s, ds_new, doperand, ds_old)
         da_x, da_h = da[:G], da[slot]
         db_ih += da_x.sum(axis=1)
@@ -429,14 +438,14 @@ def backward(
             da_h = normalise_back(tape.gains[1] * da_h, normed_h, rate_h, cell.norm_groups)
         for k in range(cell.states):
             ds[k, rows] = ds_old[k] + ds_stays[k]
-        ds[0, rows, :R] += mask * _product_back(da_h[:first], W_hh[:first])
+        ds[0, rows, :R] += mask * product_back(da_h[:first], W_hh[:first])
         if dx is not None:
-            dx[t, rows] = _product_back(da_x, W_ih) + (da[G] if cell.skip else 0)
+            dx[t, rows] = product_back(da_x, W_ih) + (da[G] if cell.skip else 0)
 
-        _add_input_outer(dW_ih, da_x, x[t, rows])
-        dW_hh[:first] += _outer(da_h[:first], mask * s[0, :, :R])
+        add_input_outer(dW_ih, da_x, x[t, rows])
+        dW_hh[:first] += outer(da_h[:first], mask * s[0, :, :R])
         if cell.phases == 2:
-            dW_hh[first:] += _outer(da_h[first:], tape.operands[t, rows])
+            dW_hh[first:] += outer(da_h[first:], tape.operands[t, rows])
 
         dinitial += ds[:, tape.cut[t]].sum(axis=1)
         ds[:, tape.cut[t]] = 0
@@ -466,49 +475,3 @@ def backward(
 
 def _were_given(state: tuple[ArrayLike | None, ...]) -> tuple[bool, ...]:
     return tuple(part is not None for part in state)
-
-
-# ---- the matrix products of one step; weights (G, H, K), rows of the batch v (B, K), pre-activations a (G, B, H)
-
-
-def _product(v: Array, W: Array) -> Array:
-    """One (B, H) block for each gate: a[g] = v W[g]^T."""
-    a: Array = v @ W.swapaxes(1, 2)
-    return a
-
-
-def _product_back(da: Array, W: Array) -> Array:
-    """dv = sum over g of da[g] W[g]."""
-    dv: Array = (da @ W).sum(axis=0)
-    return dv
-
-
-def _outer(da: Array, v: Array) -> Array:
-    """dW[g] = da[g]^T v, summed over the batch."""
-    dW: Array = da.swapaxes(1, 2) @ v
-    return dW
-
-
-def _input_product(x: Array, W: Array) -> Array:
-    """`_product`; a token picks a column."""
-    return W.swapaxes(1, 2)[:, x] if x.ndim == 1 else _product(x, W)
-
-
-def _as_numbers(x: Array, I: int) -> Array:
-    """Rows of x; a token is a row of the identity matrix."""
-    return np.eye(I)[x] if x.ndim == 1 else x
-
-
-def _add_input_outer(dW: Array, da: Array, x: Array) -> None:
-    """dW += `_outer`; a token adds to its column, and may occur more than once."""
-    if x.ndim == 1:
-        np.add.at(dW.transpose(2, 0, 1), x, da.swapaxes(0, 1))
-    else:
-        dW += _outer(da, x)
-
-
-def _recurrent_slots(cell: Cell) -> Array:
-    """The row of `a` for each gate's recurrent part: that of its input part, or (last `split` gates) after them."""
-    slot = np.arange(cell.gates)
-    slot[cell.gates - cell.split :] += cell.split
-    return slot

@@ -52,6 +52,13 @@ class MinGRU(OnePhaseCell):
         return {"z": sigmoid(save[0]), "g": self.candidate(save[1])}
 
 
+def _share(a_f: Array, a_i: Array) -> Array:
+    """i / (f + i), also where both gates underflow: the sigmoid of log(i / f)."""
+    zero = a_f.dtype.type(0)
+    share: Array = sigmoid(np.logaddexp(zero, -a_f) - np.logaddexp(zero, -a_i))
+    return share
+
+
 class MinLSTM(OnePhaseCell):
     """Two gates f and i, normalised to the sum one."""
 
@@ -64,13 +71,14 @@ class MinLSTM(OnePhaseCell):
 
     def forward(self, a: Arrays, s: Arrays, p: Arrays) -> tuple[Arrays, Arrays]:
         """a: f, i, h."""
-        f, i, g = sigmoid(a[0]), sigmoid(a[1]), self.candidate(a[2])
-        return (f / (f + i) * s[0] + i / (f + i) * g,), (a[0], a[1], a[2])
+        write = _share(a[0], a[1])
+        return ((1 - write) * s[0] + write * self.candidate(a[2]),), (a[0], a[1], a[2])
 
     def backward(self, save: Arrays, s: Arrays, s_new: Arrays, p: Arrays, ds_new: Arrays) -> tuple[Arrays, Arrays]:
         """The gradient of the quotients has the factor f i / (f + i)^2."""
         f, i, g, dh = sigmoid(save[0]), sigmoid(save[1]), self.candidate(save[2]), ds_new[0]
-        forget, write = f / (f + i), i / (f + i)
+        write = _share(save[0], save[1])
+        forget = 1 - write
         d = dh * (s[0] - g) * forget * write
         return (d * (1 - f), -d * (1 - i), dh * write * self.slope(save[2])), (dh * forget,)
 
