@@ -40,7 +40,7 @@ def gradients(layer: Any, x: Any, dy: Any) -> Any:
 
 @pytest.mark.parametrize("name", ["minGRU", "minLSTM"])
 def test_mingru_pytorch(name, seed, rng):
-    package = pytest.importorskip("minGRU_pytorch")
+    package = pytest.importorskip(f"minGRU_pytorch.{name}")
     module = getattr(package, name)(7).double()
     x, dy = tensor(rng.standard_normal((B, T, 7))), rng.standard_normal((B, T, 7))
     theirs = module(x)

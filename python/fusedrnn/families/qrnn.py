@@ -41,10 +41,11 @@ class QRNN(ElementwiseLayer):
     bidirectional : bool
     merge : "concat", "sum", "mean", "mul" or None
         All as for `MinGRU`.
+    backwards, learned_state : bool
+        As for `MinGRU`.
     zoneout : float
         Probability that a unit keeps its c at a step of ``forward``: its f becomes one, and h' = o * c. In inference f
         becomes zoneout + (1 - zoneout) * f.
-    backwards, learned_state : bool
     dtype : float32 or float64
     rng : int, numpy.random.Generator or None
         All as for `MinGRU`.

@@ -44,7 +44,7 @@ def from_sru(module: Any, *, dtype: DTypeLike | None = None) -> Any:
     TypeError
         `module` is neither.
     ValueError
-        It has an option that our layer lacks: ``use_tanh``, ``layer_norm``, ``projection_size``, ``custom_m``,
+        It has an option that our layer lacks: a tanh of c, ``layer_norm``, ``projection_size``, ``custom_m``,
         ``has_skip_term=False``, ``proj_input_to_hidden_first``, or ``rnn_dropout``.
 
     Notes
