@@ -60,7 +60,8 @@ def compose(
             row = k * D + d
             arguments, factor = step_options(layer, masks, row)
             *weights, W_peephole, W_hr = [params.get(name + suffixes[row]) for name in NAMES]
-            weights[1] = weights[1] * factor
+            weights[1] = None if weights[1] is None else weights[1] * factor
+            W_peephole = params.get("weight_unit" + suffixes[row], W_peephole)
             gains = [params.get(name + suffixes[row]) for name in NORMS]
             own = tuple(params.get(f"{part}_0{suffixes[row]}") for part in "hc"[:S])
             norm = reference.LayerNorm(*gains, layer.layer_norm_eps) if layer.layer_norm else None
@@ -96,7 +97,9 @@ def compose(
                 for s in range(S):
                     dstates[s][row] = grads.dstate[s]
                 values = {name: getattr(grads, gradient) for name, gradient in NAMES.items()}
-                values["weight_hh"] = values["weight_hh"] * factors[row]
+                values["weight_unit"] = values["weight_peephole"]
+                if cell.recurrent:
+                    values["weight_hh"] = values["weight_hh"] * factors[row]
                 values |= dict(zip(NORMS, grads.dlayer_norm or (), strict=False))
                 values |= (
                     zip((f"{part}_0" for part in "hc"), grads.dinitial, strict=False) if layer.learned_state else {}

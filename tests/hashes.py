@@ -106,6 +106,26 @@ LAYERS: dict[str, tuple[tuple[str, ...], dict[str, Any], dict[str, int]]] = {
     "normed_threads": (("gru", "lstm"), {"layer_norm": True, "zoneout": 0.1}, {"T": 9, "B": 34, "I": 150, "H": 203}),
 }
 
+#: Layers without a recurrent matrix: family -> class; and name -> arguments, sizes. H is even, as LRU's has to be.
+ELEMENTWISE = {
+    "mingru": "MinGRU",
+    "minlstm": "MinLSTM",
+    "indrnn": "IndRNN",
+    "qrnn": "QRNN",
+    "sru": "SRU",
+    "lru": "LRU",
+    "rglru": "RGLRU",
+}
+ELEMENTWISE_LAYERS: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
+    "plain": ({}, {"T": 6, "B": 7, "I": 11, "H": 38}),
+    "one_row": ({"bias": False}, {"T": 5, "B": 1, "I": 3, "H": 70}),
+    "own_inputs": ({"num_layers": 2}, {"T": 7, "B": 9, "I": 34, "H": 34}),
+    "two_directions": ({"bidirectional": True, "num_layers": 2}, {"T": 6, "B": 5, "I": 7, "H": 20}),
+    "chunks": ({"backwards": True}, {"T": 70, "B": 29, "I": 5, "H": 18}),
+    "few_rows": ({}, {"T": 2, "B": 3, "I": 70, "H": 42}),
+    "threads": ({"num_layers": 2}, {"T": 9, "B": 34, "I": 204, "H": 204}),
+}
+
 Arrays = dict[str, Any]
 
 
@@ -210,7 +230,9 @@ def run_cell(cell: str, name: str, dtype: str) -> Iterator[Any]:
 
 def make_layer(family: str, arguments: dict[str, Any], sizes: dict[str, int], dtype: str, numbers: Numbers) -> Any:
     """A layer with parameters of its own."""
-    layer = getattr(fusedrnn, family.upper())(sizes["I"], sizes["H"], dtype=dtype, rng=1, **arguments)
+    layer = getattr(fusedrnn, ELEMENTWISE.get(family, family.upper()))(
+        sizes["I"], sizes["H"], dtype=dtype, rng=1, **arguments
+    )
     for name, parameter in layer.params.items():
         scale = 1.0 if "_ln_" in name else 1.5 / math.sqrt(parameter.shape[-1] if parameter.ndim == 2 else 9.0)
         parameter[...] = numbers.real(dtype, *parameter.shape, scale=scale)
@@ -277,6 +299,16 @@ def cases() -> Iterator[tuple[str, Case]]:
     ):
         sizes = {"T": 4, "B": 3, "I": 7, "H": 45}
         yield f"{family}:stream_{next(iter(arguments))}", partial(run_stream, family, arguments, sizes)
+    for family in ELEMENTWISE:
+        for name, (arguments, sizes) in ELEMENTWISE_LAYERS.items():
+            for ragged in (False, True):
+                yield f"{family}:{name}{'_lengths' * ragged}", partial(run_layer, family, arguments, sizes, ragged)
+        for B in (1, 3):
+            sizes = {"T": 4, "B": B, "I": 7, "H": 46}
+            yield f"{family}:stream_{B}", partial(run_stream, family, {"num_layers": 2}, sizes)
+    for ragged in (False, True):
+        sizes = {"T": 6, "B": 7, "I": 11, "H": 35}
+        yield f"qrnn:zoned{'_lengths' * ragged}", partial(run_layer, "qrnn", {"zoneout": 0.2}, sizes, ragged)
     yield "gru:stream_before", partial(run_stream, "gru", {"reset_after": False}, {"T": 4, "B": 1, "I": 7, "H": 45})
 
 

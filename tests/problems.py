@@ -7,6 +7,9 @@ from typing import Any, Self
 import numpy as np
 
 from fusedrnn.reference.cells import CELLS, Cell, gru_cell, lstm_cell, rnn_cell
+from fusedrnn.reference.cells.indrnn import IndRNN
+from fusedrnn.reference.cells.mingru import MinGRU, MinLSTM
+from fusedrnn.reference.elementwise import sru_cell
 from tolerances import assert_close, bound, dot_length
 
 #: Results and gradients of a layer -> their names in `tolerances.dot_length`.
@@ -16,6 +19,7 @@ QUANTITIES = {
     "dh_0": "dstate",
     "dc_0": "dstate",
     "dW_hr": "dW_hh",
+    "dW_unit": "dW_peephole",
     "dh_initial": "db_ih",
     "dc_initial": "db_ih",
 }
@@ -31,17 +35,35 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "gru_simple": ("gru", {"reset_gate": False}),
     "lstm": ("lstm", {}),
     "lstm_ifo": ("lstm", {"peephole": "ifo"}),
+    "mingru_tanh": ("mingru", {"activation": "tanh"}),
+    "minlstm_identity": ("minlstm", {"activation": "identity"}),
+    "indrnn_tanh": ("indrnn", {"nonlinearity": "tanh"}),
+    "sru_plain": ("sru", {"rescale": False}),
+    "sru_wide": ("sru", {}),
+    "rglru_wide": ("rglru", {}),
 }
 # A family that is not listed above has no options; its cell, its functions and its only variant have the same name.
 VARIANTS |= {name: (name, {}) for name in CELLS if name not in VARIANTS}
 
 
+#: Variants whose gradient jumps where a pre-activation is zero -> which of those that the reference saves.
+KINKS = {"rnn_relu": 0, "indrnn": 0, "mingru": 1, "minlstm": 2}
+
+
 def cell_of(cell: str, options: dict[str, Any] | None = None) -> Cell:
     """The reference's cell of a variant, or of a family and its options."""
+    if options is None and cell in CELLS:
+        return CELLS[cell]
     family, options = VARIANTS[cell] if options is None else (cell, options)
     if family in CELLS and not options:
         return CELLS[family]
-    make: Any = {"rnn": rnn_cell, "gru": gru_cell, "lstm": lstm_cell}[family]
+    make: Any = {"rnn": rnn_cell, "gru": gru_cell, "lstm": lstm_cell} | {
+        "mingru": MinGRU,
+        "minlstm": MinLSTM,
+        "indrnn": IndRNN,
+        "sru": sru_cell,
+    }
+    make = make[family]
     made: Cell = make(**options)
     return made
 
@@ -96,9 +118,12 @@ class Problem:
         name, options = self.family
         names = ("lengths", "reverse", "mask", "reset", "past_end")
         options = options | {name: getattr(self, name) for name in names} | self.structure
+        weights = {"W_ih": self.weights[0], "W_hh": self.weights[1], "b_ih": self.weights[2], "b_hh": self.weights[3]}
+        if not cell_of(self.cell, self.options).recurrent:
+            del weights["W_hh"], weights["b_hh"]
         if self.W_peephole is not None:
-            options["W_peephole"] = self.W_peephole
-        y, *state_n, tape = getattr(module, f"{name}_forward")(self.x, *self.state, *self.weights, **options)
+            weights["W_peephole" if "W_hh" in weights else "W_unit"] = self.W_peephole
+        y, *state_n, tape = getattr(module, f"{name}_forward")(self.x, *self.state, **weights, **options)
         return {"y": y} | dict(zip(("h_n", "c_n"), state_n, strict=False)), tape
 
     def backward(self, module: ModuleType, tape: Any, need_dx: bool = True) -> Results:
@@ -136,7 +161,7 @@ def make_problem(
     """
     while True:
         problem = _draw(rng, cell, options, dtype, T, B, I, H, lengths, reverse, tokens, bias)
-        if near_kinks or cell != "rnn_relu" or _distance_from_kink(problem) > 3 * bound(dtype, I + H, T):
+        if near_kinks or cell not in KINKS or _distance_from_kink(problem) > 3 * bound(dtype, I + H, T):
             return problem
 
 
@@ -156,6 +181,8 @@ def with_structure(problem: Problem, rng: np.random.Generator, *names: str) -> P
         if name in names and (name == "h_initial" or len(problem.state) == 2):
             structure[name] = rng.standard_normal(n).astype(dtype)
     W_ih, W_hh, *biases = problem.weights
+    if W_hh is None:
+        return problem.but(structure=structure)
 
     def cut(state: tuple[Any, ...]) -> tuple[Any, ...]:
         return (np.ascontiguousarray(state[0][:, :R]), *state[1:])
@@ -191,6 +218,9 @@ def _draw(
         lengths[rng.permutation(B)[:2]] = (0, T)[: min(B, 2)]
     elif lengths is False:
         lengths = None
+    if made.skip:
+        I = H
+    H += H % made.sharing
     x = rng.integers(0, I, (T, B)) if tokens else normal(T, B, I)
     dy = normal(T, B, H)
     if lengths is not None:
@@ -200,9 +230,13 @@ def _draw(
     scale = (2 if tokens else I + H) ** -0.5
     weights = (normal(G * H, I, scale=1.0 if tokens else scale), normal(G * H, H, scale=(I + H) ** -0.5))
     biases = (normal(G * H, scale=0.5), normal(G * H, scale=0.5)) if bias else (None, None)
+    if not made.recurrent:
+        weights, biases = (weights[0], None), (biases[0], None)
     state = tuple(normal(B, H) for _ in range(S))
     dstate = tuple(normal(B, H) for _ in range(S))
-    W_peephole = normal(U, H, scale=0.2) if U else None  # larger ones make c diverge, because c feeds back into itself
+    W_peephole = (
+        normal(U, H // made.sharing, scale=0.2) if U else None
+    )  # larger ones make c diverge, because c feeds back into itself
     return Problem(
         cell, x, state, (*weights, *biases), dy, dstate, lengths, reverse, W_peephole=W_peephole, options=options
     )
@@ -211,14 +245,12 @@ def _draw(
 def _distance_from_kink(problem: Problem) -> float:
     from fusedrnn import reference
 
-    (results, tape), (W_ih, W_hh, b_ih, b_hh) = problem.forward(reference), problem.weights
+    results, tape = problem.forward(reference)
     T, B = problem.x.shape[:2]
     inside = np.ones((T, B), bool) if problem.lengths is None else np.arange(T)[:, None] < problem.lengths
     if not inside.any():
         return np.inf
-    before = tape.states[1:, 0] if problem.reverse else tape.states[:-1, 0]
-    inputs = W_ih.T[problem.x] if problem.x.ndim == 2 else problem.x @ W_ih.T
-    a = inputs + before @ W_hh.T + (0 if b_ih is None else b_ih + b_hh)
+    a = tape.saved[:, KINKS[problem.cell]]
     return float(np.abs(a[inside]).min() / max(1.0, np.abs(results["y"]).max()))
 
 

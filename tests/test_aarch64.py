@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,14 @@ import pytest
 
 from fusedrnn import _core, reference
 from fusedrnn.families.gru import gru_kind
+from fusedrnn.families.indrnn import indrnn_kind
+from fusedrnn.families.lru import lru_kind
 from fusedrnn.families.lstm import lstm_kind
+from fusedrnn.families.mingru import mingru_kind, minlstm_kind
+from fusedrnn.families.qrnn import qrnn_kind
+from fusedrnn.families.rglru import rglru_kind
 from fusedrnn.families.rnn import rnn_kind
+from fusedrnn.families.sru import sru_kind
 from fusedrnn.kinds import SIGMOID, TANH, Options
 from problems import VARIANTS, Problem, assert_results, has_kinks, make_problem, with_structure
 
@@ -21,7 +28,18 @@ COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
 CELLS = list(_core.cells())
 ACTIVATIONS: list[Any] = _core.activations()
 PEEPHOLES: list[Any] = [None, "ifo", "o_prev"]
-KINDS: dict[str, Any] = {"rnn": rnn_kind, "gru": gru_kind, "lstm": lstm_kind}
+KINDS: dict[str, Any] = {
+    "rnn": rnn_kind,
+    "gru": gru_kind,
+    "lstm": lstm_kind,
+    "mingru": mingru_kind,
+    "minlstm": minlstm_kind,
+    "indrnn": indrnn_kind,
+    "qrnn": qrnn_kind,
+    "lru": lru_kind,
+    "sru": partial(sru_kind, False),
+    "rglru": partial(rglru_kind, False),
+}
 
 #: Cells, and options of each kind of cell; together they use every function of math/activations.h.
 LAYERS: list[tuple[str, dict[str, Any]]] = [
@@ -53,11 +71,12 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for source in sources:
         objects.append(build / f"{source.stem}.o")
         subprocess.run([*common, "-O2", str(source), "-o", str(objects[-1])], check=True)
-    kernels = str(ROOT / "csrc/kernels/kernels.cpp")
-    for element in ("float", "double"):
-        objects.append(build / f"kernels_{element}.o")
-        defines = ["-DFUSEDRNN_ISA=neon", f"-DFUSEDRNN_ELEMENT={element}"]
-        subprocess.run([*common, *kernel, *defines, kernels, "-o", str(objects[-1])], check=True)
+    for file in ("kernels", "scan_kernels"):
+        source = ROOT / f"csrc/kernels/{file}.cpp"
+        for element in ("float", "double"):
+            objects.append(build / f"{file}_{element}.o")
+            defines = ["-DFUSEDRNN_ISA=neon", f"-DFUSEDRNN_ELEMENT={element}"]
+            subprocess.run([*common, *kernel, *defines, str(source), "-o", str(objects[-1])], check=True)
     program = build / "run_layer"
     subprocess.run([COMPILER, "-static", "-fopenmp", *map(str, objects), "-o", str(program)], check=True)
     return program
@@ -107,23 +126,39 @@ def run(program: Path, problem: Problem, family: str, options: dict[str, Any]) -
     arguments = {"nonlinearity": "tanh"} if family == "rnn" else {"reset_after": True} if family == "gru" else {}
     kind = KINDS[family](**(arguments | options))
     gate, state, output, *rest = kind.options or Options(SIGMOID, TANH, TANH, np.inf, np.inf, None)
-    *limits, peephole = rest
+    *limits, peephole, candidate, highway = rest
     flat: list[Any] = [v for f in (gate, state, output) for v in (ACTIVATIONS.index(f[0]), *f[1:])]
     units = [] if problem.W_peephole is None else [problem.W_peephole]
     masks = [structure[name] for name in MASKS if name in structure]
     which = sum(1 << k for k, name in enumerate(MASKS) if name in structure)
     W_hr = [structure["W_hr"]] if "W_hr" in structure else []
     numbers = [CELLS.index(kind.name), dtype == np.float64, T, B, I, H, problem.reverse, ragged, kind.peepholes]
+    own = [(None, "identity", "tanh").index(candidate), highway]
     numbers += [len(W_hr[0]) if W_hr else 0, which]
-    header = [np.array(numbers, np.int64), np.array([*flat, *limits, PEEPHOLES.index(peephole)], np.float64)]
+    header = [np.array(numbers, np.int64), np.array([*flat, *limits, PEEPHOLES.index(peephole), *own], np.float64)]
     lengths = [np.asarray(problem.lengths, np.int64)] if ragged else []
-    arrays = [*problem.weights, *units, *W_hr, problem.x, *problem.state, problem.dy, *problem.dstate, *masks]
+    weights = [w for w in problem.weights if w is not None]
+    arrays = [*weights, *units, *W_hr, problem.x, *problem.state, problem.dy, *problem.dstate, *masks]
     given = b"".join(np.ascontiguousarray(array).tobytes() for array in [*header, *lengths, *arrays])
     done = subprocess.run([EMULATOR, str(program)], input=given, capture_output=True, check=True, timeout=300).stdout
 
     results, at = np.frombuffer(done, dtype), 0
     actual: dict[str, Any] = {name: None for name, value in expected.items() if value is None}
-    for name in ("y", "h_n", "c_n", "dx", "dh_0", "dc_0", "dW_ih", "dW_hh", "db_ih", "db_hh", "dW_peephole", "dW_hr"):
+    for name in (
+        "y",
+        "h_n",
+        "c_n",
+        "dx",
+        "dh_0",
+        "dc_0",
+        "dW_ih",
+        "dW_hh",
+        "db_ih",
+        "db_hh",
+        "dW_peephole",
+        "dW_unit",
+        "dW_hr",
+    ):
         if expected.get(name) is not None:
             shape_of = expected[name].shape
             actual[name] = results[at : at + expected[name].size].reshape(shape_of)

@@ -21,6 +21,7 @@ import pytest
 
 import fusedrnn
 from fusedrnn import _core, functional
+from fusedrnn.parameters import CLASSES
 from fusedrnn.reference import CELLS
 from problems import VARIANTS, Problem, assert_same_bits, make_problem, with_structure
 
@@ -34,6 +35,7 @@ DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
 
 #: The cells without options of their own, which the C API does not have.
+LAYERS = {name.lower(): cls for name, cls in CLASSES.items()}
 EACH_CELL = pytest.mark.parametrize("cell", list(CELLS))
 
 
@@ -143,6 +145,17 @@ class SteppedBackward(StructuredBackward):
     _fields_ = [("dh_initial", Pointer), ("dc_initial", Pointer)]
 
 
+# Members appended later: parameters per unit.
+
+
+class UnitLayer(StructuredLayer):
+    _fields_ = [("units", Pointer)]
+
+
+class UnitBackward(SteppedBackward):
+    _fields_ = [("dunits", Pointer)]
+
+
 class Table(ct.Structure):
     """ABI 1, as first released."""
 
@@ -202,7 +215,7 @@ def pack(cell: str, weights: Any, training: bool = False, **structure: Any) -> P
         "dtype": W_ih.itemsize,
         "training": training,
         "input_size": W_ih.shape[1],
-        "hidden_size": W_hh.shape[1] if W_hr is None else W_hr.shape[1],
+        "hidden_size": len(W_ih) // CELLS[cell].gates,
         "W_ih": W_ih,
         "W_hh": W_hh,
         "b_ih": b_ih,
@@ -211,8 +224,13 @@ def pack(cell: str, weights: Any, training: bool = False, **structure: Any) -> P
     if W_hr is not None:
         structure["proj_size"] = len(W_hr)
     # A program compiled before projections and masks has the smaller struct.
-    layer = StructuredLayer(**values, **structure) if structure else Layer(**values)
+    layer = UnitLayer(**values, **structure) if structure else Layer(**values)
     return made(API.weights_new, ct.byref(layer))
+
+
+def units_of(problem: Problem) -> dict[str, Any]:
+    """The member `units` of a layer, if the cell has parameters per unit."""
+    return {} if problem.W_peephole is None else {"units": problem.W_peephole}
 
 
 def run(problem: Problem, need_dx: bool) -> dict[str, Any]:
@@ -221,7 +239,8 @@ def run(problem: Problem, need_dx: bool) -> dict[str, Any]:
     tokens = problem.x.ndim == 2
     masks = dict(problem.structure)
     W_hr = masks.pop("W_hr", None)
-    weights = pack(problem.cell, problem.weights, training=True, **({} if W_hr is None else {"W_hr": W_hr}))
+    structure = units_of(problem) | ({} if W_hr is None else {"W_hr": W_hr})
+    weights = pack(problem.cell, problem.weights, training=True, **structure)
     names = "hc"[: len(problem.state)]
     results = {"y": np.empty_like(problem.dy)} | {
         f"{n}_n": np.empty_like(s) for n, s in zip(names, problem.dstate, strict=True)
@@ -252,9 +271,15 @@ def run(problem: Problem, need_dx: bool) -> dict[str, Any]:
         grads["dW_hr"] = np.empty_like(W_hr)
     ends = {f"d{s}_n": d for s, d in zip(names, problem.dstate, strict=True)}
     grads |= own
-    Struct = SteppedBackward if stepped else StructuredBackward if problem.structure else Backward
-    done(API.backward(tape, ct.byref(Struct(dy=problem.dy, **ends, **grads))))
+    units = {} if problem.W_peephole is None else {"dunits": np.empty_like(problem.W_peephole)}
+    Struct = (
+        UnitBackward if units else SteppedBackward if stepped else StructuredBackward if problem.structure else Backward
+    )
+    done(API.backward(tape, ct.byref(Struct(dy=problem.dy, **ends, **grads, **units))))
     API.tape_free(tape)
+    if W_hh is None:
+        grads = {name: d for name, d in grads.items() if name not in ("dW_hh", "db_hh")}
+        grads |= {"dW_unit": units["dunits"]} if units else {}
     return results | grads
 
 
@@ -283,6 +308,8 @@ def test_forward_and_backward_give_python_s_bits(isa, rng, cell, dtype, kind):
     expected = results | problem.backward(functional, tape, need_dx)
     for name in ("dW_peephole", "dW_hr", "dh_initial", "dc_initial"):
         expected.pop(name, None)
+    if problem.W_peephole is None:
+        expected.pop("dW_unit", None)
     assert_same_bits(run(problem, need_dx), expected, cell)
 
 
@@ -502,9 +529,9 @@ def test_strides_and_what_is_not_wanted(rng, dtype):
 @DTYPES
 @pytest.mark.parametrize(("T", "B"), [(0, 3), (4, 0), (0, 0)])
 def test_empty_sequences(cell, dtype, rng, T, B):
-    problem = make_problem(rng, cell, dtype, T=1, B=max(B, 1), I=3, H=5)
-    weights = pack(cell, problem.weights, training=True)
-    h_0, h_n = np.ones((B, 5), dtype), np.zeros((B, 5), dtype)
+    problem = make_problem(rng, cell, dtype, T=1, B=max(B, 1), I=3, H=6)
+    weights = pack(cell, problem.weights, training=True, **units_of(problem))
+    h_0, h_n = np.ones((B, 6), dtype), np.zeros((B, 6), dtype)
     tape = made(API.forward, weights, ct.byref(Forward(T=T, B=B, h_0=h_0, h_n=h_n)))
     assert (h_n == h_0).all()
     dW_ih = np.ones_like(problem.weights[0])
@@ -518,17 +545,17 @@ def test_empty_sequences(cell, dtype, rng, T, B):
 @DTYPES
 def test_streams_give_python_s_bits(isa, cell, dtype, rng):
     name, options = VARIANTS[cell]
-    layer = getattr(fusedrnn, name.upper())(6, 19, 2, dtype=dtype, rng=rng, **options)
+    layer = LAYERS[name](6, 20, 2, dtype=dtype, rng=rng, **options)
     frozen = layer.freeze()
     capsules = frozen.c_weights()
     handles = (Pointer * 2)(*(capsule_pointer(c, b"fusedrnn_weights") for c in capsules))
     stream = made(API.stream_new, handles, 2, 3)
     twin = frozen.stream(3)
     del frozen, capsules  # the stream has its own reference
-    states = 2 if name == "lstm" else 1
-    parts = [np.zeros((2, 3, 19), dtype) for _ in range(states)]
+    states = CELLS[cell].states
+    parts = [np.zeros((2, 3, 20), dtype) for _ in range(states)]
     h, c = parts[0], parts[1] if states == 2 else None
-    y = np.empty((3, 19), dtype)
+    y = np.empty((3, 20), dtype)
     for t in range(6):
         if t % 2:
             tokens = rng.integers(0, 6, 3)
@@ -577,15 +604,15 @@ def test_options_of_python_s_layers_come_along(dtype, rng):
 
 @EACH_CELL
 def test_info_tells_what_weights_are(isa, cell, rng):
-    problem = make_problem(rng, cell, "float64", T=1, B=1, I=3, H=5)
-    weights = pack(cell, problem.weights, training=True)
+    problem = make_problem(rng, cell, "float64", T=1, B=1, I=3, H=6)
+    weights = pack(cell, problem.weights, training=True, **units_of(problem))
     again = made(API.weights_share, weights)
     API.weights_free(weights)
     info = Info()
     done(API.weights_info(again, ct.byref(info)))
     assert (info.cell.decode(), info.isa.decode(), info.dtype, info.training) == (cell, isa, 8, 1)
-    assert (info.input_size, info.hidden_size, info.states) == (3, 5, len(problem.state))
-    assert info.gates * 5 == problem.weights[0].shape[0]
+    assert (info.input_size, info.hidden_size, info.states) == (problem.sizes["I"], 6, len(problem.state))
+    assert info.gates * 6 == problem.weights[0].shape[0]
     assert info.nbytes > 0
     API.weights_free(again)
 

@@ -19,7 +19,7 @@ from problems import assert_same_bits
 LAYERS = {name: cls for name, cls in CLASSES.items() if issubclass(cls, RecurrentLayer)}
 EACH = pytest.mark.parametrize("family", LAYERS)
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
-T, B, I, H = 11, 5, 7, 19
+T, B, I, H = 11, 5, 7, 18  # LRU needs an even H
 
 
 def made(family: str, dtype: str = "float64", **options: Any) -> Any:
@@ -100,7 +100,8 @@ def test_frozen_layers_streams_cells_and_functions_agree(family, dtype, isa, rng
     dy = drawn(rng, *y.shape, dtype=dtype)
     grads, own = tape.backward(dy), backward(own_tape, dy)
     assert_same_bits(grads.x, own.dx, "dx")
-    assert_same_bits(list(grads.params.values()), [own.dW_ih, own.dW_hh, own.db_ih, own.db_hh], "gradients")
+    own_weights = [d for name, d in own._asdict().items() if name.startswith(("dW", "db")) and d is not None]
+    assert_same_bits(list(grads.params.values()), own_weights, "gradients")
 
 
 @EACH

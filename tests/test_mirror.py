@@ -58,9 +58,13 @@ def test_methods_have_the_stubs_arguments(owner, name):
 
 @pytest.mark.parametrize("name", reference.CELLS)
 def test_every_reference_cell_has_kernels(name):
-    gates = reference.CELLS[name].gates
-    weights = _core.usual_weights(name, np.zeros((gates * 2, 3)), np.zeros((gates * 2, 2)), None, None, False)
-    assert (weights.cell, weights.input_size, weights.hidden_size) == (name, 3, 2)
+    cell = reference.CELLS[name]
+    inputs = 2 if cell.skip else 3
+    parameters = {"W_ih": np.zeros((cell.gates * 2, inputs))}
+    if cell.recurrent:
+        parameters["W_hh"] = np.zeros((cell.gates * 2, 2))
+    weights = _core.Weights(name, parameters, False)
+    assert (weights.cell, weights.input_size, weights.hidden_size) == (name, inputs, 2)
 
 
 def test_there_are_no_other_kernels():

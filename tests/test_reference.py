@@ -13,7 +13,7 @@ import pytest
 
 from fusedrnn import reference
 from fusedrnn.reference import CELLS
-from problems import VARIANTS, cell_of, has_kinks
+from problems import KINKS, VARIANTS, cell_of, has_kinks
 from tolerances import assert_close, dot_length
 
 T, B, I, H = 5, 4, 2, 3
@@ -35,7 +35,7 @@ class Case:
     def forward(self, **changes: Any) -> Any:
         args = self.args | changes
         state = tuple(args[f"state_{k}"] for k in range(cell_of(self.cell, self.options).states))
-        weights = (args["W_ih"], args["W_hh"], args.get("b_ih"), args.get("b_hh"))
+        weights = (args["W_ih"], args.get("W_hh"), args.get("b_ih"), args.get("b_hh"))
         options = {"W_peephole": args.get("W_peephole"), "lengths": self.lengths, "reverse": self.reverse}
         return reference.forward(cell_of(self.cell, self.options), args["x"], state, *weights, **options)
 
@@ -43,7 +43,9 @@ class Case:
         _, _, tape = self.forward()
         grads = reference.backward(tape, self.dy, self.dstate_n)
         states = {f"state_{k}": grads.dstate[k] for k in range(len(grads.dstate))}
-        rest = {"x": grads.dx, "W_ih": grads.dW_ih, "W_hh": grads.dW_hh, "b_ih": grads.db_ih, "b_hh": grads.db_hh}
+        rest = {"x": grads.dx, "W_ih": grads.dW_ih, "b_ih": grads.db_ih}
+        if cell_of(self.cell, self.options).recurrent:
+            rest |= {"W_hh": grads.dW_hh, "b_hh": grads.db_hh}
         return states | rest | ({} if grads.dW_peephole is None else {"W_peephole": grads.dW_peephole})
 
     def loss(self, **changes: Any) -> float:
@@ -71,6 +73,8 @@ def make_case(
 ) -> Case:
     T, B, I, H = sizes
     made = cell_of(cell, options)
+    H += H % made.sharing
+    I = H if made.skip else I
     GH, S = made.gates * H, made.states
     x = rng.integers(0, I, (T, B)) if tokens else rng.standard_normal((T, B, I))
     dy = rng.standard_normal((T, B, H))
@@ -78,11 +82,13 @@ def make_case(
     dy[padded[..., 0]] = np.nan
     x[padded[..., 0]] = -1 if tokens else np.nan
     args = {"x": x} | {f"state_{k}": rng.standard_normal((B, H)) for k in range(S)}
-    args |= {"W_ih": rng.standard_normal((GH, I)) / np.sqrt(I), "W_hh": rng.standard_normal((GH, H)) / np.sqrt(H)}
-    if bias:
-        args |= {"b_ih": rng.standard_normal(GH), "b_hh": rng.standard_normal(GH)}
+    args["W_ih"] = rng.standard_normal((GH, I)) / np.sqrt(I)
+    if made.recurrent:
+        args["W_hh"] = rng.standard_normal((GH, H)) / np.sqrt(H)
+    for name in ("b_ih", "b_hh")[: 1 + made.recurrent] if bias else ():
+        args[name] = rng.standard_normal(GH)
     if made.unit_parameters:
-        args["W_peephole"] = rng.standard_normal((made.unit_parameters, H))
+        args["W_peephole"] = rng.standard_normal((made.unit_parameters, H // made.sharing))
     return Case(cell, args, dy, tuple(rng.standard_normal((S, B, H))), lengths, reverse, options)
 
 
@@ -96,7 +102,7 @@ def assert_equal_results(actual: Any, expected: Any, what: str, quantity: str = 
 def central_difference(case: Case, name: str) -> Any:
     """Gradient of the loss by a fourth-order difference formula, one element after the other."""
     # No formula holds across a kink: use a step so small that no kink is crossed.
-    step = 1e-6 if case.cell == "rnn_relu" or has_kinks(case.options or {}, second=True) else 1e-3
+    step = 1e-6 if case.cell in KINKS or has_kinks(case.options or {}, second=True) else 1e-3
     value = case.args[name]
     grad = np.zeros_like(value)
     for index in np.ndindex(value.shape):
@@ -128,7 +134,7 @@ def test_gradients_are_those_of_central_differences(cell, options, reverse, rng)
         assert grads["x"] is None
     if options.get("bias") is False:
         assert grads["b_ih"] is None
-        assert grads["b_hh"] is None
+        assert grads.get("b_hh") is None
 
 
 # ---- against torch
@@ -254,16 +260,17 @@ def test_functions_have_the_cells_results(cell, rng):
     family, options = VARIANTS[cell]
     options = options | {"lengths": LENGTHS, "reverse": True}
     a = dict(case.args)
+    units = "W_peephole" if cell_of(cell).recurrent else "W_unit"
     if "W_peephole" in a:
-        options["W_peephole"] = a.pop("W_peephole")
-    x, W = a.pop("x"), [a.pop(name) for name in ("W_ih", "W_hh", "b_ih", "b_hh")]
+        options[units] = a.pop("W_peephole")
+    x, W = a.pop("x"), [a.pop(name) for name in ("W_ih", "W_hh", "b_ih", "b_hh") if name in a]
     y, *state_n, tape = getattr(reference, f"{family}_forward")(x, *a.values(), *W, **options)
     actual = getattr(reference, f"{family}_backward")(tape, case.dy, *case.dstate_n)._asdict()
     expected_y, expected_state_n, _ = case.forward()
     assert np.array_equal(y, expected_y)
     assert all(np.array_equal(s, e) for s, e in zip(state_n, expected_state_n, strict=True))
     for name, expected in case.grads().items():
-        found = actual["d" + {"state_0": "h_0", "state_1": "c_0"}.get(name, name)]
+        found = actual["d" + {"state_0": "h_0", "state_1": "c_0", "W_peephole": units}.get(name, name)]
         assert np.array_equal(found, expected), (cell, name)
 
 
@@ -372,7 +379,7 @@ def test_sigmoid_is_precise_in_both_tails():
 @pytest.mark.parametrize("cell", [name for name in VARIANTS if name != "rnn_relu"])
 def test_huge_pre_activations_saturate_without_warnings(cell, rng):
     case = make_case(rng, cell)
-    y, _, tape = case.forward(W_ih=1e6 * case.args["W_ih"], W_hh=1e6 * case.args["W_hh"])
+    y, _, tape = case.forward(**{name: 1e6 * case.args[name] for name in ("W_ih", "W_hh") if name in case.args})
     grads = reference.backward(tape, case.dy, case.dstate_n)
     assert np.isfinite(y).all()
     assert np.isfinite(grads.dx).all()
@@ -425,7 +432,7 @@ def test_reverse_is_forward_on_flipped_time(cell, rng):
 
 def test_tokens_are_rows_of_the_identity(cell, rng):
     case = make_case(rng, cell, lengths=LENGTHS, tokens=True)
-    one_hot = np.eye(I)[np.where(case.args["x"] < 0, 0, case.args["x"])]
+    one_hot = np.eye(case.args["W_ih"].shape[1])[np.where(case.args["x"] < 0, 0, case.args["x"])]
     dense = Case(cell, case.args | {"x": one_hot}, case.dy, case.dstate_n, LENGTHS)
     assert_equal_results(case.forward()[0], dense.forward()[0], f"{cell}: y")
     grads = case.grads()
@@ -441,12 +448,14 @@ def test_nothing_in_is_the_state_out(cell, T, B, tokens, reverse, rng):
     case = make_case(rng, cell, sizes=(T, B, I, H), tokens=tokens, reverse=reverse)
     y, state_n, _ = case.forward()
     grads = case.grads()
-    assert y.shape == (T, B, H)
+    assert y.shape == case.dy.shape
     for k in range(len(state_n)):
         assert np.array_equal(state_n[k], case.args[f"state_{k}"])
         assert np.array_equal(grads[f"state_{k}"], case.dstate_n[k])
-    assert tokens or grads["x"].shape == (T, B, I)
+    assert tokens or grads["x"].shape == case.args["x"].shape
     for name in ("W_ih", "W_hh", "b_ih", "b_hh"):
+        if name not in case.args:
+            continue
         assert grads[name].shape == case.args[name].shape
         assert not grads[name].any()
 
@@ -455,7 +464,10 @@ def test_nothing_in_is_the_state_out(cell, T, B, tokens, reverse, rng):
 def test_dtype_is_that_of_every_operation(cell, dtype, rng):
     case = make_case(rng, cell)
     a, made = case.args, cell_of(cell)
-    state, weights = tuple(a[f"state_{k}"] for k in range(made.states)), (a["W_ih"], a["W_hh"], a["b_ih"], a["b_hh"])
+    state, weights = (
+        tuple(a[f"state_{k}"] for k in range(made.states)),
+        (a["W_ih"], a.get("W_hh"), a["b_ih"], a.get("b_hh")),
+    )
     y, state_n, tape = reference.forward(made, a["x"], state, *weights, W_peephole=a.get("W_peephole"), dtype=dtype)
     grads = reference.backward(tape, case.dy, case.dstate_n)
     weights = [array for name, array in grads._asdict().items() if name.startswith(("dW", "db")) and array is not None]
@@ -470,10 +482,10 @@ def test_dtype_is_that_of_every_operation(cell, dtype, rng):
 
 
 def test_traits_say_what_the_cells_do(cell):
-    c, one = cell_of(cell), np.full((2, 3), 0.5)
-    s, p = (one,) * c.states, (one,) * c.unit_parameters
+    c, one = cell_of(cell), np.full((2, 4), 0.5)
+    s, p = (one,) * c.states, (one[:, :: c.sharing],) * c.unit_parameters
     if c.phases == 1:
-        s_new, save = c.forward((one,) * (c.gates + c.split), s, p)
+        s_new, save = c.forward((one,) * (c.gates + c.split + c.skip), s, p)
         da, ds = c.backward(save, s, s_new, p, s_new)
         assert len(c.unit_gradients(save, s, s_new, p, s_new, da)) == len(p)
     else:
@@ -485,7 +497,7 @@ def test_traits_say_what_the_cells_do(cell):
         da = (*da_first, *da_last)
     assert (len(s_new), len(ds)) == (c.states, c.states)
     assert len(save) == c.saved
-    assert len(da) == c.gates + c.split
+    assert len(da) == c.gates + c.split + c.skip
     assert c.first == (c.gates if c.phases == 1 else c.gates - 1)
 
 
@@ -496,7 +508,8 @@ def test_reference_needs_numpy_alone():
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             for name in names:
                 if name.startswith("fusedrnn"):
-                    assert name.startswith(("fusedrnn.reference", "fusedrnn.grads")), f"{path.name} imports {name}"
+                    plain = ("fusedrnn.reference", "fusedrnn.grads", "fusedrnn.signatures")
+                    assert name.startswith(plain), f"{path.name} imports {name}"
 
 
 # ---- messages
@@ -584,9 +597,9 @@ X = np.zeros((T, B, H))
             "rnn_tanh: every gradient of the results is None; give dy or a gradient of a state",
         ),
         (
-            lambda: reference.forward("sru", X, (None,), W1, W1),
+            lambda: reference.forward("mgu", X, (None,), W1, W1),
             ValueError,
-            f"cell is 'sru'; expected one of {', '.join(CELLS)}",
+            f"cell is 'mgu'; expected one of {', '.join(CELLS)}",
         ),
     ],
 )

@@ -10,14 +10,27 @@ namespace fusedrnn::capi {
 
 template <class T>
 static std::shared_ptr<const WeightsBase> pack(const fusedrnn_layer& layer) {
-  RawWeights<T> raw{needed<T>("W_ih", layer.W_ih), needed<T>("W_hh", layer.W_hh), aligned<T>("b_ih", layer.b_ih),
-                    aligned<T>("b_hh", layer.b_hh)};
   const CellId cell = cell_named(layer.cell);
   const Kernels& kernels = current_kernels();  // asked once: another thread may select other kernels in the meantime
-  const int states = table_of<T>(kernels).cells[cell].states;
+  const CellKernels<T>& kernel = table_of<T>(kernels).cell(cell);
+  const int states = kernel.states;
+  RawWeights<T> raw{needed<T>("W_ih", layer.W_ih), kernel.recurrent ? needed<T>("W_hh", layer.W_hh) : nullptr,
+                    aligned<T>("b_ih", layer.b_ih), aligned<T>("b_hh", layer.b_hh)};
+  if (!kernel.recurrent && (layer.W_hh || layer.b_hh))
+    invalid("W_hh or b_hh is given, but %s has no recurrent matrix; expected NULL", layer.cell);
+  if (kernel.recurrent && layer.units) invalid("units is given, but %s has no parameters per unit here", layer.cell);
+  if (!kernel.recurrent && kernel.unit_parameters > 0)
+    raw.units = needed<T>("units", layer.units), raw.unit_rows = kernel.unit_parameters;
+  else if (layer.units) invalid("units is given, but %s has no parameters per unit", layer.cell);
+  if (layer.hidden_size % kernel.sharing)
+    invalid("hidden_size is %td; %s has pairs of units, which needs an even number", layer.hidden_size, layer.cell);
+  if (kernel.skip && layer.input_size != layer.hidden_size)
+    invalid("input_size is %td; %s takes x itself, which needs input_size = hidden_size = %td", layer.input_size,
+            layer.cell, layer.hidden_size);
   Structure structure;
   if (layer.proj_size) {
-    if (states < 2) invalid("proj_size is %td, but %s is no LSTM; expected 0", layer.proj_size, layer.cell);
+    if (states < 2 || !kernel.recurrent)
+      invalid("proj_size is %td, but %s is no LSTM; expected 0", layer.proj_size, layer.cell);
     if (layer.proj_size < 1 || layer.proj_size >= layer.hidden_size)
       invalid("proj_size is %td; expected less than hidden_size = %td, or 0 for none", layer.proj_size,
               layer.hidden_size);
@@ -149,6 +162,7 @@ static void forward_typed(const std::shared_ptr<const WeightsBase>& base, const 
   }
   if (a.recurrent_mask) {
     arrays.recurrent_mask = aligned<T>("recurrent_mask", a.recurrent_mask);
+    if (!weights->kernel().recurrent) invalid("recurrent_mask is given, but this cell has no recurrent product");
     arrays.recurrent_mask_stride = R;
     footprint.add("recurrent_mask", false, a.recurrent_mask, bytes_of({a.B, R}, sizeof(T)));
   }
@@ -222,11 +236,17 @@ static void backward_typed(const Tape<T>& tape, const fusedrnn_backward& a) {
     if (down[s]) arrays.dinitial[s] = spare_states.instead_of<T>(nullptr, {B, n});
   }
   arrays.dW_ih = spare_weights.instead_of(block<T>(footprint, "dW_ih", a.dW_ih, {rows, I}), {rows, I});
-  arrays.dW_hh = spare_weights.instead_of(block<T>(footprint, "dW_hh", a.dW_hh, {rows, R}), {rows, R});
+  if (weights.kernel().recurrent)
+    arrays.dW_hh = spare_weights.instead_of(block<T>(footprint, "dW_hh", a.dW_hh, {rows, R}), {rows, R});
+  else if (a.dW_hh || a.db_hh) invalid("dW_hh or db_hh is given, but this cell has no recurrent matrix");
   if (weights.structure.R)
     arrays.dW_hr = spare_weights.instead_of(block<T>(footprint, "dW_hr", a.dW_hr, {R, H}), {R, H});
   arrays.db_ih = block<T>(footprint, "db_ih", a.db_ih, {rows});
   arrays.db_hh = block<T>(footprint, "db_hh", a.db_hh, {rows});
+  const Index units = weights.kernel().recurrent ? 0 : weights.kernel().unit_parameters;
+  if (a.dunits && units == 0) invalid("dunits is given, but this cell has no parameters per unit here");
+  arrays.dunits = block<T>(footprint, "dunits", a.dunits, {units, H / weights.kernel().sharing});
+  arrays.unit_rows = a.dunits ? units : 0;
   std::vector<BackwardCall<T>> calls;
   calls.emplace_back(tape, arrays);
   Caller caller{a.interrupted, a.interrupted_argument};

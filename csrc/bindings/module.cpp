@@ -128,12 +128,13 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def("cells", [] {
     py::dict cells;
     for (int id = 0; id < kCellCount; ++id) {
-      const CellKernels<float>& kernel = current_kernels().f32.cells[id];
+      const CellKernels<float>& kernel = current_kernels().f32.cell(id);
       py::list forms;
       for (int form = 0; form < kFormCount; ++form)
         if (kernel.forward[form]) forms.append(name_of(static_cast<Form>(form)));
-      cells[name_of(static_cast<CellId>(id))] = py::dict("gates"_a = kernel.gates, "states"_a = kernel.states,
-                                                         "units"_a = kernel.unit_parameters, "forms"_a = forms);
+      cells[name_of(static_cast<CellId>(id))] = py::dict(
+          "gates"_a = kernel.gates, "states"_a = kernel.states, "units"_a = kernel.unit_parameters, "forms"_a = forms,
+          "recurrent"_a = kernel.recurrent, "skip"_a = kernel.skip != 0, "sharing"_a = kernel.sharing);
     }
     return cells;
   });

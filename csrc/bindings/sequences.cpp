@@ -116,10 +116,13 @@ static BackwardCall<T> prepare(const BackwardArguments& given) {
   }
   const Parameters d = Parameters::of(given.dparams);
   arrays.dW_ih = matrix<T>(py::cast<py::array>(d.W_ih), rows, I, nullptr, true, "dW_ih");
-  arrays.dW_hh = matrix<T>(py::cast<py::array>(d.W_hh), rows, R, nullptr, true, "dW_hh");
+  require(d.W_hh.is_none() != weights.kernel().recurrent, "backward: dW_hh is for cells with a recurrent matrix");
+  if (weights.kernel().recurrent)
+    arrays.dW_hh = matrix<T>(py::cast<py::array>(d.W_hh), rows, R, nullptr, true, "dW_hh");
   arrays.db_ih = vector<T>(d.b_ih, rows, true, "db_ih");
   arrays.db_hh = vector<T>(d.b_hh, rows, true, "db_hh");
-  arrays.dunits = unit_rows<T>(d.units, weights.kernel().unit_parameters, H, &arrays.unit_rows, true, "dunits");
+  arrays.dunits = unit_rows<T>(d.units, weights.kernel().unit_parameters, H / weights.kernel().sharing,
+                               &arrays.unit_rows, true, "dunits");
   require(d.W_hr.is_none() == !weights.structure.R, "backward: dW_hr is for projections");
   if (weights.structure.R) arrays.dW_hr = matrix<T>(py::cast<py::array>(d.W_hr), R, H, nullptr, true, "dW_hr");
   arrays.dgain_ih = vector<T>(d.gain_ih, rows, true, "dgain_ih");

@@ -16,7 +16,8 @@ static CellOptions options_of(const py::object& given) {
   CellOptions options;
   if (given.is_none()) return options;
   const auto fields = py::cast<py::tuple>(given);
-  require(fields.size() == 6, "Weights: options are gate, state, output, clip, cell_clip, peephole");
+  require(fields.size() == 8,
+          "Weights: options are gate, state, output, clip, cell_clip, peephole, candidate and highway");
   options.gate = activation_of(fields[0]);
   options.state = activation_of(fields[1]);
   options.output = activation_of(fields[2]);
@@ -27,6 +28,12 @@ static CellOptions options_of(const py::object& given) {
     require(peephole == "ifo" || peephole == "o_prev", "Weights: the peephole is ifo or o_prev");
     options.peephole = peephole == "ifo" ? kPeepholeIFO : kPeepholeOPrev;
   }
+  if (!fields[6].is_none()) {
+    const auto candidate = py::cast<std::string>(fields[6]);
+    require(candidate == "identity" || candidate == "tanh", "Weights: the candidate is identity or tanh");
+    options.candidate = candidate == "identity" ? kIdentity : kCandidateTanh;
+  }
+  options.highway = py::cast<double>(fields[7]);
   return options;
 }
 
@@ -34,9 +41,9 @@ template <class T>
 static std::shared_ptr<WeightsBase> make_weights(const Kernels& kernels, CellId cell, const Parameters& given,
                                                  bool training, const CellOptions& options, const py::tuple& zoneout,
                                                  const py::object& norm_eps) {
-  const auto W_ih = py::cast<py::array>(given.W_ih), W_hh = py::cast<py::array>(given.W_hh);
+  const auto W_ih = py::cast<py::array>(given.W_ih);
   require(W_ih.ndim() == 2, "Weights: W_ih has two axes");
-  const CellKernels<T>& kernel = table_of<T>(kernels).cells[cell];
+  const CellKernels<T>& kernel = table_of<T>(kernels).cell(cell);
   const Index I = W_ih.shape(1), rows = W_ih.shape(0), H = rows / kernel.gates;
   require(H >= 1 && I >= 1 && rows == H * kernel.gates, "Weights: the rows of W_ih are gates * hidden_size");
   Structure structure;
@@ -46,9 +53,13 @@ static std::shared_ptr<WeightsBase> make_weights(const Kernels& kernels, CellId 
     structure.R = projection.shape(0);
   }
   const Index R = structure.R ? structure.R : H;
-  RawWeights<T> raw{matrix<T>(W_ih, rows, I, nullptr, false, "W_ih"), matrix<T>(W_hh, rows, R, nullptr, false, "W_hh"),
-                    vector<T>(given.b_ih, rows, false, "b_ih"), vector<T>(given.b_hh, rows, false, "b_hh")};
-  raw.units = unit_rows<T>(given.units, kernel.unit_parameters, H, &raw.unit_rows, false, "units");
+  require(kernel.recurrent || (given.W_hh.is_none() && given.b_hh.is_none() && !structure.R),
+          "Weights: this cell has no W_hh, b_hh or projection");
+  RawWeights<T> raw{
+      matrix<T>(W_ih, rows, I, nullptr, false, "W_ih"),
+      kernel.recurrent ? matrix<T>(py::cast<py::array>(given.W_hh), rows, R, nullptr, false, "W_hh") : nullptr,
+      vector<T>(given.b_ih, rows, false, "b_ih"), vector<T>(given.b_hh, rows, false, "b_hh")};
+  raw.units = unit_rows<T>(given.units, kernel.unit_parameters, H / kernel.sharing, &raw.unit_rows, false, "units");
   if (structure.R) raw.W_hr = matrix<T>(py::cast<py::array>(given.W_hr), R, H, nullptr, false, "W_hr");
   if (!norm_eps.is_none()) {
     require(kernel.pack_norm, "Weights: this cell has no layer normalisation");

@@ -11,7 +11,8 @@
 // activation functions compiled in (UsualFunctions); the same template over ChosenFunctions is its form with options.
 //
 // Traits
-//   gates     matrices in each weight (rows of weight_hh / H)
+//   recurrent whether there is a matrix W_hh; see below for cells without one
+//   gates     matrices in each weight (rows of weight_ih / H)
 //   states    1 (h) or 2 (h, c)
 //   phases    1, or 2 when a second matrix product depends on gates of the first
 //   split     1 when the first gate needs its recurrent part separately from its input part (GRU, reset after); forward
@@ -44,6 +45,18 @@
 //   forward (a, s, save, s_new, save_last)     second phase; save holds what the first phase saved
 //   backward     (save, s, ds_new, da_last, ds)           gradient of the last gate's pre-activation
 //   backward_gate(save, s, ds_new, doperand, da, ds)      gradients of the first phase's pre-activations; adds to ds
+//
+// Cells without a recurrent matrix (recurrent = false): units do not mix over time, so the loop over the steps of a
+// chunk runs inside the loop over units (kernels/scan_forward.h). They have the traits gates, states, saved,
+// unit_parameters, order and
+//   sharing   neighbouring units that share the parameters per unit: 1, or 2 for complex numbers
+//   skip      1 when x itself is the last pre-activation, behind those of the gates: a[gates]. As many inputs as units
+// and the functions
+//   forward (a, s, p, s_new, save)
+//   backward(save, s, s_new, p, ds_new, da, ds, dp)   sets da[gates + skip] and all of ds; adds to dp
+//   prepare (p)                                       once before the steps of a chunk: what they need instead of p
+//   finish  (p, dp)                                   from the gradient of what prepare() made to that of p
+// and, if they have a masked form, forward_zoned and backward_zoned, with the share of c that a unit keeps.
 #pragma once
 
 #include "../math/activations.h"
@@ -65,6 +78,16 @@ struct ChosenFunctions {
   inline explicit ChosenFunctions(const CellOptions& o)
       : gate(o.gate, o.clip), state(o.state, o.clip), output(o.output, __builtin_inf()) {}
   Chosen gate, state, output;
+};
+
+// The base of cells without a recurrent matrix whose steps take the parameters per unit as they are.
+struct ElementwiseCell {
+  static constexpr bool recurrent = false;
+  static constexpr int sharing = 1;
+  template <class V>
+  void prepare(V*) const {}
+  template <class V>
+  void finish(const V*, V*) const {}
 };
 
 }  // namespace fusedrnn::FUSEDRNN_ISA

@@ -15,7 +15,7 @@ template <class Functions>
 class GRUAfterCell : Functions {
  public:
   static constexpr int gates = 3, states = 1, phases = 1, split = 1, saved = 4, first = 3, unit_parameters = 0;
-  static constexpr bool carries_h = true, zeros_stay = !Functions::adjustable;
+  static constexpr bool recurrent = true, carries_h = true, zeros_stay = !Functions::adjustable;
   static constexpr int order[] = {2, 0, 1};
   using Functions::Functions, Functions::gate, Functions::state;
 
@@ -43,7 +43,7 @@ template <class Functions>
 class GRUBeforeCell : Functions {
  public:
   static constexpr int gates = 3, states = 1, phases = 2, split = 0, saved = 3, first = 2, unit_parameters = 0;
-  static constexpr bool carries_h = true, zeros_stay = !Functions::adjustable;
+  static constexpr bool recurrent = true, carries_h = true, zeros_stay = !Functions::adjustable;
   static constexpr int order[] = {0, 1, 2};
   using Functions::Functions, Functions::state;
 
@@ -79,7 +79,7 @@ template <class Functions>
 class GRUSimpleCell : Functions {
  public:
   static constexpr int gates = 2, states = 1, phases = 1, split = 0, saved = 2, first = 2, unit_parameters = 0;
-  static constexpr bool carries_h = true, zeros_stay = !Functions::adjustable;
+  static constexpr bool recurrent = true, carries_h = true, zeros_stay = !Functions::adjustable;
   static constexpr int order[] = {0, 1};
   using Functions::Functions, Functions::gate, Functions::state;
 

@@ -22,7 +22,7 @@ class LSTMCell : Functions {
  public:
   static constexpr int gates = COUPLED ? 3 : 4, states = 2, phases = 1, split = 0, saved = gates, first = gates;
   static constexpr int unit_parameters = adjustable ? gates - 1 : 0;  // p_i p_f p_o, or p_i p_o; o_prev: only p_o
-  static constexpr bool carries_h = false, zeros_stay = !adjustable;
+  static constexpr bool recurrent = true, carries_h = false, zeros_stay = !adjustable;
   static constexpr int order[] = {0, 1, 2, 3};
 
   inline explicit LSTMCell(const CellOptions& o) : Functions(o), cell_clip_(o.cell_clip), peephole_(o.peephole) {}

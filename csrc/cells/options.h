@@ -7,10 +7,16 @@ namespace fusedrnn {
 
 enum Peephole { kNoPeephole, kPeepholeIFO, kPeepholeOPrev };  // see cells/lstm.h
 
+// The function of the candidate in cells without a recurrent matrix. Usual: the g of MinGRU and MinLSTM, the relu of
+// IndRNN.
+enum Candidate { kUsual, kIdentity, kCandidateTanh };
+
 struct CellOptions {
   Activation gate{kSigmoid}, state, output;
   double clip = __builtin_inf(), cell_clip = __builtin_inf();  // limits of pre-activations and of c; infinity: no limit
   Peephole peephole = kNoPeephole;
+  Candidate candidate = kUsual;
+  double highway = 1.7320508075688772;  // SRU: the factor of x, sqrt(1 + 2 e^b) for a highway bias b
 };
 
 }  // namespace fusedrnn

@@ -10,7 +10,7 @@ template <class Function, bool KEEPS>
 class RNNCell {
  public:
   static constexpr int gates = 1, states = 1, phases = 1, split = 0, saved = KEEPS, first = 1, unit_parameters = 0;
-  static constexpr bool carries_h = false, zeros_stay = !KEEPS;
+  static constexpr bool recurrent = true, carries_h = false, zeros_stay = !KEEPS;
   static constexpr int order[] = {0};
 
   inline explicit RNNCell(const CellOptions& options) : f(make<Function>(options)) {}

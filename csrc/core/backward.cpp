@@ -11,18 +11,20 @@ template <class T>
 Workload BackwardCall<T>::workload() const {
   const Weights<T>& weights = *tape_.weights;
   const CellKernels<T>& kernel = weights.kernel();
-  const Index I = weights.I, R = weights.R;
+  const Index I = weights.I, R = weights.packed.R;
   const double N = static_cast<double>(tape_.schedule->row_count()),
                columns = static_cast<double>(kernel.gates * weights.padded());
   const bool projected = tape_.form == kProjected, normed = tape_.form == kNormed;
   Workload load;
   load.flops = 4.0 * N * columns * static_cast<double>(R + (arrays_.dx.data ? I : 1));
+  if (!kernel.recurrent) load.flops += kCellFlops * N * columns;
   if (projected) load.flops += 4.0 * N * static_cast<double>(R * weights.H);
   load.weight_bytes = static_cast<double>(weights.recurrent_bytes());
   load.steps = f_.rows.T, load.rows = f_.rows.B;
   load.lanes = table_of<T>(*weights.kernels).lanes;
-  load.panels = kernel.back_panels(R);
-  load.barriers = f_.rows.T * (kernel.phases + projected + normed);
+  load.panels = kernel.back_panels(weights.R);
+  load.barriers = kernel.recurrent ? f_.rows.T * (kernel.phases + projected + normed)
+                                   : 2 * (tape_.schedule->row_count() / kBackwardRows + 1);
   return load;
 }
 
@@ -44,7 +46,7 @@ BackwardCall<T>::BackwardCall(Unallocated, const Tape<T>& tape, const BackwardAr
   f.recurrent = tape.recurrent, f.candidate = tape.candidate, f.hidden = tape.hidden;
   f.masks = tape.masks;
   f.norm.products_x = tape.products_x, f.norm.products_h = tape.products_h, f.norm.moments = tape.moments;
-  f.few_rows = N > 0 && N <= kBackwardRows && kFewRows * N <= weights.I + weights.R && tape.form != kProjected;
+  f.few_rows = N > 0 && N <= kBackwardRows && kFewRows * N <= weights.I + weights.packed.R && tape.form != kProjected;
   f.dy = arrays.dy;
   f.dx = arrays.dx;
   f.accumulate = arrays.accumulate;
@@ -86,6 +88,7 @@ BackwardCall<T>::BackwardCall(const Tape<T>& tape, const BackwardArrays<T>& arra
                 weights.units(s), f.rows, true);
   }
   if (f.drecurrent) std::fill_n(f.drecurrent, f.rows.B * weights.padded(0), T(0));
+  if (f.dunit_rows) std::fill_n(f.dunit_rows, f.rows.B * kernel.unit_parameters * weights.padded(), T(0));
   if (!arrays.dunits) f.dunits = nullptr;
   if (N == 0) std::memset(f.dW_x, 0, arena.size() - sums_at_);  // nothing will be summed, so the gradients are zero
 }
@@ -97,7 +100,7 @@ void BackwardCall<T>::lay_out(Arena& arena) {
   const CellKernels<T>& kernel = weights.kernel();
   const bool masked = tape_.form != kPlain, projected = tape_.form == kProjected, normed = tape_.form == kNormed;
   const std::size_t lanes = size(table_of<T>(*weights.kernels).lanes), wide = size(weights.padded()),
-                    wide_h = size(weights.padded(0)), I = size(weights.I), R = size(weights.R),
+                    wide_h = size(weights.padded(0)), I = size(weights.I), R = size(weights.packed.R),
                     wide_x = (I + lanes - 1) / lanes * lanes, B = size(f.rows.B), rows = size(f.chunk_rows);
   const std::size_t columns = size(kernel.gates + kernel.split) * wide, gates = size(kernel.gates) * wide;
   arena.claim(f.dgates, product(columns, rows));
@@ -115,7 +118,8 @@ void BackwardCall<T>::lay_out(Arena& arena) {
     arena.claim(f.norm.shares, product(2 * (3 + 2 * size(kernel.split)) * (wide / lanes), B));
   }
   const std::size_t second = kernel.phases == 2 || projected ? wide : 0;
-  arena.claim(f.inputs, product(wide_x + wide_h + second, rows));
+  arena.claim(f.inputs, product(wide_x + (kernel.recurrent ? wide_h : 0) + second, rows));
+  if (!kernel.recurrent) arena.claim(f.dunit_rows, product(product(B, size(kernel.unit_parameters)), wide));
   // From here on: sums over all steps.
   sums_at_ = arena.size();
   arena.claim(f.dW_x, product(gates, f.few_rows && !tape_.tokens ? 0 : I));
@@ -194,9 +198,15 @@ void BackwardCall<T>::finish() const {
     std::copy_n(f_.norm.dgain_c, weights.H, arrays_.dgain_c);
     std::copy_n(f_.norm.dbias_c, weights.H, arrays_.dbias_c);
   }
-  for (Index row = 0; row < arrays_.unit_rows; ++row)
-    std::copy_n(f_.dunits + (weights.kernel().unit_parameters - arrays_.unit_rows + row) * weights.padded(), weights.H,
-                arrays_.dunits + row * weights.H);
+  const Index sharing = weights.kernel().sharing;
+  for (Index row = 0; row < arrays_.unit_rows; ++row) {
+    const T* from = f_.dunits + (weights.kernel().unit_parameters - arrays_.unit_rows + row) * weights.padded();
+    for (Index unit = 0; unit < weights.H; unit += sharing) {
+      T sum = from[unit];
+      for (Index k = 1; k < sharing; ++k) sum += from[unit + k];
+      arrays_.dunits[(row * weights.H + unit) / sharing] = sum;
+    }
+  }
 }
 
 template <class T>

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cassert>
 #include <cstring>
+#include <stdexcept>
 
 namespace fusedrnn {
 
@@ -15,12 +16,13 @@ Workload ForwardCall<T>::workload() const {
                columns = static_cast<double>(kernel.gates * weights.padded());
   const bool projected = form_ == kProjected;
   Workload load;
-  load.flops = 2.0 * N * columns * static_cast<double>(weights.R + (arrays_.tokens ? 1 : weights.I));
+  load.flops = 2.0 * N * columns * static_cast<double>(weights.packed.R + (arrays_.tokens ? 1 : weights.I));
+  if (!kernel.recurrent) load.flops += kCellFlops * N * columns;
   if (projected) load.flops += 2.0 * N * static_cast<double>(weights.R * weights.H);
   load.weight_bytes = static_cast<double>(weights.recurrent_bytes());
   load.steps = f_.rows.T, load.rows = f_.rows.B;
   load.lanes = table_of<T>(*weights.kernels).lanes;
-  load.barriers = f_.rows.T * (kernel.phases + projected + (form_ == kNormed));
+  load.barriers = kernel.recurrent ? f_.rows.T * (kernel.phases + projected + (form_ == kNormed)) : 0;
   load.panels = kernel.panels(weights.H);
   load.divisible = !f_.history && !schedule_->cut();
   return load;
@@ -47,8 +49,11 @@ ForwardCall<T>::ForwardCall(std::shared_ptr<const Weights<T>> weights, std::shar
     t = end;
     if (!f.rows.offset_at) break;  // all chunks are of equal size
   }
+  const CellKernels<T>& kernel = weights_->kernel();
   f.gate_rows = f.keep ? schedule_->row_count() : f.chunk_rows;
+  if (!kernel.recurrent && !f.keep) f.own_gates = kernel.panel_width * std::max<Index>(2, f.chunk_rows);
   form_ = weights_->form(arrays.masked());
+  if (!weights_->has_form(form_)) throw std::invalid_argument("forward: this cell has no such form");
   load_ = workload();
 }
 
@@ -66,6 +71,7 @@ ForwardCall<T>::ForwardCall(std::shared_ptr<const Weights<T>> weights, std::shar
                             const ForwardArrays<T>& arrays, bool reverse, bool training, ThreadLimit& threads)
     : ForwardCall(std::move(weights), std::move(schedule), arrays, reverse, training) {
   gathering_threads_ = arrays.tokens || arrays.x_direct ? 0 : threads.most();
+  if (f_.own_gates > 0) threads_with_gates_ = threads.most();
   Arena lasting, scratch;
   lay_out(lasting, scratch);
   if (training) tape_ = std::make_unique<Tape<T>>();
@@ -87,7 +93,8 @@ void ForwardCall<T>::lay_out(Arena& lasting, Arena& scratch) {
   const std::size_t N = size(schedule_->row_count()), B = size(f.rows.B), wide = size(weights.padded()),
                     wide_h = size(weights.padded(0)), columns = size(kernel.gates + kernel.split) * wide;
   const std::size_t state_rows = training ? sum(B, N) : 2 * B, operand_rows = training ? N : B;
-  (f.keep ? lasting : scratch).claim(f.gates, product(columns, size(f.gate_rows)));
+  if (f.own_gates > 0) scratch.claim(f.gates, product(size(threads_with_gates_), size(f.own_gates)));
+  else (f.keep ? lasting : scratch).claim(f.gates, product(columns, size(f.gate_rows)));
   for (int s = 0; s < kernel.states; ++s) lasting.claim(f.states[s], product(state_rows, size(weights.padded(s))));
   if (kernel.phases == 2) lasting.claim(f.operand, product(operand_rows, wide));
   if (projected) lasting.claim(f.hidden, product(operand_rows, wide));
@@ -238,6 +245,7 @@ std::vector<ForwardCall<T>> ForwardCall<T>::by_rows(Index parts) const {
 template <class T>
 void ForwardCall<T>::run(Member& m, Interrupt interrupt) const {
   assert(gathering_threads_ == 0 || m.team->size <= gathering_threads_);
+  assert(f_.own_gates == 0 || m.team->size <= threads_with_gates_);
   if (x_) copy_input(m, interrupt);
   copy_kept(m);
   weights_->kernel().forward[form_](f_, m);

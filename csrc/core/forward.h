@@ -116,7 +116,8 @@ class ForwardCall {
   T *factors_ = nullptr, *x_ = nullptr;   // factors_: the recurrent mask; x_: the tape's copy of x
   std::uint8_t* stays_[kMaxStates] = {};  // where a unit keeps its state
   std::int64_t* tokens_ = nullptr;
-  Index gathering_threads_ = 0;  // the number of threads that f_.gather has space for, when x is gathered
+  // The numbers of threads that f_.gather has space for, when x is gathered, and f_.gates, when each has its own.
+  Index gathering_threads_ = 0, threads_with_gates_ = 1;
 };
 
 // Runs calls that are ready. Throws Interrupted.

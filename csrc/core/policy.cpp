@@ -15,7 +15,7 @@ TeamShape team_for(const Workload& load, const Machine& machine, Index most) {
   if (most <= 1 || load.steps == 0 || seconds < machine.region) return {};
   TeamShape shape;
   // Adding a thread pays while each thread's work between two barriers takes longer than a barrier.
-  const double between = seconds / static_cast<double>(load.barriers);
+  const double between = seconds / static_cast<double>(std::max<Index>(load.barriers, 1));
   shape.size = std::min<Index>(most, static_cast<Index>(between / machine.barrier));
   if (shape.size <= 1) return {};
   const Index units = std::min(shape.size, load.panels);

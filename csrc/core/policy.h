@@ -13,6 +13,10 @@
 
 namespace fusedrnn {
 
+// Floating-point operations of a cell's functions for each gate of a unit, in layers without a recurrent matrix, whose
+// products may be small beside them.
+inline constexpr double kCellFlops = 32;
+
 // The work of one call: a layer, in one direction, over a sequence.
 struct Workload {
   double flops = 0;
@@ -21,7 +25,7 @@ struct Workload {
   // Panels of units, which the threads of a team share; if there are more threads than panels, they divide the rows as
   // well.
   Index panels = 1;
-  Index barriers = 0;      // barriers that a team passes in the whole call
+  Index barriers = 0;      // barriers that a team passes in the whole call; 0: its threads never wait for each other
   int lanes = 1;           // lanes of a vector
   bool divisible = false;  // rows may be cut into separate calls: inference without resets
 };

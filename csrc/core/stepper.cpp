@@ -56,7 +56,8 @@ StepRunner<T>::StepRunner(std::vector<std::shared_ptr<const Weights<T>>> layers,
       f.masks.rate[s] = T(weights->structure.zoneout[s]);
     }
     f.y_T = f.rows.T;
-    const Index products = kernel.gates * weights->H * (weights->R + weights->I) + weights->H * weights->structure.R;
+    const Index products =
+        kernel.gates * weights->H * (weights->packed.R + weights->I) + weights->H * weights->structure.R;
     flops_ += 2.0 * static_cast<double>(B * products);
     weight_bytes_ += static_cast<double>(weights->step_bytes());
     layers_.push_back(std::move(layer));

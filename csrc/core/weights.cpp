@@ -33,7 +33,7 @@ const char* name_of(Form form) {
 
 template <class T>
 const CellKernels<T>& Weights<T>::kernel() const {
-  return table_of<T>(*kernels).cells[cell];
+  return table_of<T>(*kernels).cell(cell);
 }
 
 template <class T>
@@ -50,12 +50,12 @@ Index Weights<T>::padded(int state) const {
 
 template <class T>
 std::size_t Weights<T>::recurrent_bytes() const {
-  return size(kernel().gates) * size(padded()) * size(R) * sizeof(T);
+  return size(kernel().gates) * size(padded()) * size(packed.R) * sizeof(T);
 }
 
 template <class T>
 std::size_t Weights<T>::step_bytes() const {
-  return size(kernel().gates * H * (I + R) + H * structure.R) * sizeof(T);
+  return size(kernel().gates * H * (I + packed.R) + H * structure.R) * sizeof(T);
 }
 
 template <class T>
@@ -75,13 +75,15 @@ Weights<T>::Weights(const Kernels& kernels_, CellId cell_, const CellOptions& op
   dtype = kDtypeOf<T>;
   if (!has_form(form(false))) throw std::invalid_argument("Weights: this cell has no such form");
   const Index lanes = table_of<T>(*kernels).lanes;
-  const std::size_t wide = size(padded()), wide_R = size(padded(0)), wide_I = size((I + lanes - 1) / lanes * lanes),
-                    G = size(kernel().gates);
-  packed.I = I, packed.H = H, packed.R = R;
+  const std::size_t wide = size(padded()), wide_R = kernel().recurrent ? size(padded(0)) : 0,
+                    wide_I = size((I + lanes - 1) / lanes * lanes), G = size(kernel().gates);
+  packed.I = I, packed.H = H, packed.R = kernel().recurrent ? R : 0;
+  if (H % kernel().sharing) throw std::invalid_argument("Weights: hidden_size is odd, but units are pairs");
+  if (kernel().skip && I != H) throw std::invalid_argument("Weights: x itself needs as many inputs as units");
   packed.options = options;
   Arena arena;
   arena.claim(packed.W_x, product(G * wide, size(I)));
-  arena.claim(packed.W_h, product(G * wide, size(R)));
+  arena.claim(packed.W_h, product(G * wide, size(packed.R)));
   arena.claim(packed.b_x, G * wide);
   arena.claim(packed.b_h, wide);
   const std::size_t unit_parameters = size(kernel().unit_parameters);
@@ -103,9 +105,11 @@ Weights<T>::Weights(const Kernels& kernels_, CellId cell_, const CellOptions& op
   packed.fetch_ahead = recurrent_bytes() > l2_bytes();
   if (unit_parameters > 0) {
     std::memset(packed.units, 0, unit_parameters * wide * sizeof(T));
-    for (Index row = 0; row < raw.unit_rows; ++row)
-      std::copy_n(raw.units + row * H, H,
-                  packed.units + (static_cast<Index>(unit_parameters) - raw.unit_rows + row) * padded());
+    const Index sharing = kernel().sharing;
+    for (Index row = 0; row < raw.unit_rows; ++row) {
+      T* const to = packed.units + (static_cast<Index>(unit_parameters) - raw.unit_rows + row) * padded();
+      for (Index unit = 0; unit < H; ++unit) to[unit] = raw.units[(row * H + unit) / sharing];
+    }
   }
   if (structure.normed) kernel().pack_norm(raw.norm, packed.norm, H);
 

@@ -83,7 +83,7 @@ struct RawNorm {  // torch's layout; the caller's arrays, read while the weights
 template <class T>
 struct Packed {
   Index I = 0, H = 0;
-  Index R = 0;            // units of h, hence inputs of the recurrent product: H, or fewer with a projection
+  Index R = 0;  // inputs of the recurrent product, the units of h: H, or fewer with a projection; 0: no such product
   T* W_x = nullptr;       // per phase: panels of (I, gates * units)
   T* W_h = nullptr;       // per phase: panels of (R, gates * units)
   T* b_x = nullptr;       // (gates * Hp,) by panel: what the input part starts from
@@ -101,7 +101,7 @@ struct Packed {
 template <class T>
 struct RawWeights {
   const T *W_ih, *W_hh, *b_ih, *b_hh;  // torch's layout; biases may be null
-  const T* units = nullptr;            // (unit_rows, H)
+  const T* units = nullptr;            // (unit_rows, H / sharing)
   Index unit_rows = 0;                 // rows given: the last ones of the cell's unit parameters; the others are zeros
   const T* W_hr = nullptr;             // (R, H), or null
   RawNorm<T> norm = {};
@@ -207,6 +207,9 @@ struct Forward {
   Index y_T;              // steps of y, 0 if packed; where a row does not run, y becomes zero
   T* gates;               // gate_rows gate rows, filled by the pass: all N (keep; tape) or the current chunk's
   Index gate_rows;
+  // Without a recurrent matrix, if gates are not kept: numbers of each thread's own gate rows of one panel. 0: all
+  // panels have gate rows, which a single step needs.
+  Index own_gates;
   Index chunk_rows;       // most rows of a chunk
   Index input_rows;       // most rows whose input part is computed at once
   T* states[kMaxStates];  // tape. (B + N, or 2 * B without history; Hp, for h Rp); core sets the initial states, the
@@ -258,12 +261,17 @@ struct Backward {
   T *dW_x, *dW_h, *db, *dW_r;  // sums in panel layout, which are then unpacked to the caller's:
   T *dW_ih, *dW_hh, *db_ih, *db_hh, *dW_hr;
   T* dunits;  // (unit_parameters, Hp); null: not wanted
+  // Without a recurrent matrix: the sums over each batch row's steps, (B, unit_parameters, Hp); zeroed by core.
+  T* dunit_rows;
 };
 
 // The kernels of one cell in one ISA: the cell's traits (cells/cell.h) and its entry points.
 template <class T>
 struct CellKernels {
   int gates, states, phases, split, saved, unit_parameters;
+  bool recurrent;
+  // Without a recurrent matrix: see cells/cell.h; and numbers in a gate row of the widest panel.
+  int sharing, skip, panel_width;
   // panels of units in forward, the most of any phase: the units of work that threads can share
   Index (*panels)(Index H);
   Index (*back_panels)(Index R);  // the same in backward, of units of h
@@ -277,11 +285,15 @@ struct CellKernels {
 template <class T>
 struct KernelTable {
   int lanes;
-  CellKernels<T> cells[kCellCount];
-  void (*add)(const T*, T*, Index);  // y += x
+  const CellKernels<T>*recurrent_cells, *scan_cells;  // in the order of the lists in cells/cells.h
+  void (*add)(const T*, T*, Index);                   // y += x
   void (*exp)(const T*, T*, Index);
   void (*sigmoid)(const T*, T*, Index);
   void (*tanh)(const T*, T*, Index);
+
+  FUSEDRNN_INLINE const CellKernels<T>& cell(int id) const {
+    return id < kRecurrentCells ? recurrent_cells[id] : scan_cells[id - kRecurrentCells];
+  }
 };
 
 struct Kernels {

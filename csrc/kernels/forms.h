@@ -38,6 +38,7 @@ struct NormGroups;
 
 // W_hr as the only gate of a phase whose units are the units of h and whose inputs are the cell's hidden units.
 struct Projection {
+  static constexpr bool recurrent = true;
   static constexpr int gates = 1, first = 1, split = 0;
   static constexpr int order[] = {0};
 };
@@ -49,6 +50,12 @@ inline Vec<T> load_bytes(const uint8_t* p) {
   Bytes bytes;
   __builtin_memcpy(&bytes, p, sizeof bytes);
   return __builtin_convertvector(bytes, Vec<T>);
+}
+
+// The share of its old c that a unit keeps at a row's step.
+template <class T>
+inline Vec<T> zone_share(const Masks<T>& masks, Index row, Index unit) {
+  return load_bytes<T>(masks.kept[1] + row * masks.kept_row[1] + unit) + masks.rate[1];
 }
 
 }  // namespace fusedrnn::FUSEDRNN_ISA

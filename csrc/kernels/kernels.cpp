@@ -1,5 +1,6 @@
 // The kernels of one ISA and one FUSEDRNN_ELEMENT, float or double: CMakeLists.txt compiles this file once for each
-// pair. It exports one table, kernels_<element>; everything here is in namespace fusedrnn::<isa>.
+// pair. Cells without a recurrent matrix are in scan_kernels.cpp. It exports one table, kernels_<element>; everything
+// here is in namespace fusedrnn::<isa>.
 #include "../cells/cells.h"
 #include "../math/math.h"
 #include "normed_backward.h"
@@ -25,30 +26,33 @@ void add(const T* x, T* y, Index n) {
 // The entry points of a cell, in the forms of kernels/forms.h that cells/cells.h lists for it.
 template <class T, class Cell, class... Forms>
 constexpr CellKernels<T> kernels_of() {
-  CellKernels<T> k = {
-      Cell::gates,        Cell::states,      Cell::phases,  Cell::split, Cell::saved, Cell::unit_parameters,
-      panels_of<T, Cell>, back_panels_of<T>, pack<T, Cell>, nullptr,     {},          {}};
+  CellKernels<T> k{};
+  k.gates = Cell::gates, k.states = Cell::states, k.phases = Cell::phases, k.split = Cell::split;
+  k.saved = Cell::saved, k.unit_parameters = Cell::unit_parameters, k.recurrent = true, k.sharing = 1;
+  k.panels = panels_of<T, Cell>, k.back_panels = back_panels_of<T>, k.pack = pack<T, Cell>;
   ((k.forward[Forms::id] = forward<T, Cell, Forms>, k.backward[Forms::id] = backward<T, Cell, Forms>), ...);
   if constexpr ((Forms::normalises || ...)) k.pack_norm = pack_norm<T, Cell>;
   return k;
 }
 
-template <class T>
-constexpr KernelTable<T> table() {
-#define FUSEDRNN_KERNELS(type, text, ...) kernels_of<T, type, __VA_ARGS__>(),
-  return {kLanes<T>,
-          {FUSEDRNN_CELLS(FUSEDRNN_KERNELS)},
-          add<T>,
-          over_array<T, exp<Vec<T>>>,
-          over_array<T, sigmoid<Vec<T>>>,
-          over_array<T, tanh<Vec<T>>>};
+#define FUSEDRNN_KERNELS(type, text, ...) kernels_of<FUSEDRNN_ELEMENT, type, __VA_ARGS__>(),
+constexpr CellKernels<FUSEDRNN_ELEMENT> recurrent_cells[] = {FUSEDRNN_RECURRENT_CELLS(FUSEDRNN_KERNELS)};
 #undef FUSEDRNN_KERNELS
-}
 
-#define FUSEDRNN_TABLE_OF(element) kernels_##element
-#define FUSEDRNN_TABLE(element) FUSEDRNN_TABLE_OF(element)
+#define FUSEDRNN_NAME_OF(what, element) what##_##element
+#define FUSEDRNN_NAME(what, element) FUSEDRNN_NAME_OF(what, element)
 
-extern const KernelTable<FUSEDRNN_ELEMENT> FUSEDRNN_TABLE(FUSEDRNN_ELEMENT);
-const KernelTable<FUSEDRNN_ELEMENT> FUSEDRNN_TABLE(FUSEDRNN_ELEMENT) = table<FUSEDRNN_ELEMENT>();
+// In scan_kernels.cpp.
+extern const CellKernels<FUSEDRNN_ELEMENT> FUSEDRNN_NAME(scan_cells, FUSEDRNN_ELEMENT)[];
+
+extern const KernelTable<FUSEDRNN_ELEMENT> FUSEDRNN_NAME(kernels, FUSEDRNN_ELEMENT);
+const KernelTable<FUSEDRNN_ELEMENT> FUSEDRNN_NAME(kernels, FUSEDRNN_ELEMENT) = {
+    kLanes<FUSEDRNN_ELEMENT>,
+    recurrent_cells,
+    FUSEDRNN_NAME(scan_cells, FUSEDRNN_ELEMENT),
+    add<FUSEDRNN_ELEMENT>,
+    over_array<FUSEDRNN_ELEMENT, exp<Vec<FUSEDRNN_ELEMENT>>>,
+    over_array<FUSEDRNN_ELEMENT, sigmoid<Vec<FUSEDRNN_ELEMENT>>>,
+    over_array<FUSEDRNN_ELEMENT, tanh<Vec<FUSEDRNN_ELEMENT>>>};
 
 }  // namespace fusedrnn::FUSEDRNN_ISA

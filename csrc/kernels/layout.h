@@ -60,7 +60,7 @@ struct Shape {
   const int* order;                  // row block in torch's weights of each gate
 };
 
-template <class Cell, int P>
+template <class Cell, int P, bool RECURRENT = Cell::recurrent>
 struct ShapeOf {
   static constexpr int gates = P == 0 ? Cell::first : Cell::gates - Cell::first;
   static constexpr int split = P == 0 ? Cell::split : 0;
@@ -69,6 +69,15 @@ struct ShapeOf {
   static constexpr int columns_before = P == 0 ? 0 : Cell::first + Cell::split;
   static constexpr const int* order = Cell::order + gates_before;
   constexpr operator Shape() const { return {gates, split, columns, gates_before, columns_before, order}; }
+};
+
+// Without a recurrent product: the gates are those of x, and x itself may be a column behind them.
+template <class Cell>
+struct ShapeOf<Cell, 0, false> {
+  static constexpr int gates = Cell::gates, split = Cell::skip, columns = gates + split;
+  static constexpr int gates_before = 0, columns_before = 0;
+  static constexpr const int* order = Cell::order;
+  constexpr operator Shape() const { return {gates, split, columns, 0, 0, order}; }
 };
 
 // The most blocks in a panel of `gates` gates.
@@ -130,7 +139,9 @@ struct GateRows {
 template <class T, class Cell>
 Index panels_of(Index H) {
   const Index first = CellPhase<T, Cell, 0>(H).panels.count;
-  if constexpr (Cell::phases == 1) {
+  if constexpr (!Cell::recurrent) {
+    return first;
+  } else if constexpr (Cell::phases == 1) {
     return first;
   } else {
     const Index second = CellPhase<T, Cell, 1>(H).panels.count;

@@ -118,7 +118,7 @@ template <class T>
   // directions while they are in the cache.
   const bool alone = m.team->size == 1;
   const auto back = [&](Range panels, Product of, const T* w, Index K, T* to) {
-    if (!to) return;
+    if (!to || K == 0) return;
     const Index columns = Panels(blocks_of<T>(K), kMaxBackVectors).count;
     pack_back(phase, panels, of, w, K, to + phase.gates_before * phase.padded * blocks_of<T>(K) * W,
               part_of(columns, m.rank, m.team->size), m);
@@ -172,7 +172,8 @@ template <class T, class Cell>
 void pack(const RawWeights<T>& raw, const Packed<T>& packed, Member& m) {
   const FloatingPointState state;  // the biases are added here
   pack_phase<T>(CellPhase<T, Cell, 0>(packed.H), raw, packed, m);
-  if constexpr (Cell::phases == 2) pack_phase<T>(CellPhase<T, Cell, 1>(packed.H), raw, packed, m);
+  if constexpr (Cell::recurrent)
+    if constexpr (Cell::phases == 2) pack_phase<T>(CellPhase<T, Cell, 1>(packed.H), raw, packed, m);
   if (raw.W_hr) pack_projection(raw, packed, m);
 }
 

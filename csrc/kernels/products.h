@@ -99,6 +99,9 @@ class InputProduct {
     }
   }
 
+  // Row i of those set by point_at; not for tokens.
+  const T* row(Index i) const { return x_[i]; }
+
   // The input product for one panel and the n rows set by point_at, which are `row` and the rows after it; or, for a
   // single row, for two panels of equal width.
   [[gnu::noinline]] void panel(const Phase<T>& phase, Index p, int panels, Index row, Index n,

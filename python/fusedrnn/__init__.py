@@ -1,4 +1,4 @@
-"""Fused recurrent layers for NumPy on the CPU: RNN, GRU and LSTM, forward, backward and streaming.
+"""Fused recurrent layers for NumPy on the CPU: RNN, GRU, LSTM and others, forward, backward, streaming.
 
 Layers have torch's arguments, names and shapes; gradients are computed from an explicit tape. `functional` offers the
 same for one layer on plain arrays, and `reference` the same in plain NumPy, to read and to check against.
@@ -30,8 +30,14 @@ else:
     from .ensemble import Ensemble
     from .explanation import Explanation, explain
     from .families.gru import GRU, GRUCell
+    from .families.indrnn import IndRNN, IndRNNCell
+    from .families.lru import LRU, LRUCell
     from .families.lstm import LSTM, LSTMCell
+    from .families.mingru import MinGRU, MinGRUCell, MinLSTM, MinLSTMCell
+    from .families.qrnn import QRNN, QRNNCell
+    from .families.rglru import RGLRU, RGLRUCell
     from .families.rnn import RNN, RNNCell
+    from .families.sru import SRU, SRUCell
     from .frozen import FrozenLayer, Stream
     from .groups import FrozenGroup
     from .isa import available_isas, current_isa, show_config, use_isa
@@ -44,8 +50,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "GRU",
+    "LRU",
     "LSTM",
+    "QRNN",
+    "RGLRU",
     "RNN",
+    "SRU",
     "Bidirectional",
     "Ensemble",
     "Explanation",
@@ -53,8 +63,18 @@ __all__ = [
     "FrozenLayer",
     "GRUCell",
     "Grads",
+    "IndRNN",
+    "IndRNNCell",
+    "LRUCell",
     "LSTMCell",
+    "MinGRU",
+    "MinGRUCell",
+    "MinLSTM",
+    "MinLSTMCell",
+    "QRNNCell",
+    "RGLRUCell",
     "RNNCell",
+    "SRUCell",
     "SparseGrad",
     "Stack",
     "StackStream",

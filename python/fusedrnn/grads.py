@@ -246,6 +246,33 @@ class CellGrads(NamedTuple):
     dh_initial: Array | None = None
 
 
+class ElementwiseGrads(NamedTuple):
+    """Gradients of the functions of cells without a recurrent matrix whose state is h, such as `mingru_forward`.
+
+    Each is of the shape of its argument, as in `RNNGrads`; dW_unit is None for cells without W_unit.
+    """
+
+    dx: Array | None
+    dh_0: Array
+    dW_ih: Any
+    db_ih: Array | None
+    dW_unit: Array | None = None
+    dh_initial: Array | None = None
+
+
+class ElementwisePairGrads(NamedTuple):
+    """Gradients of the functions of cells without a recurrent matrix whose state is (h, c), as `ElementwiseGrads`."""
+
+    dx: Array | None
+    dh_0: Array
+    dc_0: Array
+    dW_ih: Any
+    db_ih: Array | None
+    dW_unit: Array | None = None
+    dh_initial: Array | None = None
+    dc_initial: Array | None = None
+
+
 class LSTMGrads(NamedTuple):
     """Gradients of `lstm_forward`, as in `RNNGrads`; dW_peephole and dW_hr are None without these weights."""
 

@@ -87,7 +87,6 @@ def _gates(cell: Cell, params: dict[str, Array], x: Array, s: tuple[Array, ...])
     """Gates by name, from inputs (N, I) or tokens (N,) and the states before the step, (N, units) each."""
     W_ih, W_hh, b_ih, b_hh = (params.get(role) for role in ("W_ih", "W_hh", "b_ih", "b_hh"))
     assert W_ih is not None
-    assert W_hh is not None
     gain_ih, gain_hh = params.get("gain_ih"), params.get("gain_hh")
     p = [params[role] for role in ("gain_c", "bias_c") if role in params] or [*params.get("units", ())]
     G, N, H = cell.gates, len(x), len(W_ih) // cell.gates
@@ -101,8 +100,13 @@ def _gates(cell: Cell, params: dict[str, Array], x: Array, s: tuple[Array, ...])
         return a if bias is None else a + bias.reshape(-1, 1, H)
 
     with np.errstate(all="ignore"):  # values that overflow in the kernels may overflow here, too
-        a = np.zeros((G + cell.split, N, H), W_ih.dtype)
+        a = np.zeros((G + cell.split + cell.skip, N, H), W_ih.dtype)
         a[:G] = by_gate(W_ih.T[x] if x.ndim == 1 else x @ W_ih.T, b_ih, gain_ih)
+        if cell.skip:
+            a[G] = np.eye(H, dtype=W_ih.dtype)[x] if x.ndim == 1 else x
+        if W_hh is None:
+            assert cell.phases == 1
+            return cell.gate_values(cell.forward(a, s, p)[1])
         first = cell.first
         slots = [*range(first)] if not cell.split else [*range(G - 1), G]
         n = first * H

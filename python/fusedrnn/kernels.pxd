@@ -36,6 +36,7 @@ cdef extern from "fusedrnn.h" nogil:
         const void *W_hr
         double zoneout_h
         double zoneout_c
+        const void *units
 
     ctypedef struct fusedrnn_info:
         size_t size
@@ -100,6 +101,7 @@ cdef extern from "fusedrnn.h" nogil:
         void *dW_hr
         void *dh_initial
         void *dc_initial
+        void *dunits
 
     ctypedef struct fusedrnn_api:
         size_t size

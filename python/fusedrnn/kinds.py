@@ -26,6 +26,8 @@ class Options(NamedTuple):
     clip: float
     cell_clip: float
     peephole: str | None
+    candidate: str | None = None
+    highway: float = math.sqrt(3)
 
 
 class CellKind(NamedTuple):
@@ -40,9 +42,9 @@ class CellKind(NamedTuple):
     gates : int
         G: blocks of H rows in the weights.
     bias : True, False or "single"
-        Two biases, none, or ``bias_ih`` alone.
+        Two biases, none, or ``bias_ih`` alone. Without a recurrent matrix there is ``bias_ih`` or none.
     peepholes : int
-        Rows of ``weight_peephole``.
+        Rows of ``weight_peephole``, or of ``weight_unit``.
     options : Options or None
         None for the usual cell, whose kernels have their functions compiled in.
     proj_size : int
@@ -66,10 +68,20 @@ class CellKind(NamedTuple):
         return "normed" in CELLS[self.name]["forms"] and not self.proj_size
 
     @property
+    def recurrent(self) -> bool:
+        """Whether there is a matrix W_hh."""
+        return bool(CELLS[self.name]["recurrent"])
+
+    @property
+    def takes_x(self) -> bool:
+        """Whether the cell takes x itself besides products of x."""
+        return bool(CELLS[self.name]["skip"])
+
+    @property
     def roles(self) -> tuple[str, ...]:
         """The kernels' names of the parameters of one layer in one direction, in the order of `direction_specs`."""
-        roles = ["W_ih", "W_hh"]
-        roles += ["b_ih", "b_hh"] if self.bias is True else ["b_ih"] if self.bias else []
+        roles = ["W_ih", "W_hh"] if self.recurrent else ["W_ih"]
+        roles += ["b_ih", "b_hh"] if self.bias is True and self.recurrent else ["b_ih"] if self.bias else []
         roles += ["W_hr"] if self.proj_size else []
         roles += ["units"] if self.peepholes else []
         if self.norm_eps is not None:
@@ -79,7 +91,7 @@ class CellKind(NamedTuple):
     @property
     def is_usual(self) -> bool:
         """Whether the parameters are W_ih, W_hh, b_ih and b_hh, and there are no options."""
-        plain = self.bias is True and self.options is None and self.norm_eps is None
+        plain = self.bias is True and self.options is None and self.norm_eps is None and self.recurrent
         return plain and not (self.proj_size or self.peepholes)
 
     @property
@@ -106,6 +118,12 @@ def kind_of(name: str, bias: Bias, options: Options | None = None, peepholes: in
     """A kind, completed by what the compiled module says about its cell."""
     cell = CELLS[name]
     return CellKind(name, ("h", "c")[: cell["states"]], cell["gates"], bias, peepholes, options)
+
+
+def elementwise_kind(name: str, bias: Bias, candidate: str | None = None, highway: float = math.sqrt(3)) -> CellKind:
+    """A cell without a recurrent matrix: see `kind_of`."""
+    options = Options(SIGMOID, TANH, TANH, math.inf, math.inf, None, candidate, highway)
+    return kind_of(name, bias, options, CELLS[name]["units"])
 
 
 def or_infinite(limit: float | None) -> float:

@@ -204,8 +204,26 @@ def run_forward(
     reverse: Any,
 ) -> tuple[Array, tuple[Array, ...], FunctionalTape]:
     W_ih, W_hh, *others, dtype = _validate.functional_weights(owner, kind.gates, kind.peepholes, *weights)
-    I, H = W_ih.shape[1], W_ih.shape[0] // kind.gates
-    units = (W_hh.shape[1], H)[: len(state_0)]
+    units = (W_hh.shape[1], W_ih.shape[0] // kind.gates)[: len(state_0)]
+    given = {role: w for role, w in zip(ROLES, (W_ih, W_hh, *others), strict=True) if w is not None}
+    return run_packed(owner, kind, x, state_0, initial, given, units, dtype, masks, steps, reverse)
+
+
+def run_packed(
+    owner: str,
+    kind: CellKind,
+    x: Any,
+    state_0: dict[str, Any],
+    initial: dict[str, Any],
+    given: dict[str, Array],
+    units: tuple[int, ...],
+    dtype: np.dtype[Any],
+    masks: tuple[Any, ...],
+    steps: tuple[Any, Any, Any, Any],
+    reverse: Any,
+) -> tuple[Array, tuple[Array, ...], FunctionalTape]:
+    """Run a cell whose weights, by role, and units of each state have been checked."""
+    I, H = given["W_ih"].shape[1], given["W_ih"].shape[0] // kind.gates
     x, extent = read_time_major(owner, x, dtype, I, Steps(*steps))
     B = extent.B
     state = tuple(
@@ -220,18 +238,18 @@ def run_forward(
     reverse = _validate.flag(owner, "reverse", reverse)
     y = _core.empty((*extent.grid, units[0]), dtype)
     state_n = tuple(_core.empty((B, n), dtype) for n in units)
-    arrays: list[Any] = [W_ih, W_hh, *others]
-    seen = see(x, extent.schedule, I, True)
+    seen = see(x, extent.schedule, I, True, kind.takes_x)
+    arrays = [given["W_ih"]]
     pack_columns(seen, arrays, (0,))
     if seen is not None:
         x = seen.numbers
-    given = dict(zip(ROLES, arrays, strict=True))
-    packed = _core.Weights(kind.name, {role: w for role, w in given.items() if w is not None}, True, kind.options)
+    given = given | {"W_ih": arrays[0]}
+    shapes = {role: w.shape for role, w in given.items()}
+    packed = _core.Weights(kind.name, given, True, kind.options)
     tape = _core.forward(packed, x, state, y, state_n, extent.schedule, reverse, True, used, own)
     assert tape is not None
     if extent.hold:
         extent.schedule.hold(y, reverse)
-    shapes = {role: w.shape for role, w in given.items() if w is not None}
     has_own = tuple(part is not None for part in own)
     kept = FunctionalTape(owner, tape, extent, I, units, shapes, dtype, seen, reverse, has_own)
     return y[:, 0] if extent.packed else y, state_n, kept

@@ -12,7 +12,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from . import _core, _validate
 from .form import Plan
-from .kinds import CellKind, kind_of
+from .kinds import CELLS, CellKind, kind_of
 from .specs import Bias, LoadReport, ParameterSpec
 
 Array = NDArray[Any]
@@ -35,15 +35,21 @@ def direction_specs(kind: CellKind, H: int, inputs: int, inputs_formula: str, su
         "b_ih": ParameterSpec(f"bias_ih{suffix}", (gates * H,), f"({rows},)", "b_ih"),
         "b_hh": ParameterSpec(f"bias_hh{suffix}", (gates * H,), f"({rows},)", "b_hh"),
         "W_hr": ParameterSpec(f"weight_hr{suffix}", (R, H), "(proj_size, hidden_size)", "W_hr"),
-        "units": ParameterSpec(
-            f"weight_peephole{suffix}", (kind.peepholes, H), f"({kind.peepholes}, hidden_size)", "units"
-        ),
+        "units": units_spec(kind, H, suffix),
         "gain_ih": ParameterSpec(f"weight_ln_ih{suffix}", (gates * H,), f"({rows},)", "gain_ih", 1.0),
         "gain_hh": ParameterSpec(f"weight_ln_hh{suffix}", (gates * H,), f"({rows},)", "gain_hh", 1.0),
         "gain_c": ParameterSpec(f"weight_ln_c{suffix}", (H,), "(hidden_size,)", "gain_c", 1.0),
         "bias_c": ParameterSpec(f"bias_ln_c{suffix}", (H,), "(hidden_size,)", "bias_c", 0.0),
     }
     return tuple([of_role[role] for role in kind.roles])
+
+
+def units_spec(kind: CellKind, H: int, suffix: str) -> ParameterSpec:
+    """The parameters with one element for each unit, or for each pair of units."""
+    name = "weight_peephole" if kind.recurrent else "weight_unit"
+    sharing = CELLS[kind.name]["sharing"]
+    width = "hidden_size" if sharing == 1 else f"hidden_size/{sharing}"
+    return ParameterSpec(f"{name}{suffix}", (kind.peepholes, H // sharing), f"({kind.peepholes}, {width})", "units")
 
 
 def count_elements(specs: Iterable[ParameterSpec]) -> int:

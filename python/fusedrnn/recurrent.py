@@ -254,7 +254,7 @@ class RecurrentLayer(SequenceLayer, Parameterized):
         plan = self._plan
         lowest = plan.lowest_W_ih if x.ndim == 2 else ()
         arrays, learned = plan.split_learned(self._arrays(lowest))
-        seen = see(x, extent.schedule, plan.input_size, mode.save)
+        seen = see(x, extent.schedule, plan.input_size, mode.save, plan.kind.takes_x)
         pack_columns(seen, arrays, lowest)
         if seen is not None:
             x = seen.numbers
@@ -262,7 +262,7 @@ class RecurrentLayer(SequenceLayer, Parameterized):
         used: Masks = {}
         if mode.drop and rates.any:
             between = plan.num_layers - 1, plan.inner_width
-            shapes = masks.shapes(rows, extent, plan.units, self._shape_of("W_hh"), between)
+            shapes = masks.shapes(rows, extent, plan.units, self._shape_of_W_hh(), between)
             used = masks.settle(plan.owner, rates, mode.masks, shapes, self.rng)
         factors = masks.weight_factors(used, rates, plan.dtype)
         if factors is not None:
@@ -279,9 +279,9 @@ class RecurrentLayer(SequenceLayer, Parameterized):
             return state_n, None
         return state_n, SavedLayer(plan, self._specs, extent, records, used, factors, seen)
 
-    def _shape_of(self, role: str) -> tuple[int, ...]:
-        """Shape of the lowest layer's parameter of a role."""
-        return self._specs[self._kind.roles.index(role)].shape
+    def _shape_of_W_hh(self) -> tuple[int, ...]:
+        """Shape of the lowest layer's W_hh; empty if there is none."""
+        return next((spec.shape for spec in self._specs if spec.role == "W_hh"), ())
 
     def _show(self, saved: Any, x: Array, extent: Extent) -> tuple[Any, Array]:
         from .inspection import show_layer  # imports the reference, which calls do not need

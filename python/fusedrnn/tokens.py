@@ -45,11 +45,14 @@ class Seen(NamedTuple):
         return SparseGrad(self.ids, dcolumns if dcolumns.shape[1] == n else dcolumns[:, :n], vocabulary)
 
 
-def see(x: Array, schedule: _core.Schedule, input_size: int, save: bool) -> Seen | None:
+def see(x: Array, schedule: _core.Schedule, input_size: int, save: bool, takes_x: bool = False) -> Seen | None:
     """The tokens of x, (T, B), or None if the call had better pack all columns.
 
     A call without backward (`save`) that has as many steps as the vocabulary has tokens cannot save much.
+    `takes_x`: the cell also takes x itself, a one-hot row for each token, so all tokens keep their numbers.
     """
+    if x.ndim == 2 and takes_x:
+        return Seen(np.arange(input_size), np.ascontiguousarray(x, np.int64)) if save else None
     if x.ndim != 2 or (not save and schedule.rows >= input_size):
         return None
     return Seen(*_core.number_tokens(x, schedule, input_size))

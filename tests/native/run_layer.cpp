@@ -36,6 +36,7 @@ static CellOptions options_of(const std::vector<double>& o) {
   CellOptions options;
   options.gate = activation(0), options.state = activation(3), options.output = activation(6);
   options.clip = o[9], options.cell_clip = o[10], options.peephole = static_cast<Peephole>(o[11]);
+  options.candidate = static_cast<Candidate>(o[12]), options.highway = o[13];
   return options;
 }
 
@@ -44,12 +45,13 @@ enum Given { kRecurrentMask = 1, kZoneoutH = 2, kZoneoutC = 4 };  // masks
 template <class T>
 static void run(CellId cell, Index steps, Index B, Index I, Index H, bool reverse, bool with_lengths, Index unit_rows,
                 Index proj_size, Index masks) {
-  const CellOptions options = options_of(read<double>(12));
-  const CellKernels<T>& kernel = table_of<T>(current_kernels()).cells[cell];
+  const CellOptions options = options_of(read<double>(14));
+  const CellKernels<T>& kernel = table_of<T>(current_kernels()).cell(cell);
   const Index G = kernel.gates, S = kernel.states, R = proj_size ? proj_size : H, units_of[] = {R, H};
   const auto lengths = read<std::int64_t>(with_lengths ? B : 0);
-  auto W_ih = read<T>(G * H * I), W_hh = read<T>(G * H * R), b_ih = read<T>(G * H), b_hh = read<T>(G * H);
-  auto units = read<T>(unit_rows * H), W_hr = read<T>(proj_size * H);
+  const Index rows_h = kernel.recurrent ? G * H : 0;
+  auto W_ih = read<T>(G * H * I), W_hh = read<T>(rows_h * R), b_ih = read<T>(G * H), b_hh = read<T>(rows_h);
+  auto units = read<T>(unit_rows * H / kernel.sharing), W_hr = read<T>(proj_size * H);
   const Index state_size = B * (S == 2 ? R + H : R);
   auto x = read<T>(steps * B * I), state = read<T>(state_size), dy = read<T>(steps * B * R),
        dstate_n = read<T>(state_size);
@@ -57,7 +59,8 @@ static void run(CellId cell, Index steps, Index B, Index I, Index H, bool revers
   std::vector<char> kept[] = {read<char>(masks & kZoneoutH ? steps * B * R : 0),
                               read<char>(masks & kZoneoutC ? steps * B * H : 0)};
 
-  RawWeights<T> raw{W_ih.data(), W_hh.data(), b_ih.data(), b_hh.data(), units.data(), unit_rows};
+  RawWeights<T> raw{W_ih.data(), W_hh.data(), b_ih.data(), b_hh.empty() ? nullptr : b_hh.data(), units.data(),
+                    unit_rows};
   Structure structure;
   structure.R = proj_size, raw.W_hr = proj_size ? W_hr.data() : nullptr;
   const auto weights = std::make_shared<const Weights<T>>(current_kernels(), cell, options, I, H, raw, true, structure);
@@ -72,7 +75,7 @@ static void run(CellId cell, Index steps, Index B, Index I, Index H, bool revers
   BackwardArrays<T> backward;
   backward.dy = dense(dy, B, R), backward.dx = dense(dx, B, I);
   backward.dW_ih = dW_ih.data(), backward.dW_hh = dW_hh.data(), backward.db_ih = db_ih.data(),
-  backward.db_hh = db_hh.data();
+  backward.db_hh = db_hh.empty() ? nullptr : db_hh.data();
   if (proj_size) backward.dW_hr = dW_hr.data();
   if (unit_rows) backward.dunits = dunits.data(), backward.unit_rows = unit_rows;
   for (Index s = 0, at = 0; s < S; at += B * units_of[s++]) {

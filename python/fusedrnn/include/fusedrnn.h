@@ -57,7 +57,9 @@ typedef struct fusedrnn_stream fusedrnn_stream; /* stacked one-directional layer
  * are in torch's order. */
 typedef struct fusedrnn_layer {
   size_t size;      /* sizeof(fusedrnn_layer) */
-  const char* cell; /* "rnn_tanh", "rnn_relu", "gru_after" (torch), "gru_before" (Cho), "gru_simple", "lstm" */
+  const char* cell; /* "rnn_tanh", "rnn_relu", "gru_after" (torch), "gru_before" (Cho), "gru_simple", "lstm"; or,
+                     * without W_hh and b_hh: "mingru", "minlstm", "indrnn", "qrnn", "lru", "sru" and "rglru" (for I = H),
+                     * "sru_wide", "rglru_wide" */
   int dtype;
   int training; /* nonzero: also pack what backward needs */
   ptrdiff_t input_size, hidden_size;
@@ -66,6 +68,8 @@ typedef struct fusedrnn_layer {
   ptrdiff_t proj_size;         /* LSTM: units P < H of h and y; W_hh is then (G*H, P); 0: no projection */
   const void* W_hr;            /* (P, H), C-contiguous, with proj_size */
   double zoneout_h, zoneout_c; /* rates, 0 <= rate < 1: without a tape, units keep this share of their old values */
+  /* (U, H), C-contiguous: parameters per unit of "indrnn", "sru", "rglru" and, then (U, H/2), "lru"; else NULL */
+  const void* units;
 } fusedrnn_layer;
 
 /* Properties of packed weights. weights_info fills as many members as `size` covers. */
@@ -131,6 +135,7 @@ typedef struct fusedrnn_backward {
   void* dW_hr; /* (P, H), C-contiguous; overwritten */
   /* (H,): summed over all resets, and over the rows that began in h_initial, because there was no h_0; overwritten */
   void *dh_initial, *dc_initial;
+  void* dunits; /* (U, H), C-contiguous; overwritten */
 } fusedrnn_backward;
 
 /* The function table. */

@@ -1,10 +1,10 @@
 """Bridges to other frameworks. A framework is imported only when one of its objects is passed.
 
 Weights: ``from_torch``, ``to_torch``, ``from_keras``, ``to_keras``, ``from_onnx``, ``to_onnx``, ``from_paddle``,
-``from_dynet``, ``from_madmom``, ``from_thinc``, ``from_flax``, ``from_haste`` and files, ``save_safetensors``,
-``load_safetensors``, ``save_npz``, ``load_npz``, ``load_ncnn``, ``load_rtneural`` (GuitarML's, too). Each bridge is a
-file ``weights_<framework>.py``, the only place that knows the framework's gate order;
-docs/conventions.md lists the conventions in one table.
+``from_dynet``, ``from_madmom``, ``from_thinc``, ``from_flax``, ``from_haste``, ``from_mingru``, ``from_sru``,
+``from_recurrentgemma`` and files, ``save_safetensors``, ``load_safetensors``, ``save_npz``, ``load_npz``,
+``load_ncnn``, ``load_rtneural`` (GuitarML's, too). Each bridge is a file ``weights_<framework>.py``, the only place
+that knows the framework's gate order; docs/conventions.md lists the conventions in one table.
 
 Gradients: ``fusedrnn.interop.autograd``, ``fusedrnn.interop.jax``, ``fusedrnn.interop.thinc`` and
 ``fusedrnn.interop.torch``; estimators: ``fusedrnn.interop.sklearn``;
@@ -24,11 +24,14 @@ if TYPE_CHECKING:
     from .weights_haste import from_haste
     from .weights_keras import from_keras, to_keras
     from .weights_madmom import from_madmom
+    from .weights_mingru import from_mingru
     from .weights_ncnn import load_ncnn
     from .weights_onnx import from_onnx
     from .weights_onnx_export import to_onnx
     from .weights_paddle import from_paddle
+    from .weights_recurrentgemma import from_recurrentgemma
     from .weights_rtneural import load_rtneural
+    from .weights_sru import from_sru
     from .weights_thinc import from_thinc
     from .weights_torch import from_torch, to_torch
 
@@ -39,8 +42,11 @@ __all__ = [
     "from_haste",
     "from_keras",
     "from_madmom",
+    "from_mingru",
     "from_onnx",
     "from_paddle",
+    "from_recurrentgemma",
+    "from_sru",
     "from_thinc",
     "from_torch",
     "load_ncnn",
@@ -62,8 +68,11 @@ _MODULES = {
     "from_dynet": "weights_dynet",
     "from_keras": "weights_keras",
     "from_madmom": "weights_madmom",
+    "from_mingru": "weights_mingru",
     "from_onnx": "weights_onnx",
     "from_paddle": "weights_paddle",
+    "from_recurrentgemma": "weights_recurrentgemma",
+    "from_sru": "weights_sru",
     "from_thinc": "weights_thinc",
     "load_ncnn": "weights_ncnn",
     "from_torch": "weights_torch",

@@ -7,7 +7,7 @@ from their defaults; `build` makes the layer. The names and the maths of the opt
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -266,9 +266,26 @@ class Sizes(NamedTuple):
     said_by: dict[str, str]  # but for num_layers
 
 
-def sizes_of(owner: str, arrays: Mapping[str, Any], is_cell: bool) -> Sizes:
-    """Looks at names and shapes only, and at no more layers than there are names."""
+def sizes_of(
+    owner: str,
+    arrays: Mapping[str, Any],
+    is_cell: bool,
+    hidden_size_in: Callable[[Mapping[str, Any], str], tuple[int, str]] | None = None,
+) -> Sizes:
+    """Looks at names and shapes only, and at no more layers than there are names.
+
+    Without a recurrent matrix, `hidden_size_in` finds the hidden size, and the array that says it.
+    """
     suffix = "" if is_cell else "_l0"
+    if hidden_size_in is not None:
+        name = f"weight_ih{suffix}"
+        for needed in [name, *(n for n in arrays if n == f"weight_unit{suffix}")]:
+            if needed not in arrays or len(arrays[needed].shape) != 2:
+                raise ValueError(_messages.none_found(owner, f"{needed} of two axes", ", ".join(sorted(arrays))))
+        hidden, said = hidden_size_in(arrays, suffix)
+        layers = {int(found[1]) for found in map(LAYER.search, arrays) if found}
+        count = 1 if is_cell else min(1 + max(layers, default=0), len(arrays))
+        return Sizes(int(arrays[name].shape[1]), hidden, 0, count, {"input_size": name, "hidden_size": said})
     names = {argument: f"weight_{what}{suffix}" for argument, what in (("ih", "ih"), ("hh", "hh"), ("hr", "hr"))}
     projected = names["hr"] in arrays
     for name in (names["ih"], names["hh"], *([names["hr"]] if projected else [])):

@@ -46,7 +46,18 @@ __all__ = ["RNNFeatures", "SequenceClassifier", "SequenceRegressor"]
 
 Array = NDArray[Any]
 
-CELLS = {"rnn": fusedrnn.RNN, "gru": fusedrnn.GRU, "lstm": fusedrnn.LSTM}
+CELLS = {
+    "rnn": fusedrnn.RNN,
+    "gru": fusedrnn.GRU,
+    "lstm": fusedrnn.LSTM,
+    "mingru": fusedrnn.MinGRU,
+    "minlstm": fusedrnn.MinLSTM,
+    "indrnn": fusedrnn.IndRNN,
+    "qrnn": fusedrnn.QRNN,
+    "sru": fusedrnn.SRU,
+    "lru": fusedrnn.LRU,
+    "rglru": fusedrnn.RGLRU,
+}
 CONSTRAINTS = {
     "cell": [StrOptions(set(CELLS))],
     "hidden_size": [Interval(Integral, 1, None, closed="left")],

@@ -176,7 +176,7 @@ def restore(owner: str, description: str | None, arrays: Mapping[str, Stored], p
             return from_state_dict(owner, arrays, prefix, None, None, None, 0.0, None)
         return stack_of(owner, [restore(owner, None, arrays, one) for one in several_prefixes(owner, prefix)])
     cls, arguments = parse(owner, description)
-    sizes = sizes_of(owner, arrays, issubclass(cls, RecurrentCell))
+    sizes = sizes_of(owner, arrays, issubclass(cls, RecurrentCell), getattr(cls, "_hidden_size_in", None))
     for argument, name in sizes.said_by.items():
         value, said = arguments.get(argument, 0), getattr(sizes, argument)
         if value != said:

@@ -5,10 +5,11 @@ It is deliberately slow and simple; everything else in fusedrnn is tested agains
 """
 
 from fusedrnn.grads import GRUGrads, LSTMGrads, RNNGrads, ScanGrads, StateSpaceGrads
-from fusedrnn.reference import functions
+from fusedrnn.reference import elementwise, functions
 from fusedrnn.reference.activations import sigmoid
 from fusedrnn.reference.cells import CELLS, Cell
 from fusedrnn.reference.discretization import discretize
+from fusedrnn.reference.elementwise import *  # noqa: F403  cells without a recurrent matrix
 from fusedrnn.reference.functions import *  # noqa: F403  every family's, listed there
 from fusedrnn.reference.layer_norm import LayerNorm
 from fusedrnn.reference.scan import ScanTape, scan_backward, scan_forward
@@ -37,4 +38,4 @@ __all__ = [
     "state_space_backward",
     "state_space_forward",
 ]
-__all__ += functions.__all__
+__all__ += [*functions.__all__, *elementwise.__all__]

@@ -34,18 +34,28 @@ def checked(
     cell: Cell,
     x: ArrayLike,
     W_ih: ArrayLike,
-    W_hh: ArrayLike,
+    W_hh: ArrayLike | None,
     b_ih: ArrayLike | None,
     b_hh: ArrayLike | None,
     lengths: ArrayLike | None,
     dtype: np.dtype[Any],
     W_hr: Array | None,
 ) -> tuple[Array, Array, Array, Array, Array, Array]:
-    """The arguments as arrays: x unchanged, weights (G, H, I) and (G, H, R), biases (G, 1, H), lengths (B,)."""
+    """The arguments as arrays: x unchanged, weights (G, H, I) and (G, H, R), biases (G, 1, H), lengths (B,).
+
+    The W_hh of a cell without a recurrent matrix is zero.
+    """
     layer, G = cell.name, cell.gates
     if dtype.kind != "f":
         raise TypeError(f"{layer}: dtype is {dtype}; expected a floating type")
-    x, W_ih, W_hh = np.asarray(x), np.array(W_ih, dtype), np.array(W_hh, dtype)
+    x, W_ih = np.asarray(x), np.array(W_ih, dtype)
+    if not cell.recurrent:
+        if W_hh is not None or b_hh is not None or W_hr is not None:
+            raise ValueError(f"{layer}: W_hh, b_hh or W_hr is given; expected None, this cell has no recurrent matrix")
+        if W_ih.ndim != 2 or W_ih.shape[0] % G:
+            raise ValueError(f"{layer}: W_ih has shape {W_ih.shape}; expected ({G}*H, I)")
+        W_hh = np.zeros((W_ih.shape[0], W_ih.shape[0] // G), dtype)
+    W_hh = np.array(W_hh, dtype)
     if W_hr is None and (W_hh.ndim != 2 or W_hh.shape[0] != G * W_hh.shape[1] or W_hh.size == 0):
         raise ValueError(f"{layer}: W_hh has shape {W_hh.shape}; expected ({G}*H, H) with H >= 1")
     if W_hr is not None:

@@ -29,7 +29,15 @@ from fusedrnn.reference.cells.cell import Array, Cell
 from fusedrnn.reference.checks import cell_of, check_tokens, checked, copy_of, valid_and_cut
 from fusedrnn.reference.layer_norm import LayerNorm, normalise, normalise_back
 from fusedrnn.reference.packing import Packing
-from fusedrnn.reference.products import add_input_outer, input_product, outer, product, product_back
+from fusedrnn.reference.products import (
+    add_input_outer,
+    as_numbers,
+    input_product,
+    outer,
+    product,
+    product_back,
+    recurrent_slots,
+)
 
 __all__ = ["SequenceGrads", "Tape", "backward", "forward"]
 
@@ -116,7 +124,7 @@ class SequenceGrads(NamedTuple):
     dx: Array | None
     dstate: tuple[Array, ...]
     dW_ih: Any
-    dW_hh: Array
+    dW_hh: Any  # None for a cell without a recurrent matrix
     db_ih: Array | None
     db_hh: Array | None
     dW_peephole: Array | None = None
@@ -130,7 +138,7 @@ def forward(
     x: ArrayLike | tuple[ArrayLike, ArrayLike],
     state: tuple[ArrayLike | None, ...],
     W_ih: ArrayLike,
-    W_hh: ArrayLike,
+    W_hh: ArrayLike | None,
     b_ih: ArrayLike | None = None,
     b_hh: ArrayLike | None = None,
     *,
@@ -169,9 +177,10 @@ def forward(
     state : tuple of (array_like, shape (B, H), or None)
         The state before the first step, (h,) or (h, c); None means the own initial state.
     W_ih, W_hh : array_like, shapes (G*H, I) and (G*H, H)
+        W_hh is None if the cell has no recurrent matrix, and then so is b_hh.
     b_ih, b_hh : array_like, shape (G*H,), or None
     W_peephole : array_like, shape (U, H), or None
-        Peepholes, if the cell has any; None means zeros.
+        Parameters per unit, if the cell has any (peepholes); None means zeros.
     W_hr : array_like, shape (R, H), or None
         Projection of the h of an LSTM, R <= H; W_hh is then (G*H, R), and y, h and their gradients have R units.
     recurrent_mask : array_like, shape (B, R), or None
@@ -249,8 +258,12 @@ def forward(
     if past_end not in ("zero", "hold"):
         raise ValueError(f"{cell_name}: past_end is {past_end!r}; expected 'zero' or 'hold'")
     G, H, I = W_ih.shape
-    shape = (cell.unit_parameters, H)
-    p = copy_of(cell_name, "W_peephole", W_peephole, f"({cell.unit_parameters}, H)", shape, dtype)
+    if H % cell.sharing:
+        raise ValueError(f"{cell_name}: W_ih has {G * H} rows; expected an even number, real and imaginary parts")
+    shape = (cell.unit_parameters, H // cell.sharing)
+    if cell.skip and I != H:
+        raise ValueError(f"{cell_name}: W_ih has shape {(G * H, I)}; x itself is an operand, which needs I = H")
+    p = copy_of(cell_name, "W_peephole", W_peephole, f"({cell.unit_parameters}, {shape[1]})", shape, dtype)
     gains = np.ones((2, G, 1, H), dtype)
     if layer_norm is not None:
         for k, gain in enumerate(layer_norm[:2]):
@@ -258,7 +271,7 @@ def forward(
         for k, row in enumerate(layer_norm[2:4][: len(p)]):
             p[k] = copy_of(cell_name, "layer_norm", row, "(H,)", (H,), dtype)
     R = W_hh.shape[2]
-    first, slot = cell.first, _recurrent_slots(cell)
+    first, slot = cell.first, recurrent_slots(cell)
 
     states = np.zeros((T + 1, cell.states, B, H), dtype)
     shares = np.zeros((T, cell.states, B, H), dtype)
@@ -291,7 +304,7 @@ def forward(
         inputs[t, rows] = x[t, rows]
         check_tokens(cell_name, inputs[t], I, t)
 
-        a = np.zeros((G + cell.split, len(rows), H), dtype)
+        a = np.zeros((G + cell.split + cell.skip, len(rows), H), dtype)
         product_x, product_h = input_product(inputs[t, rows], W_ih), product(h, W_hh[:first])
         if cell.norm_eps is not None:
             normed[t, 0][:, :, rows] = normalise(product_x, cell.norm_groups, cell.norm_eps)
@@ -299,8 +312,12 @@ def forward(
             product_x, product_h = (gains[k] * normed[t, k, 0][:, rows] for k in (0, 1))
         a[:G] = product_x + b_ih
         a[slot[:first]] += product_h + b_hh[:first]
+        if cell.skip:
+            a[G] = as_numbers(inputs[t, rows], H)
+        share = shares[t][:, rows]
         if cell.phases == 1:
-            s_new, save = cell.forward(a, s, p)
+            step: Any = cell.forward  # a cell that zones a gate out takes the share
+            s_new, save = step(a, s, p, share[1]) if cell.zones_gate else step(a, s, p)
         else:
             operand, save = cell.gate(a[:first], h[None])
             a[first:] += product(operand, W_hh[first:]) + b_hh[first:]
@@ -314,7 +331,7 @@ def forward(
         if W_hr is not None:
             new[0] = 0
             new[0, :, :R] = s_new[0] @ W_hr.T
-        share = shares[t][:, rows]
+        share = np.zeros_like(share) if cell.zones_gate else share
         states[after][:, rows] = np.where(share == 0, new, share * s + (1 - share) * new)
         held[rows] = states[after, 0][rows, :R]
         y[t] = held if past_end == "hold" else np.where(valid[t][:, None], held, 0)
@@ -378,7 +395,7 @@ def backward(
     G, H, I = W_ih.shape
     R = W_hh.shape[2]
     dtype = W_ih.dtype
-    first, slot = cell.first, _recurrent_slots(cell)
+    first, slot = cell.first, recurrent_slots(cell)
 
     if dy is None and all(ds is None for ds in dstate_n):
         raise ValueError(f"{cell.name}: every gradient of the results is None; give dy or a gradient of a state")
@@ -410,14 +427,16 @@ def backward(
             dheld[rows] = 0
             if tape.past_end == "hold":
                 dheld[~tape.valid[t]] += dy[t, ~tape.valid[t]]
-        ds_stays, ds_new = share * ds_new, (1 - share) * ds_new
+        outside = np.zeros_like(share) if cell.zones_gate else share
+        ds_stays, ds_new = outside * ds_new, (1 - outside) * ds_new
         if W_hr is not None:
             dW_hr += ds_new[0, :, :R].T @ s_new[0]
             ds_new[0] = ds_new[0, :, :R] @ W_hr
 
-        da = np.zeros((G + cell.split, len(rows), H), dtype)
+        da = np.zeros((G + cell.split + cell.skip, len(rows), H), dtype)
         if cell.phases == 1:
-            da[:], ds_old = cell.backward(save, s, s_new, p, ds_new)
+            zoned = (share[1],) if cell.zones_gate else ()
+            da[:], ds_old = cell.backward(save, s, s_new, p, ds_new, *zoned)
             for k, d in enumerate(cell.unit_gradients(save, s, s_new, p, ds_new, da)):
                 dp[k] += d.sum(axis=0)
         else:
@@ -436,7 +455,7 @@ def backward(
             ds[k, rows] = ds_old[k] + ds_stays[k]
         ds[0, rows, :R] += mask * product_back(da_h[:first], W_hh[:first])
         if dx is not None:
-            dx[t, rows] = product_back(da_x, W_ih)
+            dx[t, rows] = product_back(da_x, W_ih) + (da[G] if cell.skip else 0)
 
         add_input_outer(dW_ih, da_x, x[t, rows])
         dW_hh[:first] += outer(da_h[:first], mask * s[0, :, :R])
@@ -460,7 +479,7 @@ def backward(
         dx,
         tuple(d[:, :units] for d, units in zip(ds, (R, H), strict=False)),
         dW,
-        dW_hh.reshape(G * H, R),
+        dW_hh.reshape(G * H, R) if cell.recurrent else None,
         db_ih.reshape(G * H) if tape.has_b_ih else None,
         db_hh.reshape(G * H) if tape.has_b_hh else None,
         dp if len(dp) and not normalised else None,
@@ -472,10 +491,3 @@ def backward(
 
 def _were_given(state: tuple[ArrayLike | None, ...]) -> tuple[bool, ...]:
     return tuple(part is not None for part in state)
-
-
-def _recurrent_slots(cell: Cell) -> Array:
-    """The row of `a` for each gate's recurrent part: that of its input part, or (last `split` gates) after them."""
-    slot = np.arange(cell.gates)
-    slot[cell.gates - cell.split :] += cell.split
-    return slot

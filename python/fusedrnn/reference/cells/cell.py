@@ -11,6 +11,17 @@ h), `s_new` (after it) and `save` are a few of these: a tuple, or the first axis
     GRUSimple      2      1       0      1     no gate r
     LSTM           4      2       0      1     3 gates when coupled; unit parameters are its peepholes
 
+Cells without a recurrent matrix: `a` has an input part only, and if `skip` is 1 it has x itself as an extra row at the
+end, which needs I = H.
+
+    MinGRU         2      1
+    MinLSTM        3      1
+    IndRNN         1      1                    unit parameter u
+    QRNN           3      2                    its zoneout acts on the gate f
+    SRU          3 or 4   2                    with 3 gates the highway takes x itself; unit parameters v_f, v_r
+    LRU            1      1                    unit parameters nu, theta, gamma of pairs of units
+    RGLRU        2 or 3   1                    with 2 gates the input is x itself; unit parameter Lambda
+
 A cell is an object that holds its functions and options. All cells save pre-activations, from which values and slopes
 follow for any activation; the kernels save values instead if these suffice.
 
@@ -47,6 +58,15 @@ class _Traits(ABC):
         1 if the last gate needs its recurrent part apart from its input part: `a` then has an extra row at the end.
     unit_parameters : int
         Parameters p of one element per hidden unit (peepholes).
+    recurrent : bool
+        Whether there is a matrix W_hh.
+    sharing : int
+        Neighbouring units that share the unit parameters: 1, or 2 for the two parts of a complex number.
+    skip : int
+        1 if x itself is the last row of `a`.
+    zones_gate : bool
+        Whether the cell applies the zoneout of c itself: `forward` and `backward` then take the share of c that each
+        unit keeps as a last argument.
     phases : int
         2 if the operand of the last gate's recurrent product is not h but computed from the other gates, else 1.
     norm_groups : tuple of tuple of int
@@ -61,6 +81,10 @@ class _Traits(ABC):
     saved: int
     split: int = 0
     unit_parameters: int = 0
+    recurrent: bool = True
+    sharing: int = 1
+    skip: int = 0
+    zones_gate: bool = False
     norm_groups: tuple[tuple[int, ...], ...] = ()
     norm_eps: float | None = None
 
