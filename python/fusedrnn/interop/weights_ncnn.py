@@ -140,12 +140,12 @@ def load_ncnn(
 
     Examples
     --------
-    >>> import fusedrnn, numpy as np, os, tempfile
-    >>> folder = tempfile.mkdtemp()
-    >>> param, bin = os.path.join(folder, "gru.param"), os.path.join(folder, "gru.bin")
-    >>> _ = open(param, "w").write("7767517\\n2 2\\nInput in 0 1 x\\nGRU gru 1 1 x y 0=5 1=45 2=0\\n")
+    >>> import fusedrnn, numpy as np, pathlib, tempfile
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> param, bin = folder / "gru.param", folder / "gru.bin"
+    >>> _ = param.write_text("7767517\\n2 2\\nInput in 0 1 x\\nGRU gru 1 1 x y 0=5 1=45 2=0\\n")
     >>> arrays = [np.zeros(n, "<f4") for n in (45, 20, 75)]  # weight_xc, bias_c, weight_hc
-    >>> _ = open(bin, "wb").write(b"".join(bytes(4) + array.tobytes() for array in arrays))
+    >>> _ = bin.write_bytes(b"".join(bytes(4) + array.tobytes() for array in arrays))
     >>> fusedrnn.interop.load_ncnn(param, bin)
     GRU(3, 5)
     """
