@@ -58,6 +58,8 @@ def test_a_layer_without_a_recurrent_product(program, rng, sizes, options, dtype
         assert_close(actual[name], value, dtype=dtype, K=K, T=1, what=name)
     for threads, row_groups in ((2, 1), (3, 1), (4, 2)):
         assert_same_bits(run(program, problem, threads, row_groups), actual, f"{threads} threads")
+    for l2_bytes in (1, 1 << 10, 1 << 24):
+        assert_same_bits(run(program, problem, 2, 1, l2_bytes), actual, f"{l2_bytes} bytes of L2")
 
 
 def draw(
@@ -105,12 +107,15 @@ def in_numpy(problem: dict[str, Any]) -> dict[str, Any]:
     return results if problem["tokens"] else results | {"dx": dy @ W}
 
 
-def run(program: Path, problem: dict[str, Any], threads: int, row_groups: int = 1) -> dict[str, Any]:
+def run(
+    program: Path, problem: dict[str, Any], threads: int, row_groups: int = 1, l2_bytes: int = 1 << 20
+) -> dict[str, Any]:
     """The same from the kernels' products, on this number of threads."""
     (T, B, I, H, gates), dtype = problem["sizes"], problem["W"].dtype
     lengths, tokens = problem["lengths"], problem["tokens"]
     numbers = [dtype == np.float64, T, B, I, H, gates, threads, row_groups]
     numbers += [problem[name] for name in ("room", "reverse", "few_rows", "tokens")]
+    numbers.append(l2_bytes)
     x = problem["x"]
     if tokens:  # in the order of rows
         order = np.argsort(-lengths, kind="stable")

@@ -4,6 +4,7 @@
 #include <functional>
 #include <vector>
 
+#include "cpu.h"
 #include "policy.h"
 #include "team.h"
 
@@ -38,6 +39,7 @@ void run(const std::vector<Stage>& plan, const Calls& calls, Interrupt interrupt
 template <class Call>
 void run_alone(const Call& call, Interrupt interrupt) {
   Team team;
+  team.l2_bytes = static_cast<Index>(l2_bytes());
   int stop = 0;
   team.stop = &stop;
   team.interrupted = interrupt.check, team.interrupted_argument = interrupt.argument;

@@ -22,6 +22,8 @@
 #include <omp.h>
 #endif
 
+#include "cpu.h"
+
 namespace fusedrnn {
 
 long long now_ns() {
@@ -375,6 +377,7 @@ bool run_teams(std::vector<TeamWork> works, InterruptCheck check, void* check_ar
     Team& team = call.teams[i];
     team.size = call.works[i].shape.size;
     team.row_groups = call.works[i].shape.row_groups;
+    team.l2_bytes = static_cast<Index>(l2_bytes());
     team.stop = &call.stop;
     team.interrupted_argument = check_argument;
     call.size += team.size;

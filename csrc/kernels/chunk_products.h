@@ -16,8 +16,10 @@
 
 namespace fusedrnn::FUSEDRNN_ISA {
 
-inline constexpr Index kInputBlockBytes = 512 << 10;  // of packed inputs: they stay in L2 beside a panel of gradients
-inline constexpr Index kGradientBlockBytes = 768 << 10;  // of gate gradients: they stay in L2 beside a weight panel
+// The part of L2 that a block of rows takes; blocks change no sum. Of packed inputs a half, beside a panel of
+// gradients; of gate gradients three quarters, beside a weight panel.
+inline Index input_block_bytes(const Team& team) { return team.l2_bytes / 2; }
+inline Index gradient_block_bytes(const Team& team) { return team.l2_bytes / 4 * 3; }
 
 // Where the gradient of the input is written, and the weights it is a product with.
 template <class T>
@@ -123,7 +125,7 @@ class ChunkProducts {
     if (m_.rank >= panel_parts * tile_parts) return;
     const Range panels = part_of(phase.panels.count, m_.rank % panel_parts, panel_parts);
     const Range mine_of_tiles = part_of(tiles.tiles, m_.rank / panel_parts, tile_parts);
-    const Index block = kInputBlockBytes / (input_tile_ * count_ * static_cast<Index>(sizeof(T))) + 1;
+    const Index block = input_block_bytes(*m_.team) / (input_tile_ * count_ * static_cast<Index>(sizeof(T))) + 1;
     for (Index from = mine_of_tiles.begin; from < mine_of_tiles.end; from += block) {
       const Index to = from + block < mine_of_tiles.end ? from + block : mine_of_tiles.end;
       for (Index p = panels.begin; p < panels.end; ++p) {
@@ -159,7 +161,7 @@ class ChunkProducts {
     Index gate_columns = 0;
     for (int i = 0; i < count; ++i) gate_columns += phases[i].gates * phases[i].padded;
     alignas(64) T scratch[kMaxTileVectors * W];
-    const Index block = kGradientBlockBytes / (gate_columns * static_cast<Index>(sizeof(T))) + 24;
+    const Index block = gradient_block_bytes(*m_.team) / (gate_columns * static_cast<Index>(sizeof(T))) + 24;
     for (Index from = share.begin; from < share.end; from += block) {
       const Range part_rows = {from, from + block < share.end ? from + block : share.end};
       Index next_t = t, next_b = b;

@@ -125,6 +125,7 @@ struct alignas(64) Flag {
 // core/team.cpp and live for one call.
 struct Team {
   Index size = 1, row_groups = 1;
+  Index l2_bytes = 1 << 20;     // of one core; how many rows are multiplied at once follows from this
   Flag* flags = nullptr;        // (size,) steps each thread has finished; its row group waits for them in sync()
   Flag* barriers = nullptr;     // (size,) barriers each thread has reached; the whole team waits for them
   int* stop = nullptr;          // set by rank 0 when a signal arrived: every thread then returns at once

@@ -167,6 +167,7 @@ static void run(const std::vector<int64_t>& h) {
   int stop = 0;
   Team team;
   team.size = threads, team.row_groups = h[7];
+  team.l2_bytes = h[12];
   team.flags = flags.data(), team.barriers = barriers.data(), team.stop = &stop;
   std::vector<std::thread> others;
   const auto share = [&](Index rank) {
@@ -181,7 +182,7 @@ static void run(const std::vector<int64_t>& h) {
 
 int main() {
   // double?, T, B, I, H, gates, threads, row groups, rows of a chunk, reverse?, few rows?, tokens?
-  const auto h = read<int64_t>(12);
+  const auto h = read<int64_t>(13);
   if (h[0]) run<double>(h);
   else run<float>(h);
 }
