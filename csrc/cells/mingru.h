@@ -69,24 +69,34 @@ class MinLSTM : public ElementwiseCell {
 
   template <class V>
   void forward(const V* a, const V* s, const V*, V* s_new, V* save) const {
-    const V f = sigmoid(a[0]), i = sigmoid(a[1]), g = candidate_(a[2]);
-    const V share = i / (f + i);
-    s_new[0] = share * (g - s[0]) + s[0];
-    save[0] = f, save[1] = i, save[2] = g;
+    const V g = candidate_(a[2]);
+    s_new[0] = share(a[0], a[1]) * (g - s[0]) + s[0];
+    save[0] = a[0], save[1] = a[1], save[2] = g;
   }
   template <class V>
   void backward(const V* save, const V* s, const V*, const V*, const V* ds_new, V* da, V* ds, V*) const {
     using T = Element<V>;
-    const V f = save[0], i = save[1], g = save[2], dh = ds_new[0];
-    const V share = i / (f + i), rest = T(1) - share;
-    const V dshare = dh * (g - s[0]) * share * rest;
+    const V f = sigmoid(save[0]), i = sigmoid(save[1]), g = save[2], dh = ds_new[0];
+    const V write = share(save[0], save[1]), rest = T(1) - write;
+    const V dshare = dh * (g - s[0]) * write * rest;
     da[0] = dshare * (f - T(1));
     da[1] = dshare * (T(1) - i);
-    da[2] = candidate_.back(dh * share, g);
+    da[2] = candidate_.back(dh * write, g);
     ds[0] = dh * rest;
   }
 
  private:
+  // i / (f + i), also where both gates underflow. With d = 1 + e^-a, so that a gate is 1 / d, the quotient is
+  // d_f / (d_f + d_i); both are multiplied by e^a of the larger a where this is negative, so that only one can be
+  // large.
+  template <class V>
+  static V share(V a_f, V a_i) {
+    using T = Element<V>;
+    const V shift = max(splat(T(0)), -max(a_f, a_i)), one = exp(-shift);
+    const V d_f = one + exp(-a_f - shift), d_i = one + exp(-a_i - shift);
+    return d_f / (d_f + d_i);
+  }
+
   CandidateFunction candidate_;
 };
 
