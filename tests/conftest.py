@@ -23,7 +23,8 @@ def cell(request: pytest.FixtureRequest) -> str:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run each test that uses `isa` once per instruction set that this CPU supports."""
     if "cell" in metafunc.fixturenames and not _parametrizes(metafunc, "cell"):
-        metafunc.parametrize("cell", SWEPT if "isa" in metafunc.fixturenames else list(VARIANTS), indirect=True)
+        swept = getattr(metafunc.module, "SWEEP", SWEPT)
+        metafunc.parametrize("cell", swept if "isa" in metafunc.fixturenames else list(VARIANTS), indirect=True)
     if "isa" in metafunc.fixturenames:
         import fusedrnn
 

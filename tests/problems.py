@@ -68,9 +68,12 @@ def cell_of(cell: str, options: dict[str, Any] | None = None) -> Cell:
     return made
 
 
-#: The variants that tests over all cells, sizes and instruction sets run over: those with a recurrent matrix, and one for
-#: each other family, whose passes are shared. The reference's tests and test_elementwise.py run over all.
-SWEPT = [name for name in VARIANTS if cell_of(name).recurrent or name == VARIANTS[name][0]]
+#: Variants with a recurrent matrix.
+RECURRENT = [name for name in VARIANTS if cell_of(name).recurrent]
+
+#: The variants that tests over all sizes and instruction sets run over: those with a recurrent matrix, and one for each
+#: other family, whose passes are shared. The reference's tests and test_elementwise.py run over all.
+SWEPT = [*RECURRENT, *(name for name in VARIANTS if name not in RECURRENT and name == VARIANTS[name][0])]
 
 
 def has_kinks(options: dict[str, Any], second: bool = False) -> bool:

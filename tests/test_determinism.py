@@ -14,7 +14,8 @@ import pytest
 
 import fusedrnn
 from fusedrnn import functional
-from problems import Problem, assert_same_bits, make_problem
+from fusedrnn.parameters import CLASSES
+from problems import RECURRENT, Problem, assert_same_bits, make_problem
 
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
 REVERSE = pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
@@ -23,6 +24,9 @@ REVERSE = pytest.mark.parametrize("reverse", [False, True], ids=["forward", "rev
 # These sizes satisfy both, ragged or not; sizes that do not divide evenly are deliberate.
 LARGE = {"T": 9, "B": 34, "I": 150, "H": 203}
 SMALL = {"T": 7, "B": 23, "I": 11, "H": 37}
+
+#: What `cell` runs over: test_elementwise.py has such tests for the cells without a recurrent matrix.
+SWEEP = RECURRENT
 
 
 def rows_of(problem: Problem, rows: Any) -> Problem:
@@ -55,9 +59,10 @@ def layer_of(problem: Problem, **options: Any) -> Any:
     """A layer with the problem's parameters."""
     name, variant = problem.family
     sizes = problem.sizes
-    layer = getattr(fusedrnn, name.upper())(sizes["I"], sizes["H"], dtype=problem.dtype, **variant, **options)
-    peephole = [] if problem.W_peephole is None else [problem.W_peephole]
-    for (_, array), value in zip(layer.params.items(), [*problem.weights, *peephole], strict=True):
+    cls = {name.lower(): cls for name, cls in CLASSES.items()}[name]
+    layer = cls(sizes["I"], sizes["H"], dtype=problem.dtype, **variant, **options)
+    given = [value for value in (*problem.weights, problem.W_peephole) if value is not None]
+    for (_, array), value in zip(layer.params.items(), given, strict=True):
         array[:] = value
     return layer
 
