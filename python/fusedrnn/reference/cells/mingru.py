@@ -5,7 +5,7 @@
 
     g(a) = a + 1/2 where a >= 0, else sigmoid(a)                          a = W_ih x + b_ih
 
-L. Feng, F. Tung, M. O. Ahmed, Y. Bengio, H. Hajimirsadeghi, Were RNNs all we needed?, arXiv:2410.01201 (2024), section
+L. Feng et al., Were RNNs all we needed?, arXiv:2410.01201 (2024), section
 3 and, for g, appendix B. Options: the identity, as in section 3, or tanh in place of g.
 """
 
