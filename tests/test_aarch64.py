@@ -126,14 +126,14 @@ def run(program: Path, problem: Problem, family: str, options: dict[str, Any]) -
     arguments = {"nonlinearity": "tanh"} if family == "rnn" else {"reset_after": True} if family == "gru" else {}
     kind = KINDS[family](**(arguments | options))
     gate, state, output, *rest = kind.options or Options(SIGMOID, TANH, TANH, np.inf, np.inf, None)
-    *limits, peephole, candidate, highway = rest
+    *limits, peephole, candidate, highway_bias = rest
     flat: list[Any] = [v for f in (gate, state, output) for v in (ACTIVATIONS.index(f[0]), *f[1:])]
     units = [] if problem.W_peephole is None else [problem.W_peephole]
     masks = [structure[name] for name in MASKS if name in structure]
     which = sum(1 << k for k, name in enumerate(MASKS) if name in structure)
     W_hr = [structure["W_hr"]] if "W_hr" in structure else []
     numbers = [CELLS.index(kind.name), dtype == np.float64, T, B, I, H, problem.reverse, ragged, kind.peepholes]
-    own = [(None, "identity", "tanh").index(candidate), highway]
+    own = [(None, "identity", "tanh").index(candidate), highway_bias]
     numbers += [len(W_hr[0]) if W_hr else 0, which]
     header = [np.array(numbers, np.int64), np.array([*flat, *limits, PEEPHOLES.index(peephole), *own], np.float64)]
     lengths = [np.asarray(problem.lengths, np.int64)] if ragged else []

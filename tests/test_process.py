@@ -21,6 +21,7 @@ import pytest
 
 import fusedrnn
 from fusedrnn import _core, functional
+from fusedrnn.parameters import CLASSES
 from problems import assert_same_bits, make_problem
 
 HANG = 60  # seconds: nothing here takes a tenth of this
@@ -410,7 +411,9 @@ thread.join()
 def test_one_layer_in_many_threads(cell, isa, dtype, rng):
     problem = make_problem(rng, cell, dtype, T=6, B=9, I=30, H=50)
     name, options = problem.family
-    layer = getattr(fusedrnn, name.upper())(30, 50, 2, bidirectional=True, dtype=dtype, rng=0, **options)
+    of_name = {cls.__name__.lower(): cls for cls in CLASSES.values()}
+    inputs = problem.x.shape[2]  # as many as units where the cell takes x itself as a gate
+    layer = of_name[name](inputs, 50, 2, bidirectional=True, dtype=dtype, rng=0, **options)
     frozen = layer.freeze()
 
     def everything(k: int) -> Any:

@@ -17,7 +17,7 @@ static CellOptions options_of(const py::object& given) {
   if (given.is_none()) return options;
   const auto fields = py::cast<py::tuple>(given);
   require(fields.size() == 8,
-          "Weights: options are gate, state, output, clip, cell_clip, peephole, candidate and highway");
+          "Weights: options are gate, state, output, clip, cell_clip, peephole, candidate and highway_bias");
   options.gate = activation_of(fields[0]);
   options.state = activation_of(fields[1]);
   options.output = activation_of(fields[2]);
@@ -33,7 +33,7 @@ static CellOptions options_of(const py::object& given) {
     require(candidate == "identity" || candidate == "tanh", "Weights: the candidate is identity or tanh");
     options.candidate = candidate == "identity" ? kIdentity : kCandidateTanh;
   }
-  options.highway = py::cast<double>(fields[7]);
+  options.highway_bias = py::cast<double>(fields[7]);
   return options;
 }
 

@@ -55,7 +55,8 @@
 //   forward (a, s, p, s_new, save)
 //   backward(save, s, s_new, p, ds_new, da, ds, dp)   sets da[gates + skip] and all of ds; adds to dp
 //   prepare (p)                                       once before the steps of a chunk: what they need instead of p
-//   finish  (p, dp)                                   from the gradient of what prepare() made to that of p
+//   finish  (p, dp)                                   from the gradient of what prepare() made to that of p; units that
+//                                                     share a parameter all get its whole gradient
 // and, if they have a masked form, forward_zoned and backward_zoned, with the share of c that a unit keeps.
 #pragma once
 

@@ -50,6 +50,7 @@ class LRU {
     dp[2] = dp[2] * made[2];
     dp[1] = exp(p[1]) * (dimaginary * made[0] - dp[0] * imaginary);
     dp[0] = -exp(p[0]) * (dp[0] * made[0] + dimaginary * imaginary);
+    for (int i = 0; i < unit_parameters; ++i) dp[i] = dp[i] + swap_parts(dp[i]);
   }
 
   template <class V>

@@ -16,7 +16,7 @@ struct CellOptions {
   double clip = __builtin_inf(), cell_clip = __builtin_inf();  // limits of pre-activations and of c; infinity: no limit
   Peephole peephole = kNoPeephole;
   Candidate candidate = kUsual;
-  double highway = 1.7320508075688772;  // SRU: the factor of x, sqrt(1 + 2 e^b) for a highway bias b
+  double highway_bias = 0;  // SRU: the factor of x is sqrt(1 + 2 e^highway_bias); -inf: 1
 };
 
 }  // namespace fusedrnn

@@ -4,6 +4,8 @@
 // which needs as many inputs as units; SRUWide takes a fourth product of x, without the factor.
 #pragma once
 
+#include <cmath>
+
 #include "cell.h"
 
 namespace fusedrnn::FUSEDRNN_ISA {
@@ -14,7 +16,8 @@ class SRUCell : public ElementwiseCell {
   static constexpr int gates = SKIP ? 3 : 4, states = 2, skip = SKIP, saved = 4, unit_parameters = 2;  // v_f, v_r
   static constexpr int order[] = {0, 1, 2, 3};  // candidate, f, r, highway
 
-  inline explicit SRUCell(const CellOptions& options) : highway_(options.highway) {}
+  // Computed here and not in Python, because a kernel runs with its own rounding mode and not with the caller's.
+  inline explicit SRUCell(const CellOptions& options) : highway_(std::sqrt(1 + 2 * std::exp(options.highway_bias))) {}
 
   template <class V>
   void forward(const V* a, const V* s, const V* p, V* s_new, V* save) const {

@@ -159,6 +159,7 @@ void BackwardCall<T>::scatter_initial_states(int s) const {
   const Weights<T>& weights = *tape_.weights;
   const Schedule& schedule = *tape_.schedule;
   const Index wide = weights.padded(s), units = weights.units(s);
+  const auto add = table_of<T>(*weights.kernels).add;  // rounds to nearest, whatever the caller's rounding mode
   for (Index row = 0; row < schedule.B(); ++row) {
     std::fill_n(arrays_.dstate[s] + row * arrays_.dstate_stride[s], units, T(0));
     if (arrays_.dinitial[s]) std::fill_n(arrays_.dinitial[s] + row * arrays_.dinitial_stride[s], units, T(0));
@@ -170,8 +171,7 @@ void BackwardCall<T>::scatter_initial_states(int s) const {
     if (!arrays_.dinitial[s] || (goes_on && tape_.given[s])) return;
     T* sum = arrays_.dinitial[s] + row * arrays_.dinitial_stride[s];
     if (!started) std::copy_n(d, units, sum);
-    else
-      for (Index k = 0; k < units; ++k) sum[k] += d[k];
+    else add(d, sum, units);
     started = true;
   };
   for (Index b = 0; !schedule.cut() && b < f_.rows.B; ++b) {
@@ -201,11 +201,7 @@ void BackwardCall<T>::finish() const {
   const Index sharing = weights.kernel().sharing;
   for (Index row = 0; row < arrays_.unit_rows; ++row) {
     const T* from = f_.dunits + (weights.kernel().unit_parameters - arrays_.unit_rows + row) * weights.padded();
-    for (Index unit = 0; unit < weights.H; unit += sharing) {
-      T sum = from[unit];
-      for (Index k = 1; k < sharing; ++k) sum += from[unit + k];
-      arrays_.dunits[(row * weights.H + unit) / sharing] = sum;
-    }
+    for (Index unit = 0; unit < weights.H; unit += sharing) arrays_.dunits[(row * weights.H + unit) / sharing] = from[unit];
   }
 }
 

@@ -27,7 +27,7 @@ class Options(NamedTuple):
     cell_clip: float
     peephole: str | None
     candidate: str | None = None
-    highway: float = math.sqrt(3)
+    highway_bias: float = 0.0
 
 
 class CellKind(NamedTuple):
@@ -120,9 +120,9 @@ def kind_of(name: str, bias: Bias, options: Options | None = None, peepholes: in
     return CellKind(name, ("h", "c")[: cell["states"]], cell["gates"], bias, peepholes, options)
 
 
-def elementwise_kind(name: str, bias: Bias, candidate: str | None = None, highway: float = math.sqrt(3)) -> CellKind:
+def elementwise_kind(name: str, bias: Bias, candidate: str | None = None, highway_bias: float = 0.0) -> CellKind:
     """A cell without a recurrent matrix: see `kind_of`."""
-    options = Options(SIGMOID, TANH, TANH, math.inf, math.inf, None, candidate, highway)
+    options = Options(SIGMOID, TANH, TANH, math.inf, math.inf, None, candidate, highway_bias)
     return kind_of(name, bias, options, CELLS[name]["units"])
 
 

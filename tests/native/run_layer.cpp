@@ -36,7 +36,7 @@ static CellOptions options_of(const std::vector<double>& o) {
   CellOptions options;
   options.gate = activation(0), options.state = activation(3), options.output = activation(6);
   options.clip = o[9], options.cell_clip = o[10], options.peephole = static_cast<Peephole>(o[11]);
-  options.candidate = static_cast<Candidate>(o[12]), options.highway = o[13];
+  options.candidate = static_cast<Candidate>(o[12]), options.highway_bias = o[13];
   return options;
 }
 

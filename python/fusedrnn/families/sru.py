@@ -33,7 +33,7 @@ def highway_factor(highway_bias: float, rescale: bool) -> float:
 
 def sru_kind(wide: bool, highway_bias: float = 0.0, rescale: bool = True, bias: Bias = True) -> CellKind:
     """A simple recurrent unit; all arguments have been checked."""
-    return elementwise_kind("sru_wide" if wide else "sru", bias, highway=highway_factor(highway_bias, rescale))
+    return elementwise_kind("sru_wide" if wide else "sru", bias, highway_bias=highway_bias if rescale else -math.inf)
 
 
 class SRU(ElementwiseLayer):

@@ -92,6 +92,13 @@ def no_chain(owner: str, above: str, below: Sequence[str], cause: str) -> str:
     )
 
 
+def linear_behind(owner: str, name: str) -> str:
+    return (
+        f"{owner}: {name} is a linear layer behind the cell; expected expansion_factor=1 and no proj_out, or a state "
+        "dict without to_out, applied after the layer"
+    )
+
+
 def does_more(node: str) -> str:
     return f"{node} may do more than change the order of axes"
 

@@ -80,10 +80,7 @@ def from_mingru(
             _messages.none_found(owner, " or ".join(f"{prefix}{name}" for name in WEIGHTS), ", ".join(map(str, source)))
         )
     if f"{prefix}to_out.weight" in source:
-        raise ValueError(
-            f"{owner}: {prefix}to_out.weight is a linear layer behind the cell; expected expansion_factor=1 and no "
-            "proj_out, or a state dict without to_out, applied after the layer"
-        )
+        raise ValueError(_messages.linear_behind(owner, f"{prefix}to_out.weight"))
     kind, theirs, ours = WEIGHTS[found[0]]
     weight = as_weights(owner, found[0], source[f"{prefix}{found[0]}"])
     if weight.ndim != 2 or len(weight) % len(theirs) or not weight.size:
