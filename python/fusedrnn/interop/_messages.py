@@ -92,6 +92,18 @@ def no_chain(owner: str, above: str, below: Sequence[str], cause: str) -> str:
     )
 
 
+# Causes of a sparse tensor that cannot be read; `reading` puts the owner and the tensor in front of each.
+SPARSE_ORDER = "indices are not in rising order, or outside of the tensor"
+
+
+def sparse_shapes(values: tuple[int, ...], indices: tuple[int, ...]) -> str:
+    return f"values and indices have shapes {values} and {indices}"
+
+
+def negative_shape(shape: tuple[int, ...]) -> str:
+    return f"its shape is {shape}"
+
+
 def linear_behind(owner: str, name: str) -> str:
     return (
         f"{owner}: {name} is a linear layer behind the cell; expected expansion_factor=1 and no proj_out, or a state "

@@ -233,9 +233,9 @@ class Evaluator:
             places = np.asarray(onnx.numpy_helper.to_array(sparse.indices, folder))
             shape = tuple(sparse.dims)
             if values.ndim != 1 or places.shape not in ((len(values),), (len(values), len(shape))):
-                raise ValueError(f"values and indices have shapes {values.shape} and {places.shape}")
+                raise ValueError(_messages.sparse_shapes(values.shape, places.shape))
             if min(shape, default=0) < 0:
-                raise ValueError(f"its shape is {shape}")
+                raise ValueError(_messages.negative_shape(shape))
             elements = times(shape)
         if own:
             self.earn(values)
@@ -243,7 +243,7 @@ class Evaluator:
         with reading(self.owner, what):
             flat = places if places.ndim == 1 else np.ravel_multi_index(list(places.T), shape)
             if len(flat) and (flat[0] < 0 or flat[-1] >= elements or np.any(np.diff(flat) <= 0)):
-                raise ValueError("indices are not in rising order, or outside of the tensor")
+                raise ValueError(_messages.SPARSE_ORDER)
             array = np.zeros(int(elements), values.dtype)
             array[flat] = values
             return array.reshape(shape)
