@@ -128,5 +128,6 @@ void add_c_api(py::module_& module);
 void add_explain(py::module_& module);
 void add_recurrences(py::module_& module);
 void add_tokens(py::module_& module);
+void add_windows(py::module_& module);
 
 }  // namespace fusedrnn::python

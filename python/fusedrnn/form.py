@@ -41,6 +41,7 @@ class Extent(NamedTuple):
     lengths: NDArray[np.int64] | None
     schedule: _core.Schedule
     hold: bool = False  # past_end="hold": outputs at skipped steps are those of the previous step
+    outline: bool = False  # nothing is computed: `explain` asks for the calls alone
 
     @property
     def packed(self) -> bool:
@@ -160,7 +161,7 @@ class Plan(Form):
         return other
 
     def takes_quickly(self, x: Any) -> bool:
-        if self.ways != (False,) or self.learned_state:
+        if self.ways != (False,) or self.learned_state or self.kind.window > 1:
             return False
         return type(x) is ndarray and x.dtype is self.dtype and x.ndim == 3
 

@@ -27,6 +27,8 @@ CLASSES: dict[str, type[Any]] = {}
 def direction_specs(kind: CellKind, H: int, inputs: int, inputs_formula: str, suffix: str) -> tuple[ParameterSpec, ...]:
     """Parameters of one cell, or of one layer in one direction, in torch's order; those that torch lacks come last."""
     gates = kind.gates
+    if kind.window > 1:
+        inputs, inputs_formula = kind.window * inputs, f"window*{inputs_formula}"
     R, columns = (kind.proj_size, "proj_size") if kind.proj_size else (H, "hidden_size")
     rows = "hidden_size" if gates == 1 else f"{gates}*hidden_size"
     of_role = {
@@ -329,11 +331,17 @@ class Parameterized:
 
 
 def pack(
-    kind: CellKind, arrays: list[Array], training: bool, zoneout: tuple[float, float] = (0.0, 0.0)
+    kind: CellKind,
+    arrays: list[Array],
+    training: bool,
+    zoneout: tuple[float, float] = (0.0, 0.0),
+    first: _core.Weights | None = None,
 ) -> list[_core.Weights]:
-    """Packed weights of consecutive groups of parameters, each in the order of `direction_specs`."""
+    """Packed weights of consecutive groups of parameters, each in the order of `direction_specs`.
+
+    All use the instruction set of `first`, or of the first of them.
+    """
     name = kind.name
-    # All use the instruction set of the first, whatever another thread chooses meanwhile.
     if kind.is_usual and zoneout == (0.0, 0.0):  # fast path
         pack_usual = _core.usual_weights
         first = pack_usual(name, arrays[0], arrays[1], arrays[2], arrays[3], training)
@@ -343,7 +351,7 @@ def pack(
         return [first] + [pack_usual(name, W_ih, W_hh, b_ih, b_hh, training, first) for W_ih, W_hh, b_ih, b_hh in rest]
     packed: list[_core.Weights] = []
     for which in range(len(arrays) // kind.each):
-        like = packed[0] if packed else None
+        like = packed[0] if packed else first  # whatever another thread chooses meanwhile
         given = kind.named(arrays, which)
         packed.append(_core.Weights(name, given, training, kind.options, zoneout, kind.norm_eps, like))
     return packed
