@@ -59,7 +59,7 @@ def matrices(log_cutoff, log_q):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = parse_options(__doc__, arguments, {"steps": 60, "seconds": 0.25}, steps=300, seconds=1.0, points=24)
+    options = parse_options(__doc__, arguments, {"steps": 60, "seconds": 0.25}, steps=300, seconds=1.0, points=48)
     T, K = int(options.seconds * RATE), options.points
     rng, time = np.random.default_rng(options.seed), np.arange(T) / RATE
     x = 2 * (110 * time % 1) - 1 + 0.1 * rng.standard_normal(T)
