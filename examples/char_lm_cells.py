@@ -3,6 +3,8 @@
 import bisect
 from typing import Any
 
+import numpy as np
+
 import fusedrnn
 
 # Name: class, and its arguments besides the sizes.
@@ -38,7 +40,22 @@ def make_layer(cell: str, V: int, hidden: int | None, layers: int | None, rng: A
     kind, arguments = CELLS[cell]
     L = layers or layers_of(cell)
     H = hidden or (units_like_lstm(kind, arguments, V, L) if cell in WITHOUT_MATRIX else 256)
-    return kind(V, H, L, rng=rng, **arguments)
+    layer = kind(V, H, L, rng=rng, **arguments)
+    if cell == "rglru":
+        start_quick(layer)
+    return layer
+
+
+def start_quick(layer: Any) -> None:
+    """Decays of 0.1 to 0.9 a character, and x of unit size: the usual start is for blocks with residuals around them.
+
+    With decays of 0.9 to 0.999 and sqrt(1 - a^2) before x, each layer of a bare stack would shrink x tenfold.
+    """
+    for name, w in layer.params.items():
+        if name.startswith("weight_unit"):
+            w[...] = np.log(np.expm1(-np.log(layer.rng.uniform(0.1, 0.9, w.shape)) / 8))
+        elif name.startswith("weight_ih") and len(w) == 3 * layer.hidden_size:
+            w[2 * layer.hidden_size :] *= 0.5 * w.shape[1] ** 0.5  # rows of x
 
 
 def units_like_lstm(kind: Any, arguments: dict[str, Any], V: int, layers: int) -> int:

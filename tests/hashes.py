@@ -309,6 +309,10 @@ def cases() -> Iterator[tuple[str, Case]]:
     for ragged in (False, True):
         sizes = {"T": 6, "B": 7, "I": 11, "H": 35}
         yield f"qrnn:zoned{'_lengths' * ragged}", partial(run_layer, "qrnn", {"zoneout": 0.2}, sizes, ragged)
+        window = {"window": 3, "num_layers": 2, "bidirectional": True}
+        yield f"qrnn:window{'_lengths' * ragged}", partial(run_layer, "qrnn", window, sizes, ragged)
+    sizes = {"T": 6, "B": 3, "I": 7, "H": 45}
+    yield "qrnn:stream_window", partial(run_stream, "qrnn", {"window": 3, "num_layers": 2}, sizes)
     yield "gru:stream_before", partial(run_stream, "gru", {"reset_after": False}, {"T": 4, "B": 1, "I": 7, "H": 45})
 
 
