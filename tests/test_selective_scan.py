@@ -1,8 +1,9 @@
 """The selective scan: against the reference, finite differences, and itself."""
 
+import ctypes
+import resource
 import signal
 import time
-import tracemalloc
 
 import numpy as np
 import pytest
@@ -287,7 +288,8 @@ def test_values_that_are_no_numbers_stay_in_their_row(isa, rng, case, bad, where
         dirty = both(OURS, arguments, *gradients)
     for i in (0, 2, 3, 8):
         np.testing.assert_array_equal(np.delete(dirty[i], 1, axis=1), np.delete(clean[i], 1, axis=1))
-    assert not np.isfinite(dirty[0][7:, 1]).all()
+    if not (where == "delta" and bad == -np.inf):  # softplus of which is a step of zero
+        assert not np.isfinite(dirty[0][7:, 1]).all()
     for i in (1, 10):
         np.testing.assert_array_equal(np.delete(dirty[i], 1, axis=0), np.delete(clean[i], 1, axis=0))
 
@@ -351,9 +353,11 @@ def test_memory_of_training(rng):
     parts = 2 * 12 * T * B * N * 4  # the sums of 12 panels of channels, for B and C
     assert held == T // 32 * B * D * N * 4
     assert held + parts + 2**21 <= 0.2 * whole
-    tracemalloc.start()
+    del y, h_n
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     functional.selective_scan_backward(tape, dy)
-    tracemalloc.stop()
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    assert grown <= whole / 2 + parts + 2**22
 
 
 WRONG = {
@@ -451,11 +455,11 @@ def test_a_signal_ends_a_long_call():
         signal.signal(signal.SIGALRM, old)
 
 
-def test_the_caller_s_rounding_does_not_matter(rng, monkeypatch):
+def test_the_caller_s_rounding_does_not_matter(rng):
     """The sums of parts and panels are made in the kernels, too."""
     arguments = draw(rng, 33, 20, 150, 5, "f4")
     gradients = gradients_of(rng, arguments)
-    libm = pytest.importorskip("ctypes").CDLL("libm.so.6")
+    libm = ctypes.CDLL("libm.so.6")
     expected = both(OURS, arguments, *gradients)
     rounding = libm.fegetround()
     libm.fesetround(0x400)

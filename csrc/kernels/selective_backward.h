@@ -36,7 +36,7 @@ struct TileGradients {
 // needed.
 template <class T, int N>
 [[gnu::noinline]] void recompute(const ChunkSteps& steps, const T* A, const T* kept, const BlockArrays<T>& block,
-                                 const T* b, Index b_time, const T* c, Index c_time, bool outputs, T* states, T* decays) {
+                                 const T* b, Index b_time, const T* c, Index c_time, bool outputs, T* states, T* of_decay, const Ahead<T>& ahead) {
   constexpr int W = kLanes<T>;
   Vec<T> h[N];
 #pragma GCC unroll 4
@@ -52,11 +52,13 @@ template <class T, int N>
     states += N * W;
     const T *const of_b = b + steps.at[i] * b_time, *const of_c = c + steps.at[i] * c_time;
     const Vec<T> step = load(block.delta + i * W), write = step * load(block.u + i * W);
+    ahead.fetch(i);
+    Vec<T> decay[N];
+    decays<N>(step, A, decay);
 #pragma GCC unroll 4
     for (int n = 0; n < N; ++n) {
-      const Vec<T> decay = exp2(step * load(A + n * W));
-      store(decays + (i * N + n) * W, decay);
-      h[n] = decay * h[n] + write * of_b[n];
+      store(of_decay + (i * N + n) * W, decay[n]);
+      h[n] = decay[n] * h[n] + write * of_b[n];
       store(states + n * W, h[n]);
     }
     if (outputs) {
@@ -71,7 +73,7 @@ template <class T, int N>
 template <class T, int N>
 [[gnu::noinline]] void go_back(const ChunkSteps& steps, const T* A, const BlockArrays<T>& block, const T* b,
                                Index b_time, const T* c, Index c_time, const T* states, const T* decays,
-                               const TileGradients<T>& d) {
+                               const TileGradients<T>& d, const Ahead<T>& ahead) {
   constexpr int W = kLanes<T>;
   Vec<T> g[N], dA[N], a[N], h[N];
   for (int i = 1; i < steps.count; ++i)
@@ -88,6 +90,7 @@ template <class T, int N>
     T *const db = d.db + i * N * W, *const dc = d.dc + i * N * W;
     const T* const decay = decays + i * N * W;
     states -= N * W;
+    ahead.fetch(i);
     const Vec<T> e = load(block.e + i * W), step = load(block.delta + i * W), write = step * load(block.u + i * W);
     Vec<T> of_u = load(block.of_u + i * W), of_delta = load(block.of_delta + i * W);
 #pragma GCC unroll 4
@@ -263,7 +266,7 @@ struct PanelPass {
       const Index t = t0 + steps.at[i];
       Vec<T> e = s.dy.at ? load_partial(at_step(s.dy, block, t), block.count) : Vec<T>{};
       if (s.z.at) {
-        const Vec<T> z = load_partial(at_step(s.z, block, t), block.count), open = sigmoid(z);
+        const Vec<T> z = load_partial(at_step(s.z, block, t), block.count), open = logistic(z);
         store(at.of_z + i * W, e * open * (T(1) + z * (T(1) - open)));
         e *= z * open;
       }
@@ -276,9 +279,17 @@ struct PanelPass {
     const BlockArrays<T> at = arrays_of(j);
     const T *const b = at_chunk(s, s.b, block, t0) + n, *const c = at_chunk(s, s.c, block, t0) + n;
     const T* const of_A = A + j * size + n * W;
-    recompute<T, N>(steps, of_A, kept + n * W, at, b, s.b.time, c, s.c.time, s.z.at != nullptr, states, decays);
+    Ahead<T> inputs, outputs;
+    const Index next = t0 - kSelectiveChunk;
+    if (n == 0 && next >= 0) {
+      inputs.add(s.u, block, next), inputs.add(s.delta, block, next), inputs.add(s.z, block, next);
+      inputs.add(s.dy, block, next);
+      outputs.add(s.du, block, next), outputs.add(s.ddelta, block, next), outputs.add(s.dz, block, next);
+    }
+    recompute<T, N>(steps, of_A, kept + n * W, at, b, s.b.time, c, s.c.time, s.z.at != nullptr, states, decays,
+                    inputs);
     go_back<T, N>(steps, of_A, at, b, s.b.time, c, s.c.time, states, decays,
-                  {g + j * size + n * W, dA + j * size + n * W, db, dc});
+                  {g + j * size + n * W, dA + j * size + n * W, db, dc}, outputs);
   }
 
   void tile(const ChannelBlock& block, const ChunkSteps& steps, Index t0, Index j, Index n, int count) {
