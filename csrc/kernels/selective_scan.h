@@ -1,9 +1,9 @@
-// The selective scan over plain arrays, forward: h_t = a h_{t-1} + b B_t u_t and y_t = (C_t h_t + D u_t) silu(z_t), where
-// a and b depend on step size, channel and state. The lanes of a vector are channels; time runs in order, and the states
-// of a block of channels stay in registers for a chunk of steps, a few at a time if there are many. No array holds all
-// states (docs/decisions/0018-states-not-materialised.md): only those before each chunk are kept for backward. Threads
-// share rows and blocks, and never wait for each other. A sum over states runs from the first to the last, so bits
-// depend on neither blocks nor threads.
+// The selective scan over plain arrays, forward: h_t = a h_{t-1} + b B_t u_t and y_t = (C_t h_t + D u_t) silu(z_t),
+// where a and b depend on step size, channel and state. The lanes of a vector are channels; time runs in order, and the
+// states of a block of channels stay in registers for a chunk of steps, a few at a time if there are many. No array
+// holds all states (docs/decisions/0018-states-not-materialised.md): only those before each chunk are kept for
+// backward. Threads share rows and blocks, and never wait for each other. A sum over states runs from the first to the
+// last, so bits depend on neither blocks nor threads.
 //
 // The usual case, real A, "mamba" and B and C that change in time, has a loop of its own; all others take the general
 // one, which computes the coefficients of one state for all steps of a chunk first. Next, read selective_backward.h.
@@ -18,8 +18,8 @@ namespace fusedrnn::FUSEDRNN_ISA {
 // The steps of a chunk that a row runs, and where its state becomes zero.
 struct ChunkSteps {
   int count = 0;
-  int at[kSelectiveChunk];         // positions in the chunk of the steps that run
-  bool cut[kSelectiveChunk + 1];   // before each of these; [count]: after the last one
+  int at[kSelectiveChunk];        // positions in the chunk of the steps that run
+  bool cut[kSelectiveChunk + 1];  // before each of these; [count]: after the last one
 
   template <class T>
   [[gnu::noinline]] ChunkSteps(const SelectiveScan<T>& s, Index row, Index from, Index to) {
@@ -133,7 +133,8 @@ template <class T>
 }
 // The part of the output that needs no state.
 template <class T>
-[[gnu::noinline]] void start_outputs(const SelectiveScan<T>& s, const ChannelBlock& block, int count, const T* u, T* p) {
+[[gnu::noinline]] void start_outputs(const SelectiveScan<T>& s, const ChannelBlock& block, int count, const T* u,
+                                     T* p) {
   constexpr int W = kLanes<T>;
   const Vec<T> skip = s.skip ? load_partial(s.skip + block.first, block.count) : Vec<T>{};
   for (int i = 0; i < count; ++i) store(p + i * W, s.skip ? skip * load(u + i * W) : Vec<T>{});
@@ -141,8 +142,8 @@ template <class T>
 
 // Zeros where the row of a block does not run.
 template <class T>
-[[gnu::noinline]] void clear_skipped(const Steps<T>& out, const ChannelBlock& block, const ChunkSteps& steps, Index from,
-                                     Index to) {
+[[gnu::noinline]] void clear_skipped(const Steps<T>& out, const ChannelBlock& block, const ChunkSteps& steps,
+                                     Index from, Index to) {
   if (steps.count == to - from || !out.at) return;
   int i = 0;
   for (Index t = from; t < to; ++t) {
@@ -273,7 +274,8 @@ template <class T>
   Ahead<T> ahead;
   const Index next = t0 + kSelectiveChunk;
   if (next + kSelectiveChunk <= s.T_)
-    ahead.add(s.u, block, next), ahead.add(s.delta, block, next), ahead.add(s.z, block, next), ahead.add(s.y, block, next);
+    ahead.add(s.u, block, next), ahead.add(s.delta, block, next), ahead.add(s.z, block, next),
+        ahead.add(s.y, block, next);
   for (Index n = 0; n < s.N;) {
     const Index rest = s.N - n;
     const auto run = [&](auto tile) {
@@ -313,7 +315,8 @@ template <class T>
     for (Index j = 0; j < count; ++j) {
       const ChannelBlock block = block_of(j);
       if (s.kept)
-        copy_vectors(state + j * size, s.kept + ((t0 / kSelectiveChunk * s.B + row) * total + block.number) * size, size);
+        copy_vectors(state + j * size, s.kept + ((t0 / kSelectiveChunk * s.B + row) * total + block.number) * size,
+                     size);
       read_chunk<T>(s, block, steps, t0, delta, u, nullptr);
       start_outputs(s, block, steps.count, u, y);
       if (plain) advance_all(s, block, steps, t0, A + j * size, state + j * size, delta, u, y);

@@ -1,6 +1,6 @@
-// Functions around e^x of which a selective scan is made: 2^x for decays, softplus, (e^x - 1) / x and its slope, sine and
-// cosine for the decays of complex states. Branch-free; NaN in gives NaN out. tests/test_exponentials.py measures their
-// errors.
+// Functions around e^x of which a selective scan is made: 2^x for decays, softplus, (e^x - 1) / x and its slope, sine
+// and cosine for the decays of complex states. Branch-free; NaN in gives NaN out. tests/test_exponentials.py measures
+// their errors.
 #pragma once
 
 #include "math.h"
@@ -15,12 +15,12 @@ struct ExponentialConstants;
 template <>
 struct ExponentialConstants<float> {
   // (2^r - 1) / r on |r| <= 1/2, interpolated at Chebyshev's points; error 2^-27 of 2^r
-  static constexpr float exp2_q[] = {0.6931471880262288f,   0.24022650760568143f,  0.055503571142191184f,
+  static constexpr float exp2_q[] = {0.6931471880262288f,   0.24022650760568143f,   0.055503571142191184f,
                                      0.009618082557275802f, 0.0013390863364648752f, 0.00015453162945718252f};
   static constexpr float log2_e_low = 1.92596299e-8f;  // log2(e) less MathConstants::log2_e
   // log(1 + x) / x on [0, 1] as a polynomial in x - 1/2, likewise; error 2^-27
-  static constexpr float log1p_q[] = {0.8109302199132426355f,   -0.2885271013719793504f, 0.1326090157771871577f,
-                                      -0.06768818965399572833f, 0.03663523416633938094f, -0.0205631824321635383f,
+  static constexpr float log1p_q[] = {0.8109302199132426355f,   -0.2885271013719793504f,   0.1326090157771871577f,
+                                      -0.06768818965399572833f, 0.03663523416633938094f,   -0.0205631824321635383f,
                                       0.01157768518238274659f,  -0.006788016951938559406f, 0.005250270678070282874f,
                                       -0.003176057018431959695f};
   static constexpr float lowest = -127.0f, highest = 128.0f;  // where 2^n is stored as zero, and as infinity
@@ -31,17 +31,17 @@ struct ExponentialConstants<float> {
 template <>
 struct ExponentialConstants<double> {
   // error 2^-57
-  static constexpr double exp2_q[] = {0.69314718055994530909,    0.24022650695910098222,    0.055504108664821659818,
-                                      0.0096181291076068874067,  0.0013333558146395974121,  0.00015403530441737583645,
+  static constexpr double exp2_q[] = {0.69314718055994530909,     0.24022650695910098222,   0.055504108664821659818,
+                                      0.0096181291076068874067,   0.0013333558146395974121, 0.00015403530441737583645,
                                       0.000015252733853319626181, 1.3215442587138142241e-6, 1.0178051708049970307e-7,
-                                      7.0725860847906163526e-9,  4.4566789464797591813e-10};
+                                      7.0725860847906163526e-9,   4.4566789464797591813e-10};
   static constexpr double log2_e_low = 2.0355273740931033e-17;
   // error 2^-56
   static constexpr double log1p_q[] = {
-      0.810930216216328764,     -0.2885270990993238966,    0.1326097537542037542,    -0.06768864331096429562,
-      0.03661185452304442513,   -0.02054881191912071423,   0.01183379211549827359,   -0.006945394974985512936,
-      0.004136178969492578875,  -0.00249184119479886247,   0.00151538510533750961,   -0.0009288574279277323546,
-      0.0005730446084677867223, -0.0003548204878310238112, 0.0002211917089576656569, -0.0001421000228999902963,
+      0.810930216216328764,      -0.2885270990993238966,     0.1326097537542037542,     -0.06768864331096429562,
+      0.03661185452304442513,    -0.02054881191912071423,    0.01183379211549827359,    -0.006945394974985512936,
+      0.004136178969492578875,   -0.00249184119479886247,    0.00151538510533750961,    -0.0009288574279277323546,
+      0.0005730446084677867223,  -0.0003548204878310238112,  0.0002211917089576656569,  -0.0001421000228999902963,
       0.00008933303406819271381, -0.00004482844325223256342, 0.00002827808358562654376, -0.00003836237445160124533,
       0.00002443797394858094711};
   static constexpr double lowest = -1023.0, highest = 1024.0;
@@ -146,7 +146,7 @@ inline Complex<T> unit_circle(Vec<T> x) {
   const V shifted = x * T(0.63661977236758134308) + MathConstants<T>::to_integer;
   const V n = shifted - MathConstants<T>::to_integer;
   V r = ((x - n * C::half_pi[0]) - n * C::half_pi[1]) - n * C::half_pi[2];
-  r = min(splat(T(0.7854)), max(splat(T(-0.7854)), r));
+  r = min(splat(T(1)), max(splat(T(-1)), r));  // a little more than half a quarter, as n is rounded
   const V r2 = r * r;
   // Taylor: sin r = r (1 - r^2/6 (1 - r^2/20 (...))), and cos r likewise.
   V sine = splat(T(1)), cosine = splat(T(1));
@@ -170,8 +170,8 @@ inline Complex<T> exp_of(Complex<T> x, T) {
   return decaying_exp(x.re) * unit_circle<T>(x.im);
 }
 
-// phi(x) = (e^x - 1) / x and its slope (e^x - phi(x)) / x, each near zero a series, in which nothing cancels. `power` is
-// e^x.
+// phi(x) = (e^x - 1) / x and its slope (e^x - phi(x)) / x, each near zero a series, in which nothing cancels. `power`
+// is e^x.
 template <class T, class S>
 inline S phi(S x, S power) {
   S near = PartsOf<T, S>::zero(), difference = power;
