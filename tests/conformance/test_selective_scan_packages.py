@@ -90,7 +90,9 @@ def test_transformers_loop(problem):
 def test_mambapy_s_parallel_scan(problem):
     mamba = pytest.importorskip("mambapy.mamba")
     block = mamba.MambaBlock(mamba.MambaConfig(d_model=D // 2, n_layers=1, d_state=N))
-    leaves = {name: torch.tensor(x.swapaxes(0, 1).copy(), requires_grad=True) for name, x in problem.items() if x.ndim == 3}
+    leaves = {
+        name: torch.tensor(x.swapaxes(0, 1).copy(), requires_grad=True) for name, x in problem.items() if x.ndim == 3
+    }
     leaves |= {name: torch.tensor(x, requires_grad=True) for name, x in problem.items() if x.ndim < 3}
     step = torch.nn.functional.softplus(leaves["delta"] + leaves["delta_bias"])
     y = block.selective_scan(leaves["u"], step, leaves["A"], leaves["B"], leaves["C"], leaves["D"])
@@ -101,7 +103,9 @@ def test_mambapy_s_parallel_scan(problem):
     grads = selective_scan_backward(tape, np.ones_like(ours))
     for name, leaf in leaves.items():
         expected = leaf.grad.numpy()
-        close(getattr(grads, f"d{name}"), expected.swapaxes(0, 1) if expected.ndim == 3 else expected, quantity="sequence")
+        close(
+            getattr(grads, f"d{name}"), expected.swapaxes(0, 1) if expected.ndim == 3 else expected, quantity="sequence"
+        )
 
 
 def test_steps_are_transformers_update(problem):
