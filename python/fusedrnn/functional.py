@@ -29,6 +29,12 @@ from .grads import ElementwiseGrads, ElementwisePairGrads, GRUGrads, LSTMGrads, 
 from .one_direction import FunctionalTape
 from .plain_arrays import ArrayTape
 from .scans import ScanGrads, scan_backward, scan_forward
+from .selective_scan import (
+    SelectiveScanGrads,
+    selective_scan_backward,
+    selective_scan_forward,
+    selective_scan_step,
+)
 from .state_spaces import StateSpaceGrads, state_space_backward, state_space_forward
 
 __all__ = [
@@ -41,6 +47,7 @@ __all__ = [
     "LSTMGrads",
     "RNNGrads",
     "ScanGrads",
+    "SelectiveScanGrads",
     "StateSpaceGrads",
     "discretize",
     "discretize_backward",
@@ -65,6 +72,9 @@ __all__ = [
     "rnn_forward",
     "scan_backward",
     "scan_forward",
+    "selective_scan_backward",
+    "selective_scan_forward",
+    "selective_scan_step",
     "sru_backward",
     "sru_forward",
     "state_space_backward",

@@ -308,6 +308,23 @@ class StateSpaceGrads(NamedTuple):
     dx_0: Array
 
 
+class SelectiveScanGrads(NamedTuple):
+    """Gradients of `selective_scan_forward`, each of the shape of its argument; None for an argument not given.
+
+    dh_0 is there also if h_0 was not given.
+    """
+
+    du: Array
+    ddelta: Array
+    dA: Array
+    dB: Array
+    dC: Array
+    dD: Array | None
+    dz: Array | None
+    ddelta_bias: Array | None
+    dh_0: Array
+
+
 class DiscretizeGrads(NamedTuple):
     """Gradients of `discretize_forward`, each of the shape of its argument; dC and dD are None without them."""
 

@@ -4,7 +4,7 @@ It is deliberately slow and simple; everything else in fusedrnn is tested agains
 `sequence.py`. The functions have the signatures of `fusedrnn.functional`, plus `dtype` (float64 by default).
 """
 
-from fusedrnn.grads import GRUGrads, LSTMGrads, RNNGrads, ScanGrads, StateSpaceGrads
+from fusedrnn.grads import GRUGrads, LSTMGrads, RNNGrads, ScanGrads, SelectiveScanGrads, StateSpaceGrads
 from fusedrnn.reference import elementwise, functions
 from fusedrnn.reference.activations import sigmoid
 from fusedrnn.reference.cells import CELLS, Cell
@@ -13,6 +13,7 @@ from fusedrnn.reference.elementwise import *  # noqa: F403  cells without a recu
 from fusedrnn.reference.functions import *  # noqa: F403  every family's, listed there
 from fusedrnn.reference.layer_norm import LayerNorm
 from fusedrnn.reference.scan import ScanTape, scan_backward, scan_forward
+from fusedrnn.reference.selective_scan import SelectiveScanTape, selective_scan_backward, selective_scan_forward
 from fusedrnn.reference.sequence import SequenceGrads, Tape, backward, forward
 from fusedrnn.reference.state_space import StateSpaceTape, state_space_backward, state_space_forward
 
@@ -25,6 +26,8 @@ __all__ = [
     "RNNGrads",
     "ScanGrads",
     "ScanTape",
+    "SelectiveScanGrads",
+    "SelectiveScanTape",
     "SequenceGrads",
     "StateSpaceGrads",
     "StateSpaceTape",
@@ -34,6 +37,8 @@ __all__ = [
     "forward",
     "scan_backward",
     "scan_forward",
+    "selective_scan_backward",
+    "selective_scan_forward",
     "sigmoid",
     "state_space_backward",
     "state_space_forward",
