@@ -384,3 +384,12 @@ def unknown_before(owner: str, kind: str, name: str) -> str:
 
 def ends_early(owner: str, left: int, nbytes: int, what: str) -> str:
     return f"{owner}: the .bin file has {left} more bytes; expected {nbytes} for {what}"
+
+
+def operator_inputs(owner: str, arguments: Sequence[str], count: int, named: Sequence[str]) -> str:
+    came = f"{count} inputs" + (f" and {listed(named)}" if named else "")
+    return f"{owner}: got {came}; expected at most one each of {listed(arguments)}"
+
+
+def no_input(owner: str, name: str) -> str:
+    return f"{owner}: {name} is missing, and the operator needs it"
