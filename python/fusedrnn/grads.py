@@ -333,3 +333,23 @@ class DiscretizeGrads(NamedTuple):
     ddt: Array
     dC: Array | None = None
     dD: Array | None = None
+
+
+class CausalConvGrads(NamedTuple):
+    """Gradients of `causal_conv_forward`, each of the shape of its argument; dbias is None without a bias."""
+
+    dx: Array
+    dweight: Array
+    dbias: Array | None
+    dstate: Array
+
+
+class LinearAttentionGrads(NamedTuple):
+    """Gradients of `linear_attention_forward`, each of the shape of its argument; None for an absent decay or beta."""
+
+    dq: Array
+    dk: Array
+    dv: Array
+    ddecay: Array | None
+    dbeta: Array | None
+    dS_0: Array
