@@ -103,9 +103,9 @@ def selective_scan_forward(
     delta_softplus : bool
         Whether the step size is softplus(delta + delta_bias), which is positive.
     discretization : "mamba", "zoh" or "bilinear"
-        How a step is taken, h_t = a h_{t-1} + b B_t u_t. With x = delta_t A: "mamba" a = e^x, b = delta_t; "zoh" a = e^x,
-        b = delta_t (e^x - 1) / x, exact for inputs held during a step; "bilinear" a = (1 + x/2) / (1 - x/2),
-        b = delta_t / (1 - x/2).
+        How a step is taken, h_t = a h_{t-1} + b B_t u_t. With x = delta_t A: "mamba" a = e^x, b = delta_t;
+        "zoh" a = e^x, b = delta_t (e^x - 1) / x, exact for inputs held during a step; "bilinear"
+        a = (1 + x/2) / (1 - x/2), b = delta_t / (1 - x/2).
     lengths, mask, reset, reverse
         As for `scan_forward`. Skipped steps are not read.
 
@@ -117,8 +117,8 @@ def selective_scan_forward(
     h_n : ndarray (B, D, N)
         The state after each row's last step in running order; complex if A is.
     tape : ArrayTape
-        For `selective_scan_backward`. It refers to `u`, `delta`, `z`, and to `B` and `C` unless they are constant, which
-        must not be changed before; it holds the states before every 32nd step, N / 32 of the size of `u`.
+        For `selective_scan_backward`. It refers to `u`, `delta`, `z`, and to `B` and `C` unless they are constant, all
+        of which must not be changed before; it holds the states before every 32nd step, N / 32 of the size of `u`.
 
     Raises
     ------
@@ -156,7 +156,9 @@ def selective_scan_forward(
     h_n = h if h is not None else np.zeros(sizes[1:], operands.A.dtype)
     kept = None
     if y.size > 0:
-        kept = _forward_for_now(operands, h_n, y, delta_softplus, discretization, lengths, mask, reset, reverse)
+        kept = _core.selective_scan_forward(
+            *_running(operands, steps), h_n, steps.in_order(y), steps.flags, softplus, rule
+        )
     return y, h_n, ArrayTape(owner, Saved(kept, operands, steps, sizes, dtype))
 
 
@@ -222,9 +224,9 @@ def selective_scan_backward(
         for array in (dA, dB, dC, dD, dbias):
             array[...] = 0
     else:
-        from .reference import selective_scan_backward as backward
-
-        return backward(saved.kept, dy, dh_n)
+        over_time = [steps.in_order(x) for x in (of_y, du, ddelta, dz)]
+        of_B, of_C = (x if x.ndim == 2 else steps.in_order(x) for x in (dB, dC))
+        _core.selective_scan_backward(saved.kept, *_running(given, steps), *over_time, dA, of_B, of_C, dD, dbias, dh_0)
     parts = [
         (x if kept or x.dtype.kind != "c" else x.real.copy()).reshape(shape)
         for x, kept, shape in zip((dB, dC, dh_0), given.complex, (*given.shapes, dh_0.shape), strict=True)
@@ -254,6 +256,11 @@ def _read(
     N = of_A.shape[1]
     with_complex = of_A.dtype.kind == "c"
     matrices = [_matrix(owner, name, value, shape, N, with_complex) for name, value in (("B", B), ("C", C))]
+    groups = {x.shape[2] if x.ndim == 4 else 1 for x in matrices if x.ndim > 2}
+    if len(groups) > 1:
+        raise ValueError(
+            f"{owner}: B and C have shapes {matrices[0].shape} and {matrices[1].shape}; expected as many groups in both"
+        )
     values = [(u, inputs), (delta, sequences["delta"]), (A, of_A), (B, matrices[0]), (C, matrices[1])]
     if z is not None:
         values.append((z, sequences["z"]))
@@ -373,44 +380,33 @@ def selective_scan_step(
     >>> y, h[:, :, 0]
     (array([[1.5 , 1.25]]), array([[1.5 , 1.25]]))
     """
+    if discretization == "mamba":
+        quick = _core.selective_scan_step(h, u, delta, A, B, C, D, z, delta_bias, delta_softplus)
+        if quick is not None:
+            return quick
     owner = "selective_scan_step"
-    state = _validate.as_array(owner, "h", h)
-    steps = [
-        None if x is None else _validate.as_array(owner, name, x)[None]
-        for name, x in (("u", u), ("delta", delta), ("z", z))
-    ]
-    y, h_n, _ = selective_scan_forward(
-        steps[0], steps[1], A, np.asarray(B)[None], np.asarray(C)[None], D, steps[2], delta_bias, state,
-        delta_softplus=delta_softplus, discretization=discretization,
-    )  # fmt: skip
-    h[...] = h_n
-    return y[0]
-
-
-def _forward_for_now(operands, h_n, y, softplus, discretization, lengths, mask, reset, reverse):
-    from .reference import selective_scan_forward as forward
-
-    given = operands
-    B, C = (x.reshape(s) for x, s in zip((given.B, given.C), given.shapes, strict=True))
-    B, C = (x if kept or x.dtype.kind != "c" else x.real for x, kept in zip((B, C), given.complex))
-    out, state, tape = forward(
-        given.u,
-        given.delta,
-        given.A,
-        B,
-        C,
-        given.D,
-        given.z,
-        given.delta_bias,
-        h_n,
-        delta_softplus=softplus,
-        discretization=discretization,
-        lengths=lengths,
-        mask=mask,
-        reset=reset,
-        reverse=reverse,
-        dtype=y.dtype,
+    if not isinstance(h, np.ndarray) or not h.flags.writeable:
+        raise TypeError(f"{owner}: h is {_validate.kind(h)}; expected a writable ndarray, in which it is updated")
+    values = {"u": u, "delta": delta, "z": z, "B": B, "C": C}
+    given = {name: None if x is None else _validate.as_array(owner, name, x) for name, x in values.items()}
+    one = {name: x if x is None else x[None] for name, x in given.items()}
+    if given["u"] is None or given["u"].ndim != 2:
+        raise ValueError(f"{owner}: u has shape {np.shape(u)}; expected (B, D)")
+    rows, channels = given["u"].shape
+    for name in "BC":  # a constant one
+        x = given[name]
+        if x is not None and x.shape == (channels, np.shape(A)[-1]) and rows != channels:
+            one[name] = x
+    operands, state, _, dtype = _read(
+        owner, one["u"], one["delta"], A, one["B"], one["C"], D, one["z"], delta_bias, h
     )
-    y[...], h_n[...] = out, state
-    tape.nbytes = 0
-    return tape
+    softplus = _validate.flag(owner, "delta_softplus", delta_softplus)
+    rule = DISCRETIZATIONS.index(_validate.choice(owner, "discretization", discretization, DISCRETIZATIONS))
+    if h.dtype != operands.A.dtype:
+        raise TypeError(f"{owner}: h has dtype {h.dtype}; expected {operands.A.dtype}, as of u, delta, A, B, C and z")
+    y = np.zeros((1, rows, channels), dtype)
+    if y.size > 0:
+        steps = StepsOfRows(False, None)
+        _core.selective_scan_forward(*_running(operands, steps), state, y, None, softplus, rule)
+        h[...] = state
+    return y[0]
