@@ -5,18 +5,43 @@ The kernels are in `csrc/kernels/convolution.h`; the twin to be read is `fusedrn
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import _validate, reference
+from . import _core, _validate
 from .grads import CausalConvGrads
-from .plain_arrays import ArrayTape, common_dtype
+from .plain_arrays import (
+    ArrayTape,
+    StepsOfRows,
+    cast,
+    common_dtype,
+    no_gradient,
+    read_gradient,
+    read_numbers,
+    read_steps,
+)
 
 __all__ = ["CausalConvGrads", "causal_conv_backward", "causal_conv_forward"]
 
 Array = NDArray[Any]
+
+
+class Saved(NamedTuple):
+    """The contents of a tape."""
+
+    x: Array
+    weight: Array  # a copy, as the bias and the state are
+    bias: Array | None
+    state: Array | None
+    steps: StepsOfRows
+    silu: bool
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays, that of the caller, too."""
+        return sum(array.nbytes for array in (self.x, self.weight, self.bias, self.state) if array is not None)
 
 
 def causal_conv_forward(
@@ -86,13 +111,34 @@ def causal_conv_forward(
     (array([  0.,   1.,  12., 123.]), array([2., 3.]))
     """
     owner = "causal_conv_forward"
-    arrays = [(a, np.asarray(a)) for a in (x, weight, bias, state) if a is not None]
-    dtype = common_dtype(arrays, False)
-    y, state_n, kept = reference.causal_conv_forward(
-        x, weight, bias, state,
-        activation=activation, lengths=lengths, mask=mask, reset=reset, reverse=reverse, dtype=dtype,
-    )  # fmt: skip
-    return y, state_n, ArrayTape(owner, kept)
+    given: dict[str, Any] = {"x": x, "weight": weight, "bias": bias, "state": state}
+    arrays = {name: read_numbers(owner, name, v, False) for name, v in given.items() if v is not None}
+    if arrays["x"].ndim != 3:
+        raise ValueError(f"{owner}: x has shape {arrays['x'].shape}; expected (T, B, D)")
+    T, B, D = shape = arrays["x"].shape
+    own = arrays["weight"].shape
+    if len(own) != 2 or own[0] != D or own[1] < 1:
+        raise ValueError(f"{owner}: weight has shape {own}; expected (D, k) with D = {D}, as of x, and k at least 1")
+    k = own[1]
+    formulas: dict[str, tuple[tuple[int, ...], str]] = {"bias": ((D,), "(D,)"), "state": ((B, k - 1, D), "(B, k-1, D)")}
+    for name, (expected, formula) in formulas.items():
+        if name in arrays:
+            _validate.exact_shape(owner, name, arrays[name], expected, formula)
+    silu = _validate.choice(owner, "activation", activation, (None, "silu")) is not None
+    dtype = common_dtype([(given[name], array) for name, array in arrays.items()], False)
+    _validate.room(owner, "y", T * B * D, dtype)
+    steps = read_steps(owner, T, B, lengths, mask, reset, reverse)
+    copies = (np.array(arrays[name], dtype, order="C") if name in arrays else None for name in list(given)[1:])
+    saved = Saved(cast(arrays["x"], dtype), *copies, steps, silu)  # type: ignore[arg-type]
+    y, state_n = _core.empty(shape, dtype), _core.empty((B, k - 1, D), dtype)
+    if y.size == 0:
+        state_n[...] = 0 if saved.state is None else saved.state
+    else:
+        x_in_order, y_in_order = steps.in_order(saved.x), steps.in_order(y)
+        _core.causal_conv_forward(
+            x_in_order, saved.weight, saved.bias, saved.state, silu, y_in_order, state_n, steps.flags
+        )
+    return y, state_n, ArrayTape(owner, saved)
 
 
 def causal_conv_backward(
@@ -132,4 +178,24 @@ def causal_conv_backward(
     """
     owner = "causal_conv_backward"
     _validate.functional_tape(owner, tape, "causal_conv_forward")
-    return reference.causal_conv_backward(tape._unreleased(), dy, dstate_n)
+    saved: Saved = tape._unreleased()
+    shape, dtype = saved.x.shape, saved.x.dtype
+    (_, B, D), k = shape, saved.weight.shape[1]
+    of_y = read_gradient(owner, "dy", dy, shape, "(T, B, D)", dtype)
+    of_state = read_gradient(owner, "dstate_n", dstate_n, (B, k - 1, D), "(B, k-1, D)", dtype)
+    if of_y is None and of_state is None:
+        raise no_gradient(owner, "dy", "dstate_n")
+    if of_state is not None:
+        of_state = np.array(of_state, order="C")
+    if of_y is None:
+        of_y = np.broadcast_to(np.zeros(D, dtype), shape)
+    dx, dstate = _core.empty(shape, dtype), _core.empty((B, k - 1, D), dtype)
+    dweight, dbias = np.zeros((D, k), dtype), np.zeros(D, dtype)
+    if dx.size == 0:
+        dstate[...] = 0 if of_state is None else of_state
+    else:
+        x, of_y, of_x = (saved.steps.in_order(array) for array in (saved.x, of_y, dx))
+        flags = saved.steps.flags
+        given = (x, saved.weight, saved.bias, saved.state, saved.silu, of_y, of_state)
+        _core.causal_conv_backward(*given, of_x, dweight, dbias, dstate, flags)
+    return CausalConvGrads(dx, dweight, None if saved.bias is None else dbias, dstate)

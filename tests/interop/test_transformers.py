@@ -29,7 +29,7 @@ MODELS: dict[str, dict[str, Any]] = {
     },
     "bamba": ATTENTION | OF_MAMBA2 | {"attn_layer_indices": [1], "num_hidden_layers": 2},
     "zamba": ATTENTION | {
-        "num_hidden_layers": 3, "mamba_d_state": 5, "mamba_dt_rank": 3, "n_mamba_heads": 2, "attn_layer_period": 2,
+        "num_hidden_layers": 6, "mamba_d_state": 5, "mamba_dt_rank": 3, "n_mamba_heads": 2, "attn_layer_period": 2,
         "attn_layer_offset": 1, "use_mamba_kernels": False, "attention_head_dim": 16,
     },
     "zamba2": ATTENTION | {
