@@ -1,4 +1,4 @@
-"""Functions of mamba_ssm and causal_conv1d for torch: values and gradients against torch's own operations, step by step."""
+"""Functions of mamba_ssm and causal_conv1d for torch: values and gradients against torch's operations, step by step."""
 
 import itertools
 from typing import Any
@@ -8,7 +8,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install torch==2.13.0")
 
-from torch.nn import functional as F  # noqa: E402  torch must be there
+
+functional = torch.nn.functional
 
 from fusedrnn.interop.torch import (  # noqa: E402
     causal_conv1d_fn,
@@ -65,7 +66,7 @@ def scan_in_steps(
     if delta_bias is not None:
         delta = delta + delta_bias[:, None]
     if delta_softplus:
-        delta = F.softplus(delta)
+        delta = functional.softplus(delta)
 
     def at(X: Any, t: int) -> Any:
         if X.ndim == 2:
@@ -85,7 +86,7 @@ def scan_in_steps(
     y = 2 * y.real if y.is_complex() else y
     if D is not None:
         y = y + D[:, None] * u
-    return (y if z is None else y * F.silu(z)), h
+    return (y if z is None else y * functional.silu(z)), h
 
 
 @DTYPES
@@ -136,9 +137,9 @@ def test_a_view_is_read_without_a_copy(monkeypatch):
     )
     u, A, B = torch.randn(2, 9, 4), -torch.ones(4, 3), torch.randn(2, 9, 3)
     selective_scan_fn(u.transpose(1, 2), u.transpose(1, 2), A, B.transpose(1, 2), B.transpose(1, 2))
-    assert [np.shares_memory(array, tensor.numpy()) for array, tensor in zip(seen[0], (u, u, A, B, B), strict=False)] == [
-        True
-    ] * 5
+    assert [
+        np.shares_memory(array, tensor.numpy()) for array, tensor in zip(seen[0], (u, u, A, B, B), strict=False)
+    ] == [True] * 5
 
 
 @pytest.mark.parametrize("heads", [None, 2, 4])
@@ -191,8 +192,8 @@ def test_convolution(with_state, activation, L, k, dtype):
     if with_state:
         given["initial_states"] = before = draw(2, 6, k - 1)
     whole = torch.cat([before, given["x"]], -1)
-    y = F.conv1d(whole, given["weight"][:, None], given["bias"], groups=6)
-    y = y if activation is None else F.silu(y)
+    y = functional.conv1d(whole, given["weight"][:, None], given["bias"], groups=6)
+    y = y if activation is None else functional.silu(y)
     ours = causal_conv1d_fn(**given, activation=activation, return_final_states=True)
     if k == 1:  # no state
         assert ours[1].shape == (2, 6, 0)
@@ -249,10 +250,8 @@ def test_chunk_scan(options, groups, dtype):
         "initial_states": draw(rows, H, P, N) if with_state else None,
     }
     limit = (0.5, 2.0) if options % 2 else (0.0, float("inf"))
-    ours = mamba_chunk_scan_combined(
-        **given, chunk_size=8, dt_softplus=True, dt_limit=limit, return_final_states=True
-    )
-    dt = F.softplus(given["dt"] + given["dt_bias"]).clamp(*limit)
+    ours = mamba_chunk_scan_combined(**given, chunk_size=8, dt_softplus=True, dt_limit=limit, return_final_states=True)
+    dt = functional.softplus(given["dt"] + given["dt_bias"]).clamp(*limit)
     S = torch.zeros(rows, H, P, N, dtype=dtype) if not with_state else given["initial_states"]
     outputs = []
     for t in range(L):
@@ -262,7 +261,7 @@ def test_chunk_scan(options, groups, dtype):
         y = (S * C[:, :, None]).sum(-1)
         if with_D:
             y = y + (given["D"] if with_z else given["D"][:, None]) * x
-        outputs.append(y * F.silu(given["z"][:, t]) if with_z else y)
+        outputs.append(y * functional.silu(given["z"][:, t]) if with_z else y)
     compare(ours, (torch.stack(outputs, 1), S), given, dtype)
 
 
@@ -415,14 +414,15 @@ def test_half_precision_is_computed_in_single_precision():
 @pytest.mark.parametrize(
     ("error", "message", "call"),
     [
-        (ValueError, r"delta has shape \(2, 4, 5\); expected \(B, D, L\)", lambda u, A, B: selective_scan_fn(u, u[..., 1:], A, B, B)),
+        (ValueError, r"delta has shape \(2, 4, 5\); expected \(B, D, L\)",
+         lambda u, A, B: selective_scan_fn(u, u[..., 1:], A, B, B)),
         (ValueError, r"B has shape \(2, 3, 5\)", lambda u, A, B: selective_scan_fn(u, u, A, B[..., 1:], B)),
         (TypeError, "A has dtype torch.int64", lambda u, A, B: selective_scan_fn(u, u, A.long(), B, B)),
         (TypeError, "u is ndarray; expected a torch.Tensor", lambda u, A, B: selective_scan_fn(u.numpy(), u, A, B, B)),
         (ValueError, "activation is 'relu'", lambda u, A, B: causal_conv1d_fn(u, A, activation="relu")),
         (ValueError, r"weight has shape \(3,\)", lambda u, A, B: causal_conv1d_fn(u, A[0])),
         (RuntimeError, "a step in place does not have",
-         lambda u, A, B: selective_state_update(u[:, :, :3], u[..., 0].requires_grad_(), u[..., 0], A, B[..., 0], B[..., 0])),
+         lambda u, A, B: selective_state_update(u[..., :3], u[..., 0].requires_grad_(), u[..., 0], A, B[0], B[0])),
     ],
 )  # fmt: skip
 def test_errors(error, message, call):

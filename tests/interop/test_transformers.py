@@ -99,7 +99,8 @@ def test_greedy_generation(kind):
     model = model_of(kind).eval()
     ids = torch.randint(3, 37, (2, 7))
     options = {
-        "max_new_tokens": 12, "do_sample": False, "return_dict_in_generate": True, "output_logits": True, "eos_token_id": None,
+        "max_new_tokens": 12, "do_sample": False, "return_dict_in_generate": True, "output_logits": True,
+        "eos_token_id": None,
     }  # fmt: skip
     theirs = model.generate(ids, **options)
     with accelerate([kind]):
@@ -180,11 +181,13 @@ def test_another_version_is_refused(monkeypatch):
 
     before = modeling_mamba.causal_conv1d_fn
     monkeypatch.setattr(modeling_mamba, "mamba_selective_scan", lambda hidden_states, dt, gamma: None)
-    with pytest.raises(ImportError, match=r"mamba_selective_scan\(hidden_states, dt, gamma\); this version of fusedrnn"):
+    with pytest.raises(
+        ImportError, match=r"mamba_selective_scan\(hidden_states, dt, gamma\); this version of fusedrnn"
+    ):
         accelerate(["mamba"])
     assert modeling_mamba.causal_conv1d_fn is before, "nothing was replaced"
     monkeypatch.delattr(modeling_mamba, "mamba_selective_scan")
-    with pytest.raises(ImportError, match="has no transformers.models.mamba.modeling_mamba.mamba_selective_scan"):
+    with pytest.raises(ImportError, match=r"has no transformers\.models\.mamba\.modeling_mamba\.mamba_selective_scan"):
         accelerate(["mamba"])
 
 

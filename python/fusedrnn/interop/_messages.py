@@ -407,8 +407,8 @@ def tensor_shape(owner: str, name: str, shape: object, formula: str) -> str:
 
 def step_without_gradient(owner: str) -> str:
     return (
-        f"{owner}: an argument requires a gradient, which a step in place does not have; expected torch.no_grad() around "
-        "it, or the function over a sequence"
+        f"{owner}: an argument requires a gradient, which a step in place does not have; expected torch.no_grad() "
+        "around the call, or the function over a sequence"
     )
 
 

@@ -1,7 +1,8 @@
 """Functions of mamba_ssm and causal_conv1d on fusedrnn's kernels; exported by `fusedrnn.interop.torch`.
 
-Names, arguments, shapes and results are those of the two packages, which need CUDA. Tensors are on the CPU. The computation
-is in double precision where the first tensor is float64, else in single precision; results have the first one's dtype.
+Names, arguments, shapes and results are those of the two packages, which need CUDA. Tensors are on the CPU. The
+computation is in double precision where the first tensor is float64, else in single precision; results have the first
+one's dtype.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import math
 from typing import Any
 
 import torch
-from torch.nn import functional as F
 
 from .. import functional
 from . import _messages
@@ -477,16 +477,16 @@ def causal_conv1d_update(
     _shape(owner, "conv_state", conv_state, (rows, D, None), "(B, D, S)")
     k, S = weight.shape[1], conv_state.shape[2]
     if k - 1 > S:
-        raise ValueError(_messages.tensor_shape(owner, "conv_state", tuple(conv_state.shape), f"(B, D, S), S >= {k - 1}"))
+        raise ValueError(
+            _messages.tensor_shape(owner, "conv_state", tuple(conv_state.shape), f"(B, D, S), S >= {k - 1}")
+        )
     with torch.no_grad():
         state = conv_state if conv_state_indices is None else conv_state[conv_state_indices.long()]
         if cache_seqlens is not None:
             ages = cache_seqlens.long()[:, None, None] + torch.arange(S)
             state = state.gather(2, (ages % S).expand(state.shape))  # the oldest first
         before = state[..., S - (k - 1) :].to(dtype).transpose(1, 2).contiguous()
-        y, _ = CAUSAL_CONV(
-            as_arrays(new, dtype), _to(weight, dtype), _to(bias, dtype), before, None, None, activation
-        )
+        y, _ = CAUSAL_CONV(as_arrays(new, dtype), _to(weight, dtype), _to(bias, dtype), before, None, None, activation)
         after = torch.cat([state, new.to(state.dtype)], -1)[..., L:]
         if cache_seqlens is not None:
             ages = (cache_seqlens.long()[:, None, None] + L + torch.arange(S)) % S
@@ -596,7 +596,7 @@ def mamba_chunk_scan_combined(
         raise ValueError(_messages.tensor_shape(owner, "B", tuple(B.shape), f"(B, L, G, N), G a divisor of H = {H}"))
     step = dt.to(dtype)
     step = step if dt_bias is None else step + dt_bias.to(dtype)
-    step = F.softplus(step) if dt_softplus else step
+    step = torch.nn.functional.softplus(step) if dt_softplus else step
     if tuple(dt_limit) != (0.0, math.inf) or not dt_softplus:
         step = step.clamp(*dt_limit)
     wide = x.to(dtype)
@@ -610,7 +610,7 @@ def mamba_chunk_scan_combined(
     if D is not None:
         y = y + wide * (D if D.ndim == 2 else D[:, None]).to(dtype)
     if z is not None:
-        y = y * F.silu(z.to(dtype))
+        y = y * torch.nn.functional.silu(z.to(dtype))
     y = y.to(x.dtype)
     return (y, last.transpose(2, 3)) if return_final_states else y
 
@@ -662,7 +662,9 @@ def gated_delta_rule(
     _shape(owner, "value", value, (rows, L, None, None), "(B, L, H, V)")
     H, V = value.shape[2:]
     if groups < 1 or H % groups:
-        raise ValueError(_messages.tensor_shape(owner, "key", tuple(key.shape), f"(B, L, G, K), G a divisor of H = {H}"))
+        raise ValueError(
+            _messages.tensor_shape(owner, "key", tuple(key.shape), f"(B, L, G, K), G a divisor of H = {H}")
+        )
     for name, tensor, shape, formula in (
         ("g", g, (rows, L, H), "(B, L, H)"), ("beta", beta, (rows, L, H), "(B, L, H)"),
         ("initial_state", initial_state, (rows, H, K, V), "(B, H, K, V)"),

@@ -1,9 +1,9 @@
 """Functions on plain arrays as operators of torch: registered with torch's dispatcher, with gradients and fake tensors.
 
-An operator has three ways. A usual call without gradients goes straight to the kernels. A usual call with gradients is a
-node of torch's graph that holds the tape. Under torch.compile, torch.export and the transforms of torch.func the call is
-``torch.ops.fusedrnn.<name>``; its gradient is an operator, too, which runs forward once more instead of holding a tape,
-because an operator returns nothing but tensors.
+An operator has three ways. A usual call without gradients goes straight to the kernels. A usual call with gradients is
+a node of torch's graph that holds the tape. Under torch.compile, torch.export and the transforms of torch.func the call
+is ``torch.ops.fusedrnn.<name>``; its gradient is an operator, too, which runs forward once more instead of holding a
+tape, because an operator returns nothing but tensors.
 """
 
 from __future__ import annotations
@@ -75,14 +75,13 @@ class Operator:
         ):
             LIBRARY.impl(op._schema.name.split("::")[1], run, "CPU")
             torch.library.register_fake(op._schema.name, fake, lib=LIBRARY)
-            torch.library.register_vmap(op._schema.name, _one_after_another(op), lib=LIBRARY)
-        torch.library.register_autograd(
-            self._op._schema.name, self._gradients, setup_context=self._keep, lib=LIBRARY
-        )
+        torch.library.register_autograd(self._op._schema.name, self._gradients, setup_context=self._keep, lib=LIBRARY)
         torch.library.register_autograd(self._of_backward._schema.name, self._twice, lib=LIBRARY)
 
     def __call__(self, *arguments: Any) -> tuple[Any, ...]:
         tensors = arguments[: self._tensors]
+        if torch._C._are_functorch_transforms_active():
+            return _Transformed.apply(self, *arguments)
         if _is_traced(tensors):
             results: tuple[Any, ...] = self._op(*arguments)
             return results
@@ -143,11 +142,13 @@ class Operator:
         ctx.options = inputs[n:]
 
     def _gradients(self, ctx: Any, *gradients: Any) -> tuple[Any, ...]:
-        tensors = ctx.saved_tensors
-        found = self._of_backward(*tensors, *ctx.options, *gradients)
+        return self.only_numbers(ctx, self._of_backward(*ctx.saved_tensors, *ctx.options, *gradients))
+
+    def only_numbers(self, ctx: Any, found: Sequence[Any]) -> tuple[Any, ...]:
+        """Gradients of all arguments from those of the tensors: None for flags and options, and where there is none."""
         kept = [
             d if t is not None and (t.is_floating_point() or t.is_complex()) else None
-            for t, d in zip(tensors, found, strict=True)
+            for t, d in zip(ctx.saved_tensors, found, strict=True)
         ]
         return (*kept, *[None] * len(ctx.options))
 
@@ -163,7 +164,9 @@ class _Node(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         outputs, ctx.tape = operator.run(arguments)
         ctx.operator = operator
-        ctx.save_for_backward(*[t for t in arguments if isinstance(t, torch.Tensor)])  # torch finds what was overwritten
+        ctx.save_for_backward(
+            *[t for t in arguments if isinstance(t, torch.Tensor)]
+        )  # torch finds what was overwritten
         return outputs
 
     @staticmethod
@@ -181,28 +184,71 @@ class _Node(torch.autograd.Function):
         return tuple(d if need else None for d, need in zip(found, needed, strict=True))
 
 
+class _Transformed(torch.autograd.Function):
+    """A call of an operator under the transforms of torch.func."""
+
+    @staticmethod
+    def forward(operator: Operator, *arguments: Any) -> tuple[Any, ...]:
+        outputs: tuple[Any, ...] = operator._op(*arguments)
+        return outputs
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.operator = inputs[0]
+        ctx.operator._keep(ctx, inputs[1:], output)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
+        operator = ctx.operator
+        found = _TransformedBackward.apply(operator, *ctx.saved_tensors, *ctx.options, *gradients)
+        return (None, *operator.only_numbers(ctx, found))
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Sequence[Any], operator: Operator, *arguments: Any) -> Any:
+        return _one_after_another(operator, info, in_dims[1:], arguments)
+
+
+class _TransformedBackward(torch.autograd.Function):
+    """The gradient of such a call."""
+
+    @staticmethod
+    def forward(operator: Operator, *arguments: Any) -> tuple[Any, ...]:
+        found: tuple[Any, ...] = operator._of_backward(*arguments)
+        return found
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.owner = inputs[0].owner
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        raise _validate.twice(ctx.owner)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Sequence[Any], operator: Operator, *arguments: Any) -> Any:
+        def again(*own: Any) -> Any:
+            return _TransformedBackward.apply(operator, *own)
+
+        return _one_after_another(again, info, in_dims[1:], arguments)
+
+
+def _one_after_another(call: Callable[..., Any], info: Any, in_dims: Sequence[Any], arguments: Sequence[Any]) -> Any:
+    """vmap: one call for each element of the mapped axis."""
+    results = [
+        call(*[a if dim is None else a.select(dim, k) for a, dim in zip(arguments, in_dims, strict=True)])
+        for k in range(info.batch_size)
+    ]
+    stacked = tuple(torch.stack(parts) for parts in zip(*results, strict=True))
+    return stacked, (0,) * len(stacked)
+
+
 def _is_traced(tensors: Sequence[Any]) -> bool:
-    """Whether torch looks at the call instead of only running it: compilation, export, a transform, a mode."""
+    """Whether torch looks at the call instead of only running it: compilation, export, a mode."""
     return (
         torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._are_functorch_transforms_active()
         or not all(t is None or type(t) in (torch.Tensor, torch.nn.Parameter) for t in tensors)
     )
-
-
-def _one_after_another(op: Any) -> Callable[..., Any]:
-    """vmap of an operator: one call for each element of the mapped axis."""
-
-    def call(info: Any, in_dims: Sequence[Any], *arguments: Any) -> Any:
-        results = [
-            op(*[a if dim is None else a.select(dim, k) for a, dim in zip(arguments, in_dims, strict=True)])
-            for k in range(info.batch_size)
-        ]
-        stacked = tuple(torch.stack(parts) for parts in zip(*results, strict=True))
-        return stacked, (0,) * len(stacked)
-
-    return call
 
 
 def as_arrays(tensor: Any, dtype: Any) -> Any:
@@ -216,4 +262,3 @@ def as_arrays(tensor: Any, dtype: Any) -> Any:
 def contiguous_last(tensor: Any) -> Any:
     """The tensor with a contiguous last axis, copied only if necessary."""
     return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
-

@@ -1,8 +1,8 @@
 """transformers' recurrent models on fusedrnn's kernels, on the CPU: one line, ``accelerate()``.
 
-On a CPU, transformers computes Mamba, Mamba-2, the gated delta rule and RG-LRU with torch functions written for clarity: loops
-over steps, or states of all steps in memory. ``accelerate`` puts functions with the same arguments and results in their
-place. Models that exist already use them, too.
+On a CPU, transformers computes Mamba, Mamba-2, the gated delta rule and RG-LRU with torch functions written for
+clarity: loops over steps, or states of all steps in memory. ``accelerate`` puts functions with the same arguments and
+results in their place. Models that exist already use them, too.
 
 Examples
 --------
@@ -131,8 +131,8 @@ def accelerate(models: Iterable[str] | None = None) -> Acceleration:
     ----------
     models : iterable of str, or None
         Model types, as in ``config.model_type``: "bamba", "falcon_h1", "falcon_mamba", "granitemoehybrid", "jamba",
-        "mamba", "mamba2", "nemotron_h", "olmo_hybrid", "qwen3_5", "qwen3_5_moe", "qwen3_next", "recurrent_gemma", "zamba",
-        "zamba2". None is all of them. Their modules are imported.
+        "mamba", "mamba2", "nemotron_h", "olmo_hybrid", "qwen3_5", "qwen3_5_moe", "qwen3_next", "recurrent_gemma",
+        "zamba", "zamba2". None is all of them. Their modules are imported.
 
     Returns
     -------
@@ -151,18 +151,14 @@ def accelerate(models: Iterable[str] | None = None) -> Acceleration:
     -----
     Replaced are the functions, in the modules of the models, that transformers itself exchanges for those of mamba_ssm,
     causal_conv1d and flash-linear-attention where a GPU is present. A call falls back on transformers' function for
-    tensors that are not on the CPU, for activations other than silu and for dtypes without kernels, and a step of generation
-    also while gradients are recorded. Results equal transformers' up to rounding.
+    tensors that are not on the CPU, for activations other than silu and for dtypes without kernels, and a step of
+    generation also while gradients are recorded. Results equal transformers' up to rounding.
     """
     names = list(MODELS) if models is None else list(models)
     for name in names:
         if name not in MODELS:
             raise ValueError(_messages.no_such_model(name, MODELS))
-    found = [
-        (*_place(model, function), function)
-        for model in dict.fromkeys(names)
-        for function in MODELS[model]
-    ]
+    found = [(*_place(model, function), function) for model in dict.fromkeys(names) for function in MODELS[model]]
     changed = Acceleration()
     for place, name, full, function in found:
         theirs = getattr(place, name)
