@@ -170,7 +170,7 @@ def test_stream(options, dtype):
 def test_a_frozen_layer_does_not_change():
     frozen = layer_of({}).freeze()
     assert frozen == pickle.loads(pickle.dumps(frozen)) == copy.deepcopy(frozen)
-    assert repr(frozen).startswith("<frozen Mamba(4, dtype=float64), float64, ")
+    assert repr(frozen).startswith("<frozen Mamba(4, dtype='float64'), float64, ")
     assert frozen.nbytes == sum(a.nbytes for a in frozen.params.values())
     with pytest.raises(ValueError, match="read-only"):
         frozen.params["D"][0] = 1
@@ -250,7 +250,7 @@ def test_a_tape_holds_no_states_of_all_steps():
         (TypeError, "dt_rank", lambda layer: fusedrnn.Mamba(4, dt_rank="full")),
         (TypeError, "x has integers; expected floats", lambda layer: layer(np.zeros((5, 2), int))),
         (ValueError, "past_end is 'hold'", lambda layer: layer(np.ones((5, 2, 4)), lengths=[5, 2], past_end="hold")),
-        (TypeError, r"state is ndarray; expected a tuple \(conv, ssm\)",
+        (TypeError, r"state is an ndarray; expected a tuple \(conv, ssm\)",
          lambda layer: layer(np.ones((5, 2, 4)), np.ones(3))),
         (ValueError, r"state ssm has shape \(2, 8, 3\); expected \(B, d_inner, d_state\)",
          lambda layer: layer(np.ones((5, 2, 4)), (np.ones((2, 8, 4)), np.ones((2, 8, 3))))),

@@ -101,7 +101,7 @@ def test_selective_scan(rows, channels, L, N, options, dtype):
         "delta": draw(rows, channels, L),
         "A": (-torch.exp(draw(channels, N))).detach().requires_grad_(),
         "B": draw(*B_shape),
-        "C": draw(*(rows, N, L)),
+        "C": draw(*(B_shape if options % 3 == 1 else (rows, N, L))),
         "D": draw(channels) if with_D else None,
         "z": draw(rows, channels, L) if with_z else None,
         "delta_bias": draw(channels) if with_bias else None,
