@@ -143,7 +143,8 @@ void backward_typed(const SelectiveTape& tape, const Given& given, const py::obj
 
 using ArrayStruct = py::detail::PyArray_Proxy;
 
-// An exact, contiguous, aligned ndarray of a descriptor and shape. `at` is null for None, which is allowed if `optional`.
+// An exact, contiguous, aligned ndarray of a descriptor and shape. `at` is null for None, which is allowed if
+// `optional`.
 template <class T>
 bool plain(PyObject* o, std::initializer_list<Index> shape, bool optional, T*& at, int flags = 0) {
   static PyTypeObject* const type = py::detail::npy_api::get().PyArray_Type_;
@@ -229,9 +230,8 @@ auto with_numbers_of(const py::array& u, Call call) {
 }  // namespace
 
 void add_selective_scan(py::module_& m) {
-  py::class_<SelectiveTape>(m, "SelectiveTape", py::is_final()).def_property_readonly("nbytes", [](const SelectiveTape& t) {
-    return t.nbytes;
-  });
+  py::class_<SelectiveTape>(m, "SelectiveTape", py::is_final())
+      .def_property_readonly("nbytes", [](const SelectiveTape& t) { return t.nbytes; });
   m.def(
       "selective_scan_forward",
       [](const py::array& u, const py::array& delta, const py::object& z, const py::array& A, const py::array& B,
@@ -246,9 +246,9 @@ void add_selective_scan(py::module_& m) {
   m.def(
       "selective_scan_backward",
       [](const SelectiveTape& tape, const py::array& u, const py::array& delta, const py::object& z, const py::array& A,
-         const py::array& B, const py::array& C, const py::object& D, const py::object& delta_bias, const py::object& dy,
-         const py::array& du, const py::array& ddelta, const py::object& dz, const py::array& dA, const py::array& dB,
-         const py::array& dC, const py::array& dD, const py::array& dbias, const py::array& dh) {
+         const py::array& B, const py::array& C, const py::object& D, const py::object& delta_bias,
+         const py::object& dy, const py::array& du, const py::array& ddelta, const py::object& dz, const py::array& dA,
+         const py::array& dB, const py::array& dC, const py::array& dD, const py::array& dbias, const py::array& dh) {
         const Given given{u, delta, z, A, B, C, D, delta_bias};
         with_dtype(tape.dtype, [&](auto zero) {
           backward_typed<decltype(zero)>(tape, given, dy, du, ddelta, dz, dA, dB, dC, dD, dbias, dh);
@@ -274,10 +274,11 @@ void add_selective_scan(py::module_& m) {
         });
       },
       "function"_a, "x"_a);
-  static PyMethodDef functions[] = {by_hand("selective_scan_step", step,
-                                            "selective_scan_step(h, u, delta, A, B, C, D, z, delta_bias, softplus)\n--\n\n"
-                                            "One step of \"mamba\" with real numbers; None if arrays need a conversion."),
-                                    {nullptr, nullptr, 0, nullptr}};
+  static PyMethodDef functions[] = {
+      by_hand("selective_scan_step", step,
+              "selective_scan_step(h, u, delta, A, B, C, D, z, delta_bias, softplus)\n--\n\n"
+              "One step of \"mamba\" with real numbers; None if arrays need a conversion."),
+      {nullptr, nullptr, 0, nullptr}};
   if (PyModule_AddFunctions(m.ptr(), functions) < 0) throw py::error_already_set();
 }
 

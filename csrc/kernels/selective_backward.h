@@ -6,8 +6,8 @@
 //
 // (conjugates where numbers are complex). A thread takes a panel of channels and some rows. For each chunk of steps it
 // computes kSelectiveTile states of each block again, from those that forward kept, and goes back over them while they
-// are in the first cache. Sums over channels are made in fixed panels, sums over rows in fixed parts, and both are added
-// in order: bits do not depend on threads. Next, read core/selective_scan.cpp.
+// are in the first cache. Sums over channels are made in fixed panels, sums over rows in fixed parts, and both are
+// added in order: bits do not depend on threads. Next, read core/selective_scan.cpp.
 #pragma once
 
 #include "selective_scan.h"
@@ -36,7 +36,8 @@ struct TileGradients {
 // needed.
 template <class T, int N>
 [[gnu::noinline]] void recompute(const ChunkSteps& steps, const T* A, const T* kept, const BlockArrays<T>& block,
-                                 const T* b, Index b_time, const T* c, Index c_time, bool outputs, T* states, T* decays) {
+                                 const T* b, Index b_time, const T* c, Index c_time, bool outputs, T* states,
+                                 T* of_decay, const Ahead<T>& ahead) {
   constexpr int W = kLanes<T>;
   Vec<T> h[N];
 #pragma GCC unroll 4
@@ -52,11 +53,13 @@ template <class T, int N>
     states += N * W;
     const T *const of_b = b + steps.at[i] * b_time, *const of_c = c + steps.at[i] * c_time;
     const Vec<T> step = load(block.delta + i * W), write = step * load(block.u + i * W);
+    ahead.fetch(i);
+    Vec<T> decay[N];
+    decays<N>(step, A, decay);
 #pragma GCC unroll 4
     for (int n = 0; n < N; ++n) {
-      const Vec<T> decay = exp2(step * load(A + n * W));
-      store(decays + (i * N + n) * W, decay);
-      h[n] = decay * h[n] + write * of_b[n];
+      store(of_decay + (i * N + n) * W, decay[n]);
+      h[n] = decay[n] * h[n] + write * of_b[n];
       store(states + n * W, h[n]);
     }
     if (outputs) {
@@ -71,7 +74,7 @@ template <class T, int N>
 template <class T, int N>
 [[gnu::noinline]] void go_back(const ChunkSteps& steps, const T* A, const BlockArrays<T>& block, const T* b,
                                Index b_time, const T* c, Index c_time, const T* states, const T* decays,
-                               const TileGradients<T>& d) {
+                               const TileGradients<T>& d, const Ahead<T>& ahead) {
   constexpr int W = kLanes<T>;
   Vec<T> g[N], dA[N], a[N], h[N];
   for (int i = 1; i < steps.count; ++i)
@@ -88,6 +91,7 @@ template <class T, int N>
     T *const db = d.db + i * N * W, *const dc = d.dc + i * N * W;
     const T* const decay = decays + i * N * W;
     states -= N * W;
+    ahead.fetch(i);
     const Vec<T> e = load(block.e + i * W), step = load(block.delta + i * W), write = step * load(block.u + i * W);
     Vec<T> of_u = load(block.of_u + i * W), of_delta = load(block.of_delta + i * W);
 #pragma GCC unroll 4
@@ -151,7 +155,7 @@ template <class T, class S>
   constexpr int W = kLanes<T>, size = P::kCount * W;
   StateArrays<T> of;
   T *const a_x = of.take(work, P::kCount), *const b_delta = a_x + kSelectiveChunk * size,
-    *const b_A = b_delta + kSelectiveChunk * size;
+           *const b_A = b_delta + kSelectiveChunk * size;
   const S A = P::read(of_A);
   coefficients<T, S>(s.rule, A, steps.count, arrays.delta, of.a, of.b);
   derivatives<T, S>(s.rule, A, steps.count, arrays.delta, of.a, a_x, b_delta, b_A);
@@ -186,10 +190,9 @@ template <class T, class S>
     const S of_decay = conjugate_times(before, total, T()), of_write = u * conjugate_times(of_b, total, T());
     const S of_x = P::read(a_x + i * size);
     store(arrays.of_delta + i * W,
-          load(arrays.of_delta + i * W) + (real_product(A * of_x, of_decay, T()) +
-                                           real_product(P::read(b_delta + i * size), of_write, T())));
-    dA = dA + (step * conjugate_times(of_x, of_decay, T()) +
-               conjugate_times(P::read(b_A + i * size), of_write, T()));
+          load(arrays.of_delta + i * W) +
+              (real_product(A * of_x, of_decay, T()) + real_product(P::read(b_delta + i * size), of_write, T())));
+    dA = dA + (step * conjugate_times(of_x, of_decay, T()) + conjugate_times(P::read(b_A + i * size), of_write, T()));
     g = steps.cut[i] ? P::zero() : conjugate_times(P::read(of.a + i * size), total, T());
   }
   P::write(d.g, g), P::write(d.dA, dA);
@@ -223,7 +226,12 @@ struct PanelPass {
   T *g, *A, *dA, *db_constant, *dc_constant, *dskip, *dbias, *arrays, *db, *dc, *states, *decays, *rest;
 
   [[gnu::noinline]] PanelPass(const SelectiveScan<T>& s_, Member& m_)
-      : s(s_), channels(s_.D, s_.G, W), m(m_), parts(s_.complex ? 2 : 1), columns(s_.N * parts), size(columns * W),
+      : s(s_),
+        channels(s_.D, s_.G, W),
+        m(m_),
+        parts(s_.complex ? 2 : 1),
+        columns(s_.N * parts),
+        size(columns * W),
         plain(plain_decays(s_)) {
     const Index most = channels.blocks_of_panel, of_panel = most * size;
     const Index of_tile = kSelectiveTile * parts * kSelectiveChunk * W;
@@ -263,7 +271,7 @@ struct PanelPass {
       const Index t = t0 + steps.at[i];
       Vec<T> e = s.dy.at ? load_partial(at_step(s.dy, block, t), block.count) : Vec<T>{};
       if (s.z.at) {
-        const Vec<T> z = load_partial(at_step(s.z, block, t), block.count), open = sigmoid(z);
+        const Vec<T> z = load_partial(at_step(s.z, block, t), block.count), open = logistic(z);
         store(at.of_z + i * W, e * open * (T(1) + z * (T(1) - open)));
         e *= z * open;
       }
@@ -276,13 +284,21 @@ struct PanelPass {
     const BlockArrays<T> at = arrays_of(j);
     const T *const b = at_chunk(s, s.b, block, t0) + n, *const c = at_chunk(s, s.c, block, t0) + n;
     const T* const of_A = A + j * size + n * W;
-    recompute<T, N>(steps, of_A, kept + n * W, at, b, s.b.time, c, s.c.time, s.z.at != nullptr, states, decays);
+    Ahead<T> inputs, outputs;
+    const Index next = t0 - kSelectiveChunk;
+    if (n == 0 && next >= 0) {
+      inputs.add(s.u, block, next), inputs.add(s.delta, block, next), inputs.add(s.z, block, next);
+      inputs.add(s.dy, block, next);
+      outputs.add(s.du, block, next), outputs.add(s.ddelta, block, next), outputs.add(s.dz, block, next);
+    }
+    recompute<T, N>(steps, of_A, kept + n * W, at, b, s.b.time, c, s.c.time, s.z.at != nullptr, states, decays, inputs);
     go_back<T, N>(steps, of_A, at, b, s.b.time, c, s.c.time, states, decays,
-                  {g + j * size + n * W, dA + j * size + n * W, db, dc});
+                  {g + j * size + n * W, dA + j * size + n * W, db, dc}, outputs);
   }
 
   void tile(const ChannelBlock& block, const ChunkSteps& steps, Index t0, Index j, Index n, int count) {
-    const Index chunks_block = (t0 / kSelectiveChunk * s.B + block.row) * (s.G * channels.blocks_of_group) + block.number;
+    const Index chunks_block =
+        (t0 / kSelectiveChunk * s.B + block.row) * (s.G * channels.blocks_of_group) + block.number;
     const T* const kept = s.kept + chunks_block * size;
     if (plain && count == 4) return plain_tile<4>(block, steps, t0, j, n, kept);
     if (plain && count == 2) return plain_tile<2>(block, steps, t0, j, n, kept);
@@ -290,8 +306,8 @@ struct PanelPass {
     const Index at = j * size + n * parts * W;
     const TileGradients<T> d = {g + at, dA + at, db, dc};
     if (s.complex)
-      go_back_any<T, Complex<T>>(s, block, steps, t0, n, A + at, kept + n * parts * W, arrays_of(j), d, parts * W, states,
-                                 rest);
+      go_back_any<T, Complex<T>>(s, block, steps, t0, n, A + at, kept + n * parts * W, arrays_of(j), d, parts * W,
+                                 states, rest);
     else go_back_any<T, Vec<T>>(s, block, steps, t0, n, A + at, kept + n * W, arrays_of(j), d, W, states, rest);
     for (int i = 0; i < steps.count; ++i)
       for (Index p = 0; p < parts; ++p) {
@@ -303,8 +319,8 @@ struct PanelPass {
   }
 
   // The gradients of B or C of some states, from vectors (chunk, numbers), for the steps that run.
-  [[gnu::noinline]] void hand_over(const Couplings<T>& d, T* panels, Index row, const ChunkSteps& steps, Index t0, Index n,
-                                   Index numbers, T* vectors) {
+  [[gnu::noinline]] void hand_over(const Couplings<T>& d, T* panels, Index row, const ChunkSteps& steps, Index t0,
+                                   Index n, Index numbers, T* vectors) {
     if (d.constant) return;
     sum_all_lanes(vectors, kSelectiveChunk * numbers);
     for (int i = 0; i < steps.count; ++i) {

@@ -1,8 +1,8 @@
 // The contract between core and the kernels of the selective scan (selective_scan.h, selective_backward.h). As in
 // contract.h, core allocates every array, and kernels never allocate, throw or touch Python.
 //
-// Letters: T steps, B rows, D channels, N states of each channel, G groups of channels that share B and C. Strides count
-// numbers, of which a complex element is two, side by side. Arrays over time are in running order (as in
+// Letters: T steps, B rows, D channels, N states of each channel, G groups of channels that share B and C. Strides
+// count numbers, of which a complex element is two, side by side. Arrays over time are in running order (as in
 // recurrence_contract.h): their stride of steps is negative for a scan from the last step to the first.
 #pragma once
 
@@ -38,13 +38,14 @@ struct SelectiveScan {
   bool complex = false, softplus = false;
   Discretization rule = kMamba;
   const uint8_t* flags = nullptr;
-  Steps<const T> u, delta, z;  // z may be null
-  Couplings<const T> b, c;     // complex if A is
-  const T* A = nullptr;        // (D, N)
+  Steps<const T> u, delta, z;                // z may be null
+  Couplings<const T> b, c;                   // complex if A is
+  const T* A = nullptr;                      // (D, N)
   const T *skip = nullptr, *bias = nullptr;  // (D,), or null
-  T* h = nullptr;    // (B, D, N): in: the first state; out: the last one. Backward: their gradients, the other way round
-  Steps<T> y;        // forward
-  T* kept = nullptr;  // states before each chunk, (chunks, B, blocks, N, parts of a number, lanes); may be null in forward
+  T* h = nullptr;  // (B, D, N): in: the first state; out: the last one. Backward: their gradients, the other way round
+  Steps<T> y;      // forward
+  T* kept =
+      nullptr;  // states before each chunk, (chunks, B, blocks, N, parts of a number, lanes); may be null in forward
 
   // Backward only. dy may be null: zeros. Rows of the outputs follow each other.
   Steps<const T> dy;
@@ -72,21 +73,19 @@ struct Channels {
         panels_of_group((group + kSelectivePanel - 1) / kSelectivePanel),
         blocks_of_panel(kSelectivePanel / lanes) {}
   FUSEDRNN_INLINE Index group_of(Index block) const { return block / blocks_of_group; }
-  FUSEDRNN_INLINE Index first(Index block) const {
-    return group_of(block) * group + block % blocks_of_group * lanes;
-  }
+  FUSEDRNN_INLINE Index first(Index block) const { return group_of(block) * group + block % blocks_of_group * lanes; }
   FUSEDRNN_INLINE Index count(Index block) const {
     const Index rest = group - block % blocks_of_group * lanes;
     return rest < lanes ? rest : lanes;
   }
 };
 
-// Arrays of a panel over the steps of a chunk, in backward: step sizes, slopes of softplus, inputs, gradients before the
-// gate, the factor of dz, outputs before the gate, and two sums over states.
+// Arrays of a panel over the steps of a chunk, in backward: step sizes, slopes of softplus, inputs, gradients before
+// the gate, the factor of dz, outputs before the gate, and two sums over states.
 inline constexpr Index kSelectiveArrays = 8;
 
-// Numbers of work for each thread: states and A of a panel (in backward with the gradients of both and of constant B and
-// C), and arrays over the steps of a chunk, those of the general case included.
+// Numbers of work for each thread: states and A of a panel (in backward with the gradients of both and of constant B
+// and C), and arrays over the steps of a chunk, those of the general case included.
 template <class T>
 FUSEDRNN_INLINE Index selective_work(const SelectiveScan<T>& s, Index lanes, bool backward) {
   const Index parts = s.complex ? 2 : 1, blocks = kSelectivePanel / lanes;

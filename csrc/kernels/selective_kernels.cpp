@@ -17,7 +17,9 @@ const SelectiveTable<FUSEDRNN_ELEMENT> FUSEDRNN_TABLE(FUSEDRNN_ELEMENT) = {
     kLanes<FUSEDRNN_ELEMENT>,
     selective_forward<FUSEDRNN_ELEMENT>,
     selective_backward<FUSEDRNN_ELEMENT>,
-    [](const FUSEDRNN_ELEMENT* x, FUSEDRNN_ELEMENT* y, Index n) { apply_each(x, y, n, [](auto v) { return exp2(v); }); },
+    [](const FUSEDRNN_ELEMENT* x, FUSEDRNN_ELEMENT* y, Index n) {
+      apply_each(x, y, n, [](auto v) { return exp2(v); });
+    },
     [](const FUSEDRNN_ELEMENT* x, FUSEDRNN_ELEMENT* y, Index n) {
       apply_each(x, y, n, [](auto v) { return softplus(v); });
     },

@@ -1,9 +1,9 @@
-// The selective scan over plain arrays, forward: h_t = a h_{t-1} + b B_t u_t and y_t = (C_t h_t + D u_t) silu(z_t), where
-// a and b depend on step size, channel and state. The lanes of a vector are channels; time runs in order, and the states
-// of a block of channels stay in registers for a chunk of steps, a few at a time if there are many. No array holds all
-// states (docs/decisions/0018-states-not-materialised.md): only those before each chunk are kept for backward. Threads
-// share rows and blocks, and never wait for each other. A sum over states runs from the first to the last, so bits
-// depend on neither blocks nor threads.
+// The selective scan over plain arrays, forward: h_t = a h_{t-1} + b B_t u_t and y_t = (C_t h_t + D u_t) silu(z_t),
+// where a and b depend on step size, channel and state. The lanes of a vector are channels; time runs in order, and the
+// states of a block of channels stay in registers for a chunk of steps, a few at a time if there are many. No array
+// holds all states (docs/decisions/0018-states-not-materialised.md): only those before each chunk are kept for
+// backward. Threads share rows and blocks, and never wait for each other. A sum over states runs from the first to the
+// last, so bits depend on neither blocks nor threads.
 //
 // The usual case, real A, "mamba" and B and C that change in time, has a loop of its own; all others take the general
 // one, which computes the coefficients of one state for all steps of a chunk first. Next, read selective_backward.h.
@@ -18,8 +18,8 @@ namespace fusedrnn::FUSEDRNN_ISA {
 // The steps of a chunk that a row runs, and where its state becomes zero.
 struct ChunkSteps {
   int count = 0;
-  int at[kSelectiveChunk];         // positions in the chunk of the steps that run
-  bool cut[kSelectiveChunk + 1];   // before each of these; [count]: after the last one
+  int at[kSelectiveChunk];        // positions in the chunk of the steps that run
+  bool cut[kSelectiveChunk + 1];  // before each of these; [count]: after the last one
 
   template <class T>
   [[gnu::noinline]] ChunkSteps(const SelectiveScan<T>& s, Index row, Index from, Index to) {
@@ -99,6 +99,23 @@ inline P* at_chunk(const SelectiveScan<T>& s, const Couplings<P>& c, const Chann
   return c.at + t * c.time + block.row * c.row + block.group * s.N * (s.complex ? 2 : 1);
 }
 
+// The lines of a block in the steps of the next chunk. They are far apart, where no prefetcher of a core expects them;
+// each step asks for those of one step, because a core waits for a dozen lines at most.
+template <class T>
+struct Ahead {
+  const T* at[4];
+  Index time[4];
+  int count = 0;
+
+  template <class P>
+  void add(const Steps<P>& steps, const ChannelBlock& block, Index t) {
+    if (steps.at) at[count] = at_step(steps, block, t), time[count++] = steps.time;
+  }
+  inline void fetch(int i) const {
+    for (int k = 0; k < count; ++k) __builtin_prefetch(at[k] + i * time[k]);
+  }
+};
+
 // Step sizes and inputs of a block. `slope`, that of softplus, may be null.
 template <class T>
 [[gnu::noinline]] void read_chunk(const SelectiveScan<T>& s, const ChannelBlock& block, const ChunkSteps& steps,
@@ -109,15 +126,15 @@ template <class T>
     const Index t = t0 + steps.at[i];
     Vec<T> step = load_partial(at_step(s.delta, block, t), block.count);
     if (s.bias) step += bias;
-    if (slope) store(slope + i * W, s.softplus ? sigmoid(step) : splat(T(1)));
+    if (slope) store(slope + i * W, s.softplus ? logistic(step) : splat(T(1)));
     store(delta + i * W, s.softplus ? softplus(step) : step);
     store(u + i * W, load_partial(at_step(s.u, block, t), block.count));
   }
 }
-
 // The part of the output that needs no state.
 template <class T>
-[[gnu::noinline]] void start_outputs(const SelectiveScan<T>& s, const ChannelBlock& block, int count, const T* u, T* p) {
+[[gnu::noinline]] void start_outputs(const SelectiveScan<T>& s, const ChannelBlock& block, int count, const T* u,
+                                     T* p) {
   constexpr int W = kLanes<T>;
   const Vec<T> skip = s.skip ? load_partial(s.skip + block.first, block.count) : Vec<T>{};
   for (int i = 0; i < count; ++i) store(p + i * W, s.skip ? skip * load(u + i * W) : Vec<T>{});
@@ -125,8 +142,8 @@ template <class T>
 
 // Zeros where the row of a block does not run.
 template <class T>
-[[gnu::noinline]] void clear_skipped(const Steps<T>& out, const ChannelBlock& block, const ChunkSteps& steps, Index from,
-                                     Index to) {
+[[gnu::noinline]] void clear_skipped(const Steps<T>& out, const ChannelBlock& block, const ChunkSteps& steps,
+                                     Index from, Index to) {
   if (steps.count == to - from || !out.at) return;
   int i = 0;
   for (Index t = from; t < to; ++t) {
@@ -138,8 +155,8 @@ template <class T>
 // N states of all steps of a chunk, in registers; b and c are those of the chunk's first step.
 template <class T, int N>
 [[gnu::noinline]] void advance(const ChunkSteps& steps, const T* A, T* state, const T* delta, const T* u, T* y,
-                               const T* b, Index b_time, const T* c, Index c_time) {
-  constexpr int W = kLanes<T>;
+                               const T* b, Index b_time, const T* c, Index c_time, const Ahead<T>& ahead) {
+  constexpr int W = kLanes<T>, kTogether = N < 4 ? N : 4;
   Vec<T> h[N];
 #pragma GCC unroll 16
   for (int n = 0; n < N; ++n) h[n] = load(state + n * W);
@@ -150,10 +167,16 @@ template <class T, int N>
     const T *const of_b = b + steps.at[i] * b_time, *const of_c = c + steps.at[i] * c_time;
     const Vec<T> step = load(delta + i * W), write = step * load(u + i * W);
     Vec<T> sum = load(y + i * W);
+    ahead.fetch(i);
 #pragma GCC unroll 16
-    for (int n = 0; n < N; ++n) {
-      h[n] = exp2(step * load(A + n * W)) * h[n] + write * of_b[n];
-      sum = h[n] * of_c[n] + sum;
+    for (int from = 0; from < N; from += kTogether) {
+      Vec<T> decay[kTogether];
+      decays<kTogether>(step, A + from * W, decay);
+#pragma GCC unroll 4
+      for (int k = 0; k < kTogether; ++k) {
+        h[from + k] = decay[k] * h[from + k] + write * of_b[from + k];
+        sum = h[from + k] * of_c[from + k] + sum;
+      }
     }
     store(y + i * W, sum);
   }
@@ -248,12 +271,17 @@ template <class T>
                                    Index t0, const T* A, T* state, const T* delta, const T* u, T* y) {
   constexpr int W = kLanes<T>, kMost = kRegisters >= 32 ? 16 : 8;
   const T *const b = at_chunk(s, s.b, block, t0), *const c = at_chunk(s, s.c, block, t0);
+  Ahead<T> ahead;
+  const Index next = t0 + kSelectiveChunk;
+  if (next + kSelectiveChunk <= s.T_)
+    ahead.add(s.u, block, next), ahead.add(s.delta, block, next), ahead.add(s.z, block, next),
+        ahead.add(s.y, block, next);
   for (Index n = 0; n < s.N;) {
     const Index rest = s.N - n;
     const auto run = [&](auto tile) {
       constexpr int kTile = decltype(tile)::value;
-      advance<T, kTile>(steps, A + n * W, state + n * W, delta, u, y, b + n, s.b.time, c + n, s.c.time);
-      n += kTile;
+      advance<T, kTile>(steps, A + n * W, state + n * W, delta, u, y, b + n, s.b.time, c + n, s.c.time, ahead);
+      n += kTile, ahead.count = 0;
     };
     if (rest >= kMost) run(Constant<kMost>());
     else if (rest >= 8) run(Constant<8>());
@@ -287,7 +315,8 @@ template <class T>
     for (Index j = 0; j < count; ++j) {
       const ChannelBlock block = block_of(j);
       if (s.kept)
-        copy_vectors(state + j * size, s.kept + ((t0 / kSelectiveChunk * s.B + row) * total + block.number) * size, size);
+        copy_vectors(state + j * size, s.kept + ((t0 / kSelectiveChunk * s.B + row) * total + block.number) * size,
+                     size);
       read_chunk<T>(s, block, steps, t0, delta, u, nullptr);
       start_outputs(s, block, steps.count, u, y);
       if (plain) advance_all(s, block, steps, t0, A + j * size, state + j * size, delta, u, y);
@@ -299,7 +328,7 @@ template <class T>
         Vec<T> out = load(y + i * W);
         if (s.z.at) {
           const Vec<T> z = load_partial(at_step(s.z, block, t), block.count);
-          out *= z * sigmoid(z);
+          out *= z * logistic(z);
         }
         store_partial(at_step(s.y, block, t), out, block.count);
       }

@@ -397,9 +397,7 @@ def selective_scan_step(
         x = given[name]
         if x is not None and x.shape == (channels, np.shape(A)[-1]) and rows != channels:
             one[name] = x
-    operands, state, _, dtype = _read(
-        owner, one["u"], one["delta"], A, one["B"], one["C"], D, one["z"], delta_bias, h
-    )
+    operands, state, _, dtype = _read(owner, one["u"], one["delta"], A, one["B"], one["C"], D, one["z"], delta_bias, h)
     softplus = _validate.flag(owner, "delta_softplus", delta_softplus)
     rule = DISCRETIZATIONS.index(_validate.choice(owner, "discretization", discretization, DISCRETIZATIONS))
     if h.dtype != operands.A.dtype:
