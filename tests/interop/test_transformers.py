@@ -60,10 +60,10 @@ def model_of(kind: str) -> Any:
     return model
 
 
-def compare(mine: Any, theirs: Any, what: str) -> None:
-    """Equal up to rounding, in proportion to the largest element."""
+def compare(mine: Any, theirs: Any, what: str, scale: float | None = None) -> None:
+    """Equal up to rounding, in proportion to `scale`, which is the largest element if not given."""
     assert mine.shape == theirs.shape
-    scale = float(theirs.detach().abs().max()) or 1.0
+    scale = scale or float(theirs.detach().abs().max()) or 1.0
     np.testing.assert_allclose(mine.detach(), theirs.detach(), rtol=0, atol=5e-5 * scale, err_msg=what)
 
 
@@ -90,8 +90,12 @@ def test_outputs_losses_and_gradients(kind):
         compare(ours.loss, theirs.loss, "loss")
         assert gradients.keys() == their_gradients.keys()
         assert len(gradients) > 10
+        # A decay's gradient is the difference of sums over queries and keys, and rounding is in proportion to these: see
+        # `linear_attention_backward`. The strong decays of new models make the difference small.
+        largest = max([float(g.abs().max()) for name, g in their_gradients.items() if "linear_attn" in name], default=0)
         for name, gradient in gradients.items():
-            compare(gradient, their_gradients[name], name)
+            of_decay = name.endswith(("linear_attn.A_log", "linear_attn.dt_bias"))
+            compare(gradient, their_gradients[name], name, largest if of_decay else None)
 
 
 @KINDS
@@ -160,11 +164,11 @@ def test_every_model_is_known_to_this_transformers():
 def test_half_precision():
     model = model_of("mamba").bfloat16().eval()
     ids = torch.randint(3, 37, (2, 9))
-    theirs = model(ids).logits.float()
+    theirs = model(ids).logits
     with accelerate(["mamba"]):
         ours = model(ids).logits
-    assert ours.dtype == torch.bfloat16
-    np.testing.assert_allclose(ours.float().detach(), theirs.detach(), atol=0.05 * float(theirs.abs().max()))
+    assert ours.dtype == theirs.dtype
+    np.testing.assert_allclose(ours.detach(), theirs.detach(), rtol=0, atol=0.05 * float(theirs.abs().max()))
 
 
 def test_other_activations_stay_with_transformers():
