@@ -140,8 +140,8 @@ static void attention_backward(const py::tuple& inputs, const py::object& S_0, d
   a.dq = series<T, T>(outputs[kQuery], a.T_, a.B, a.heads * a.dk, "dq");
   a.dk_ = series<T, T>(outputs[kKey], a.T_, a.B, a.kv_heads * a.dk, "dk");
   a.dv_ = series<T, T>(outputs[kValue], a.T_, a.B, a.kv_heads * a.dv, "dv");
-  a.ddecay = series<T, T>(outputs[kDecay], a.T_, a.B,
-                          a.kv_heads * (a.decays == Attention<T>::kPerKey ? a.dk : 1), "ddecay");
+  a.ddecay =
+      series<T, T>(outputs[kDecay], a.T_, a.B, a.kv_heads * (a.decays == Attention<T>::kPerKey ? a.dk : 1), "ddecay");
   a.dbeta = series<T, T>(outputs[kBeta], a.T_, a.B, a.beta_head ? a.kv_heads : 1, "dbeta");
   a.dS_0 = plain<T>(dS_0, {a.B, a.kv_heads, a.dk, a.dv}, true, "dS_0");
   without_gil([&](Interrupt interrupt) { run_attention(a, true, interrupt); });
@@ -173,9 +173,8 @@ void add_attention(py::module_& m) {
       "linear_attention_forward",
       [](const py::tuple& inputs, const py::object& S_0, double scale, const py::array& o, const py::array& S_n,
          const py::object& error, const FlagsPointer& flags) {
-        with_dtype(dtype_of(S_n), [&](auto zero) {
-          attention_forward<decltype(zero)>(inputs, S_0, scale, o, S_n, error, flags);
-        });
+        with_dtype(dtype_of(S_n),
+                   [&](auto zero) { attention_forward<decltype(zero)>(inputs, S_0, scale, o, S_n, error, flags); });
       },
       "inputs"_a, "S_0"_a, "scale"_a, "o"_a, "S_n"_a, "error"_a, "flags"_a);
   m.def(

@@ -9,8 +9,8 @@
 namespace fusedrnn {
 namespace {
 
-constexpr double kBytesPerSecond = 8e9;        // of one core, from memory
-constexpr double kVectorsPerSecond = 2.5e9;    // multiplications and additions
+constexpr double kBytesPerSecond = 8e9;      // of one core, from memory
+constexpr double kVectorsPerSecond = 2.5e9;  // multiplications and additions
 
 double number(Index n) { return static_cast<double>(n); }
 
@@ -52,8 +52,7 @@ void run_attention(Attention<T> a, bool backward, Interrupt interrupt) {
     a.checkpoints = (a.T_ - 1) / a.spacing + 1;
   }
   const std::size_t parts = product(size(a.T_), size(matrices));
-  if (backward && a.decays == Attention<T>::kPerHead)
-    arena.claim(a.decay_parts, product(parts, size(key_blocks)));
+  if (backward && a.decays == Attention<T>::kPerHead) arena.claim(a.decay_parts, product(parts, size(key_blocks)));
   if (backward && delta) arena.claim(a.beta_parts, product(parts, size(value_blocks)));
   // The most that attention_work() adds up, in checked arithmetic.
   const std::size_t rows = size(rounded_up(std::max(a.dk, a.dv), 4 * table.lanes)), lanes = size(4 * table.lanes);

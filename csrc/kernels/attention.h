@@ -44,8 +44,7 @@ void fill_decays(const Attention<T>& a, Index t, Index way, Index n, const Block
   }
   for (Index i = 0; i < n; ++i) to[i] = a.decays == Attention<T>::kNone ? T(1) : a.decay.of(t + way * i, b.row)[b.head];
   if (a.decays == Attention<T>::kPerHead)
-    for (Index i = 0; i < n; i += kLanes<T>)
-      store_partial(to + i, decay_of<T>(load_partial(to + i, n - i)), n - i);
+    for (Index i = 0; i < n; i += kLanes<T>) store_partial(to + i, decay_of<T>(load_partial(to + i, n - i)), n - i);
 }
 
 template <class T>
@@ -68,8 +67,7 @@ void forward_tiles(const Attention<T>& a, const Block<T>& b, const AttentionWork
   for (Index t = 0; t < a.T_;) {
     if (steps.cut(t)) load_state<T>(nullptr, a.dv, 1, a.dk, b.count, w.state, b.width);
     if (!steps.runs(t)) {
-      for (Index g = 0; g < group; ++g)
-        copy_row<T>(nullptr, a.o.of(t, b.row) + (q_head + g) * a.dv + b.from, b.count);
+      for (Index g = 0; g < group; ++g) copy_row<T>(nullptr, a.o.of(t, b.row) + (q_head + g) * a.dv + b.from, b.count);
       ++t;
       continue;
     }
@@ -79,7 +77,7 @@ void forward_tiles(const Attention<T>& a, const Block<T>& b, const AttentionWork
     for (Index i = 0; i < s.steps; ++i)
       pack_lanes(a.v.of(t + i, b.row) + b.head * a.dv + b.from, b.count, T(1), w.u + i * b.width, b.width);
     s.c = a.k.of(t, b.row) + b.head * a.dk, s.e = a.q.of(t, b.row) + q_head * a.dk;
-    run_tiles(s, per_key ? kOfRow : kScalar);
+    run_tiles(s, per_key ? kOfRow : kScalar, w);
     const T* y = w.y;
     for (Index i = 0; i < s.steps; ++i)
       for (Index g = 0; g < group; ++g, y += b.width) {
@@ -138,7 +136,7 @@ void forward_sweeps(const Attention<T>& a, const Block<T>& b, const AttentionWor
     const T *const key = a.k.of(t, b.row) + b.head * a.dk, *const q = a.q.of(t, b.row) + q_head * a.dk;
     s.pre_c = pending.key, s.key = key, s.e = q;
     run_sweep<T, true>(s, per_key);
-    const T *const v = a.v.of(t, b.row) + b.head * a.dv + b.from;
+    const T* const v = a.v.of(t, b.row) + b.head * a.dv + b.from;
     T* const error = a.error.of(t, b.row) + b.head * a.dv + b.from;
     const T beta = a.beta.of(t, b.row)[b.head * a.beta_head];
     for (Index l = 0; l < b.width; l += kLanes<T>) {

@@ -49,7 +49,7 @@ void values_tiles(const Attention<T>& a, const Block<T>& b, const AttentionWork<
           pack_lanes(a.d_o.of(t - 1 - i, b.row) + (q_head + g) * a.dv + b.from, b.count, a.scale,
                      w.u + (i * group + g) * b.width, b.width);
       s.c = a.q.of(t - 1, b.row) + q_head * a.dk, s.e = a.k.of(t - 1, b.row) + b.head * a.dk;
-      run_tiles(s, per_key ? kOfRow : kScalar);
+      run_tiles(s, per_key ? kOfRow : kScalar, w);
       for (Index i = 0; i < s.steps; ++i) copy_row(w.y + i * b.width, a.dv_.of(t - 1 - i, b.row) + value, b.count);
       for (Index n = 0; n < stride; ++n) w.decay[n] = w.decay[s.steps * stride + n];
       did(m, static_cast<double>(6 * s.steps * a.dk * b.width));
@@ -208,7 +208,7 @@ struct Keys {
       fill_writes(s, t, 1, s.c, s.c_step);
       s.e = a.d_o.of(t, b.row) + output;
       if (delta) s.last_e = a.dv_.of(t, b.row) + value;
-      run_tiles(s, per_key ? kOfLane : kScalar);
+      run_tiles(s, per_key ? kOfLane : kScalar, w);
       const T* y = w.y;
       for (Index i = 0; i < s.steps; ++i) {
         for (Index g = 0; g < group; ++g, y += b.width) {
@@ -284,8 +284,9 @@ struct Keys {
     }
     if (!decays) return;
     store_decay(t, none);
+    if (!per_key && decay[0] != T(0)) return;
     for (Index l = 0; l < b.count; l += kLanes<T>) {  // nothing before a decay of zero counts
-      const Vec<T> factor = per_key ? load(decay + l) : splat(decay[0]);
+      const Vec<T> factor = per_key ? load(decay + l) : Vec<T>{};
       Vec<double> x[kWide<T>];
       widen<T>(factor, x);
       Vec<double>* const sum = sums + l / kLanes<T> * kWide<T>;
@@ -321,7 +322,7 @@ struct Keys {
         }
         s.c = a.d_o.of(t - 1, b.row) + output;
         fill_writes(s, t - 1, -1, s.e, s.e_step);
-        run_tiles(s, per_key ? kOfLane : kScalar);
+        run_tiles(s, per_key ? kOfLane : kScalar, w);
         const bool none = cut || (!a.S_0 && begin == first);
         for (Index i = 0; i < s.steps; ++i)
           finish_step(t - 1 - i, w.y + i * b.width, w.decay + (i + 1) * stride, none && i == s.steps - 1);

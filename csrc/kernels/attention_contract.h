@@ -46,7 +46,9 @@ inline constexpr Index kConvolutionGroups = 8;
 
 FUSEDRNN_INLINE Index convolution_blocks(Index D) { return (D + kConvolutionBlock - 1) / kConvolutionBlock; }
 // The bias and the weights; the inputs, with those of earlier steps; gradients of p; of earlier steps; the sums.
-FUSEDRNN_INLINE Index convolution_rows(Index k) { return (k + 1) + (k - 1 + kConvolutionSteps) + kConvolutionSteps + k; }
+FUSEDRNN_INLINE Index convolution_rows(Index k) {
+  return (k + 1) + (k - 1 + kConvolutionSteps) + kConvolutionSteps + k;
+}
 
 // S_t = exp(decay_t) S_{t-1} + k_t w_t^T, o_t = scale S_t^T q_t, with w_t = v_t or beta_t (v_t - S^T k_t), S decayed.
 template <class T>
@@ -56,7 +58,7 @@ struct Attention {
   const uint8_t* flags = nullptr;
   enum Decay { kNone, kPerHead, kPerKey };
   Decay decays = kNone;
-  Index beta_head = 0;  // stride of heads of beta: 1, or 0 when all heads share it
+  Index beta_head = 0;                   // stride of heads of beta: 1, or 0 when all heads share it
   Series<const T> q, k, v, decay, beta;  // beta.at null: no delta correction
   Series<T> error;                       // v_t - S^T k_t: forward writes, backward reads it; with the delta correction
   const T* S_0 = nullptr;                // (B, kv_heads, dk, dv), or null: zeros
@@ -79,28 +81,40 @@ struct Attention {
   FUSEDRNN_INLINE Index group() const { return heads / kv_heads; }
 };
 
-inline constexpr Index kAttentionSteps = 32;    // most steps of a chunk
-inline constexpr Index kAttentionVectors = 4;   // most vectors of a row of a state, in a register tile
-inline constexpr Index kSweepVectors = 2;       // and where each step needs the whole state, in L1
+inline constexpr Index kAttentionSteps = 32;   // most steps of a chunk
+inline constexpr Index kAttentionVectors = 4;  // most vectors of a row of a state, in a register tile
+inline constexpr Index kSweepVectors = 2;      // and where each step needs the whole state, in L1
 inline constexpr Index kAttentionSpacing = 128, kAttentionCheckpoints = 64;
+
+// The stride of packed rows of a tile's operands: not a power of two.
+FUSEDRNN_INLINE Index attention_row(Index count, Index lanes) { return rounded_up(count, lanes) + lanes; }
 
 // What a thread needs; the arrays of `at` are taken from it in this order.
 template <class T>
 struct AttentionWork {
-  T *state, *u, *y, *decay, *pre_u, *pre_c, *c, *zeros, *checkpoints;
+  T *state, *u, *y, *decay, *pre_u, *pre_c, *c, *zeros, *packed_c, *packed_e, *checkpoints;
   Index size;
 };
 template <class T>
 FUSEDRNN_INLINE AttentionWork<T> attention_work(const Attention<T>& a, Index lanes, T* at) {
   const Index width = kAttentionVectors * lanes, rows = rounded_up(a.dk > a.dv ? a.dk : a.dv, width);
-  const Index group = a.group(), steps = kAttentionSteps;
-  const Index sizes[] = {rows * width, steps * group * width, steps * (group + 1) * width,
-                         (steps + 1) * rows + steps + 2 * lanes, (steps + 1) * width, (steps + 1) * rows,
-                         steps * rows, rows, a.checkpoints * rows * width};
+  const Index group = a.group(), steps = kAttentionSteps, packed = attention_row(rows, lanes);
+  const Index sizes[] = {rows * width,
+                         steps * group * width,
+                         steps * (group + 1) * width,
+                         (steps + 1) * rows + steps + 2 * lanes,
+                         (steps + 1) * width,
+                         (steps + 1) * rows,
+                         steps * rows,
+                         rows,
+                         steps * group * packed,
+                         steps * (group + 1) * packed,
+                         a.checkpoints * rows * width};
   AttentionWork<T> w;
-  T** const arrays[] = {&w.state, &w.u, &w.y, &w.decay, &w.pre_u, &w.pre_c, &w.c, &w.zeros, &w.checkpoints};
+  T** const arrays[] = {&w.state, &w.u,     &w.y,        &w.decay,    &w.pre_u,      &w.pre_c,
+                        &w.c,     &w.zeros, &w.packed_c, &w.packed_e, &w.checkpoints};
   w.size = 0;
-  for (int i = 0; i < 9; ++i) *arrays[i] = at ? at + w.size : nullptr, w.size += rounded_up(sizes[i], 16);
+  for (int i = 0; i < 11; ++i) *arrays[i] = at ? at + w.size : nullptr, w.size += rounded_up(sizes[i], 16);
   return w;
 }
 

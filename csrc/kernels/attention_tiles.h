@@ -8,6 +8,7 @@
 
 #include "../math/math.h"
 #include "attention_contract.h"
+#include "steps.h"
 
 namespace fusedrnn::FUSEDRNN_ISA {
 
@@ -70,7 +71,6 @@ template <class T, int ROWS, int VECTORS, int DECAY>
     }
     const T* e = s.e + i * s.e_step + m;
     for (Index r = 0; r < s.reads; ++r, e += s.e_next, y += s.width) {
-      if (s.last_e && r == s.reads - 1) e = s.last_e + i * s.last_e_step + m;
 #pragma GCC unroll 4
       for (int p = 0; p < VECTORS; ++p) {
         Vec<T> v = load(y + p * W);
@@ -101,9 +101,24 @@ void tiles_of(const Tile<T>& s, DecayForm form) {
 
 inline constexpr int kTileVectors = kRegisters == 32 ? kAttentionVectors : kAttentionVectors / 2;
 
+// Copies the rows of n steps, `items` each, so that they follow each other in memory: from step to step, those of the
+// caller may be a multiple of 4 KiB apart, and would then evict each other from L1.
+template <class T>
+void pack_rows(const T* from, Index step, Index next, Index n, Index items, Index count, T* to, Index to_step) {
+  const Index stride = attention_row(count, static_cast<Index>(kLanes<T>));
+  for (Index i = 0; i < n; ++i)
+    for (Index j = 0; j < items; ++j) copy_row(from + i * step + j * next, to + i * to_step + j * stride, count);
+}
+
 // All rows of the state over the steps of a chunk; y starts at zero.
 template <class T>
-void run_tiles(const Tile<T>& s, DecayForm form) {
+void run_tiles(Tile<T> s, DecayForm form, const AttentionWork<T>& w) {
+  const Index stride = attention_row(s.rows, static_cast<Index>(kLanes<T>)), own = s.reads - (s.last_e ? 1 : 0);
+  pack_rows(s.c, s.c_step, s.c_next, s.steps, s.writes, s.rows, w.packed_c, s.writes * stride);
+  pack_rows(s.e, s.e_step, s.e_next, s.steps, own, s.rows, w.packed_e, s.reads * stride);
+  if (s.last_e) pack_rows(s.last_e, s.last_e_step, 0, s.steps, 1, s.rows, w.packed_e + own * stride, s.reads * stride);
+  s.c = w.packed_c, s.c_step = s.writes * stride, s.c_next = stride;
+  s.e = w.packed_e, s.e_step = s.reads * stride, s.e_next = stride;
   for (Index i = 0; i < s.steps * s.reads * s.width; i += kLanes<T>) store(s.y + i, Vec<T>{});
   if constexpr (kTileVectors == 4)
     if (s.width == 4 * kLanes<T>) return tiles_of<T, 4>(s, form);
@@ -167,8 +182,7 @@ template <class T, int VECTORS, bool OF_ROW, bool FORWARD>
 
 template <class T, bool FORWARD>
 void run_sweep(const Sweep<T>& s, bool of_row) {
-  if (s.width == 2 * kLanes<T>)
-    of_row ? sweep<T, 2, true, FORWARD>(s) : sweep<T, 2, false, FORWARD>(s);
+  if (s.width == 2 * kLanes<T>) of_row ? sweep<T, 2, true, FORWARD>(s) : sweep<T, 2, false, FORWARD>(s);
   else of_row ? sweep<T, 1, true, FORWARD>(s) : sweep<T, 1, false, FORWARD>(s);
 }
 
@@ -225,8 +239,7 @@ template <class T>
     if (from && lane == 1) {
       pack_lanes(from + m * row, count, T(1), state + m * width, width);
     } else {
-      for (Index l = 0; l < width; ++l)
-        state[m * width + l] = from && l < count ? from[m * row + l * lane] : T(0);
+      for (Index l = 0; l < width; ++l) state[m * width + l] = from && l < count ? from[m * row + l * lane] : T(0);
     }
 }
 

@@ -76,8 +76,7 @@ void convolution_forward(const Convolution<T>& c, Member& m) {
           continue;
         }
         const Index end = steps.end(t, c.T_, kConvolutionSteps), n = end - t;
-        for (Index i = 0; i < n; ++i)
-          copy_row(c.x.of(t + i, row) + b.from, b.inputs + (c.k - 1 + i) * kRow, b.count);
+        for (Index i = 0; i < n; ++i) copy_row(c.x.of(t + i, row) + b.from, b.inputs + (c.k - 1 + i) * kRow, b.count);
         T* const y = c.y.of(t, row) + b.from;
         Index i = 0;
         for (; i + 4 <= n; i += 4) convolution_steps<T, 4>(c, b, b.inputs + i * kRow, y + i * c.y.time);
@@ -133,8 +132,7 @@ void convolution_chunk_backward(const Convolution<T>& c, const ConvolutionBlock<
   };
   for (Index j = 0; j < c.k; ++j) {
     Vec<T> sum = {};
-    for (Index i = 0; i < n; ++i)
-      sum = load(b.gradients + i * kRow + l) * load(b.inputs + (i + j) * kRow + l) + sum;
+    for (Index i = 0; i < n; ++i) sum = load(b.gradients + i * kRow + l) * load(b.inputs + (i + j) * kRow + l) + sum;
     add(j, sum);
   }
   add(c.k, of_bias);

@@ -338,3 +338,48 @@ def selective_scan_step(
 
 def selective_functions(function: str, x: Array) -> Array:
     """exp2, softplus, phi or sine of each element, for accuracy tests."""
+
+def causal_conv_forward(
+    x: Array,  # (T, B, D) in running order, last axis contiguous, as all arrays over time
+    weight: Array,  # (D, k)
+    bias: Array | None,
+    state: Array | None,  # (B, k-1, D)
+    silu: bool,
+    y: Array,  # out
+    state_n: Array,  # out
+    flags: StepFlags | None,
+) -> None: ...
+def causal_conv_backward(
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    state: Array | None,
+    silu: bool,
+    dy: Array,
+    dstate_n: Array | None,
+    dx: Array,  # out, as what follows
+    dweight: Array,
+    dbias: Array,
+    dstate: Array,
+    flags: StepFlags | None,
+) -> None: ...
+def linear_attention_forward(
+    inputs: tuple[Array | None, ...],  # q, k, v, decay, beta
+    S_0: Array | None,  # (B, kv_heads, d_k, d_v)
+    scale: float,
+    o: Array,  # out
+    S_n: Array,  # out
+    error: Array | None,  # out, with beta: v - S^T k
+    flags: StepFlags | None,
+) -> None: ...
+def linear_attention_backward(
+    inputs: tuple[Array | None, ...],
+    S_0: Array | None,
+    scale: float,
+    error: Array | None,
+    do: Array,
+    dS_n: Array | None,
+    outputs: tuple[Array | None, ...],  # out: the gradients of the inputs
+    dS_0: Array,  # out
+    flags: StepFlags | None,
+) -> None: ...

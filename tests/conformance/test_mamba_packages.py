@@ -40,4 +40,4 @@ def test_mixer(state_size, conv_kernel, expand, use_bias, use_conv_bias):
         np.testing.assert_allclose(grads.params[name], parameter.grad, rtol=0, atol=1e-4 * scale, err_msg=name)
     back = {name: torch.from_numpy(value) for name, value in layer.state_dict().items()}
     mixer.load_state_dict(back)
-    assert list(mixer.state_dict()) == list(back)
+    assert mixer.state_dict().keys() == back.keys()

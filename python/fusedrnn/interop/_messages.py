@@ -440,3 +440,12 @@ def no_function(version: str, what: str) -> str:
 
 def no_such_model(model: object, known: Iterable[str]) -> str:
     return f"accelerate: models names {model!r}; expected some of {listed(known)}"
+
+
+def operator_inputs(owner: str, arguments: Sequence[str], count: int, named: Sequence[str]) -> str:
+    came = f"{count} inputs" + (f" and {listed(named)}" if named else "")
+    return f"{owner}: got {came}; expected at most one each of {listed(arguments)}"
+
+
+def no_input(owner: str, name: str) -> str:
+    return f"{owner}: {name} is missing, and the operator needs it"
