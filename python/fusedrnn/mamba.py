@@ -11,9 +11,9 @@ from numpy.typing import DTypeLike, NDArray
 
 from . import _validate
 from .causal_conv import causal_conv_backward, causal_conv_forward
+from .mixer_form import StepsGiven
 from .mixers import (
     Mixer,
-    StepsGiven,
     last_inputs,
     product,
     step_bias,

@@ -128,12 +128,12 @@ def test_selective_scan_with_complex_A(varies, dtype):
 
 
 def test_a_view_is_read_without_a_copy(monkeypatch):
-    from fusedrnn.interop import torch_functions
+    from fusedrnn.interop import torch_kernels
 
     seen = []
-    kept = torch_functions.functional.selective_scan_forward
+    kept = torch_kernels.functional.selective_scan_forward
     monkeypatch.setattr(
-        torch_functions.functional, "selective_scan_forward", lambda *a, **k: seen.append(a) or kept(*a, **k)
+        torch_kernels.functional, "selective_scan_forward", lambda *a, **k: seen.append(a) or kept(*a, **k)
     )
     u, A, B = torch.randn(2, 9, 4), -torch.ones(4, 3), torch.randn(2, 9, 3)
     selective_scan_fn(u.transpose(1, 2), u.transpose(1, 2), A, B.transpose(1, 2), B.transpose(1, 2))
@@ -335,7 +335,7 @@ def test_gradcheck():
 
 
 def test_operators_pass_torchs_own_checks():
-    from fusedrnn.interop import torch_functions as f
+    from fusedrnn.interop import torch_kernels as f
 
     draw = Draw(0, torch.float64)
     T, B, D, N = 5, 2, 4, 3

@@ -47,12 +47,10 @@ import fusedrnn
 from .. import _validate
 from .._ragged import ByStep
 from ..grads import SparseGrad
+from .torch_attention import gated_delta_rule, linear_recurrence, mamba_chunk_scan_combined
 from .torch_functions import (
     causal_conv1d_fn,
     causal_conv1d_update,
-    gated_delta_rule,
-    linear_recurrence,
-    mamba_chunk_scan_combined,
     selective_scan_fn,
     selective_state_update,
 )

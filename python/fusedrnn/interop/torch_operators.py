@@ -82,7 +82,7 @@ class Operator:
         tensors = arguments[: self._tensors]
         if torch._C._are_functorch_transforms_active():
             return _Transformed.apply(self, *arguments)
-        if _is_traced(tensors):
+        if is_traced(tensors):
             results: tuple[Any, ...] = self._op(*arguments)
             return results
         if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
@@ -242,10 +242,11 @@ def _one_after_another(call: Callable[..., Any], info: Any, in_dims: Sequence[An
     return stacked, (0,) * len(stacked)
 
 
-def _is_traced(tensors: Sequence[Any]) -> bool:
-    """Whether torch looks at the call instead of only running it: compilation, export, a mode."""
+def is_traced(tensors: Sequence[Any]) -> bool:
+    """Whether torch looks at the call instead of only running it: compilation, export, a transform, a mode."""
     return (
         torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
         or torch._C._len_torch_dispatch_stack() > 0
         or not all(t is None or type(t) in (torch.Tensor, torch.nn.Parameter) for t in tensors)
     )

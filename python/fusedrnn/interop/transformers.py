@@ -29,16 +29,14 @@ import torch
 import transformers
 
 from . import _messages
+from .torch_attention import gated_delta_rule, linear_recurrence, mamba_chunk_scan_combined
 from .torch_functions import (
-    FLOATS,
     causal_conv1d_fn,
     causal_conv1d_update,
-    gated_delta_rule,
-    linear_recurrence,
-    mamba_chunk_scan_combined,
     selective_scan_fn,
     selective_state_update,
 )
+from .torch_kernels import FLOATS
 
 __all__ = ["Acceleration", "accelerate"]
 
