@@ -39,8 +39,10 @@ else:
     from .families.rnn import RNN, RNNCell
     from .families.sru import SRU, SRUCell
     from .frozen import FrozenLayer, Stream
+    from .frozen_mixer import FrozenMixer, MixerStream
     from .groups import FrozenGroup
     from .isa import available_isas, current_isa, show_config, use_isa
+    from .mamba import Mamba
     from .stack import Stack, StackStream
     from .tape import Tape
     from .threads import get_num_threads, set_num_threads, threads
@@ -61,16 +63,19 @@ __all__ = [
     "Explanation",
     "FrozenGroup",
     "FrozenLayer",
+    "FrozenMixer",
     "GRUCell",
     "Grads",
     "IndRNN",
     "IndRNNCell",
     "LRUCell",
     "LSTMCell",
+    "Mamba",
     "MinGRU",
     "MinGRUCell",
     "MinLSTM",
     "MinLSTMCell",
+    "MixerStream",
     "QRNNCell",
     "RGLRUCell",
     "RNNCell",

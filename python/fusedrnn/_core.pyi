@@ -352,6 +352,7 @@ def selective_scan_step(
 
 def selective_functions(function: str, x: Array) -> Array:
     """exp2, softplus, phi or sine of each element, for accuracy tests."""
+
 def causal_conv_forward(
     x: Array,  # (T, B, D) in running order, last axis contiguous, as all arrays over time
     weight: Array,  # (D, k)
