@@ -47,6 +47,7 @@ else:
 
 if TYPE_CHECKING:
     from . import interop, reference
+    from .interop.object_files import load, save
 
 __all__ = [
     "GRU",
@@ -90,7 +91,9 @@ __all__ = [
     "get_include",
     "get_num_threads",
     "interop",
+    "load",
     "reference",
+    "save",
     "set_num_threads",
     "show_config",
     "threads",
@@ -103,6 +106,9 @@ if not TYPE_CHECKING:  # so that type checkers still report misspelt names
     def __getattr__(name: str) -> Any:
         if name in ("interop", "reference"):  # imported on first use, so that other users need not wait for it
             return importlib.import_module(f".{name}", __name__)
+        if name in ("load", "save") and _missing is None:  # likewise
+            found = globals()[name] = getattr(importlib.import_module(".interop.object_files", __name__), name)
+            return found
         if _missing is not None and name in (*__all__, "_core"):
             from . import _validate
 

@@ -382,5 +382,38 @@ def unknown_before(owner: str, kind: str, name: str) -> str:
     )
 
 
+def needs(owner: str, package: str, what: str, extra: str) -> str:
+    return f"{owner}: {what} needs the package {package}, which is not installed (pip install {extra})"
+
+
+# ---- files of fusedrnn.save ----------------------------------------------------------------------------------------
+
+
+def no_checksum(owner: str) -> str:
+    return (
+        f"{owner}: the header does not begin with a checksum; expected a file as fusedrnn.save wrote it (another "
+        "program may have rewritten the file: interop.from_torch reads its arrays)"
+    )
+
+
+def other_checksum(owner: str, said: str, found: str) -> str:
+    return f"{owner}: the checksum is {said!r}, but the bytes have {found!r}; expected an undamaged file"
+
+
+def later_version(owner: str, version: object, known: int) -> str:
+    return (
+        f"{owner}: the file's version is {version!r}; expected 1 to {known}: a later fusedrnn wrote the file, and "
+        "pip install -U fusedrnn may bring one that reads it"
+    )
+
+
+def no_file_of_ours(owner: str, found: str, reader: str) -> str:
+    return f"{owner}: the file is {found}; expected one that fusedrnn.save wrote ({reader})"
+
+
+def not_saved(owner: str, where: str, value: object, expected: str) -> str:
+    return f"{owner}: {where} is {type(value).__name__}; expected {expected}"
+
+
 def ends_early(owner: str, left: int, nbytes: int, what: str) -> str:
     return f"{owner}: the .bin file has {left} more bytes; expected {nbytes} for {what}"
