@@ -41,6 +41,7 @@ else:
     from .frozen import FrozenLayer, Stream
     from .groups import FrozenGroup
     from .isa import available_isas, current_isa, show_config, use_isa
+    from .position_wise import Embedding, Linear
     from .stack import Stack, StackStream
     from .tape import Tape
     from .threads import get_num_threads, set_num_threads, threads
@@ -57,6 +58,7 @@ __all__ = [
     "RNN",
     "SRU",
     "Bidirectional",
+    "Embedding",
     "Ensemble",
     "Explanation",
     "FrozenGroup",
@@ -67,6 +69,7 @@ __all__ = [
     "IndRNNCell",
     "LRUCell",
     "LSTMCell",
+    "Linear",
     "MinGRU",
     "MinGRUCell",
     "MinLSTM",
