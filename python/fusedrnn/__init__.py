@@ -24,7 +24,7 @@ except ModuleNotFoundError as error:
     _missing: ImportError | None = error
 else:
     _missing = None
-    from . import functional
+    from . import functional, losses, optim
     from .bidirectional import Bidirectional
     from .clipping import clip_grad_norm, clip_grad_value
     from .ensemble import Ensemble
@@ -93,6 +93,8 @@ __all__ = [
     "get_include",
     "get_num_threads",
     "interop",
+    "losses",
+    "optim",
     "reference",
     "set_num_threads",
     "show_config",
