@@ -24,7 +24,7 @@ except ModuleNotFoundError as error:
     _missing: ImportError | None = error
 else:
     _missing = None
-    from . import functional
+    from . import functional, losses, optim
     from .bidirectional import Bidirectional
     from .clipping import clip_grad_norm, clip_grad_value
     from .ensemble import Ensemble
@@ -41,6 +41,7 @@ else:
     from .frozen import FrozenLayer, Stream
     from .groups import FrozenGroup
     from .isa import available_isas, current_isa, show_config, use_isa
+    from .position_wise import Embedding, Linear
     from .stack import Stack, StackStream
     from .tape import Tape
     from .threads import get_num_threads, set_num_threads, threads
@@ -58,6 +59,7 @@ __all__ = [
     "RNN",
     "SRU",
     "Bidirectional",
+    "Embedding",
     "Ensemble",
     "Explanation",
     "FrozenGroup",
@@ -68,6 +70,7 @@ __all__ = [
     "IndRNNCell",
     "LRUCell",
     "LSTMCell",
+    "Linear",
     "MinGRU",
     "MinGRUCell",
     "MinLSTM",
@@ -92,6 +95,8 @@ __all__ = [
     "get_num_threads",
     "interop",
     "load",
+    "losses",
+    "optim",
     "reference",
     "save",
     "set_num_threads",
