@@ -281,6 +281,59 @@ def test_idle_dropout_comes_back_without_a_warning(there_and_back):
     assert there_and_back([layer, stack]) == [layer, stack]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_embeddings_and_linear_layers(dtype, there_and_back):
+    made = [
+        fusedrnn.Linear(3, 5, dtype=dtype, rng=0),
+        fusedrnn.Linear(3, 5, False, dtype=dtype, rng=0),
+        fusedrnn.Embedding(7, 2, dtype=dtype, rng=0),
+        fusedrnn.Embedding(7, 2, -1, dtype=dtype, rng=0),
+    ]
+    loaded = there_and_back({"parts": made})["parts"]
+    assert loaded == made
+    assert [part.rng.random() for part in loaded] == [part.rng.random() for part in made]
+    assert np.array_equal(loaded[0](np.ones((2, 3))), made[0](np.ones((2, 3))))
+
+
+@pytest.mark.parametrize("kind", ["SGD", "Adam", "AdamW"])
+def test_training_goes_on_with_the_same_bits(kind, there_and_back):
+    """A model of three parts with dropout, its optimiser and the step: saved in the middle, and not saved."""
+
+    def start() -> dict[str, Any]:
+        model = {
+            "words": fusedrnn.Embedding(9, 4, rng=0),
+            "net": fusedrnn.LSTM(4, 5, 2, dropout=0.5, rng=1),
+            "head": fusedrnn.Linear(5, 3, rng=2),
+        }
+        return model
+
+    def optimiser(model: dict[str, Any]) -> Any:
+        options: dict[str, Any] = {"momentum": 0.9} if kind == "SGD" else {}
+        return getattr(fusedrnn.optim, kind)(list(model.values()), lr=0.01, **options)
+
+    def train(model: dict[str, Any], optimizer: Any, steps: int) -> None:
+        tokens = np.arange(12).reshape(6, 2) % 9
+        for _ in range(steps):
+            x, of_words = model["words"].forward(tokens)
+            y, _, of_net = model["net"].forward(x)
+            scores, of_head = model["head"].forward(y)
+            head = of_head.backward(scores)
+            net = of_net.backward(head.x)
+            words = of_words.backward(net.x)
+            optimizer.step([words, net, head])
+
+    whole = start()
+    train(whole, optimiser(whole), 6)
+    model = start()
+    first = optimiser(model)
+    train(model, first, 3)
+    loaded = there_and_back({"model": model, "optimizer": first.state_dict(), "step": 3})
+    second = optimiser(loaded["model"])
+    second.load_state_dict(loaded["optimizer"])
+    train(loaded["model"], second, 6 - loaded["step"])
+    assert loaded["model"] == whole
+
+
 # ---- what cannot be saved
 
 
@@ -474,6 +527,13 @@ LIES: dict[str, tuple[Any, str]] = {
     "many": (tree(layer_node(arguments={"num_layers": 2**40})), "num_layers is 1099511627776, but there are arrays"),
     "option": (tree(layer_node(arguments={"hidden_dim": 3})), "hidden_dim is 3, which RNN does not have"),
     "value": (tree(layer_node(arguments={"bias": {"is": "array", "tensor": "bias_ih_l0"}})), "bias"),
+    "many tokens": (
+        tree(
+            {"is": "layer", "class": "Embedding", "arguments": {"num_embeddings": 2**40, "embedding_dim": 2}}
+            | {"arrays": {"weight": "weight_ih_l0"}}
+        ),
+        "the arrays of Embedding is .*; expected weight",
+    ),
     "a part": (tree(layer_node(arrays={"weight_ih_l0": "weight_ih_l0"})), "found no weight_hh_l0"),
     "generator": (tree(layer_node(generator=0)), "the number of a generator is 0; expected one of 0"),
     "generators": (tree(None, generators={"a": 1}), "generators is {'a': 1}; expected a list"),

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..parameters import CLASSES
+from ..position_wise import Embedding, Linear
 from ..recurrent_cell import RecurrentCell
 from . import _messages
 from .conventions import construct, sizes_of, stack_of
@@ -16,6 +17,9 @@ from .weights_torch import from_state_dict, several_prefixes
 #: Place of the JSON: an entry of the safetensors header, an array of one string in an npz file.
 KEY = "fusedrnn"
 
+#: Layers that treat each position by itself, by name.
+POSITION_WISE: dict[str, type[Any]] = {"Embedding": Embedding, "Linear": Linear}
+
 #: Version of the JSON of a single layer; `object_files` has the later one.
 VERSION = 1
 
@@ -23,6 +27,11 @@ VERSION = 1
 def is_layer(thing: Any) -> bool:
     """Whether this is a layer or a cell of the package's own classes, not of a user's subclass."""
     return CLASSES.get(type(thing).__name__) is type(thing)
+
+
+def is_position_wise(thing: Any) -> bool:
+    """Whether this is an `Embedding` or a `Linear`, not a subclass."""
+    return POSITION_WISE.get(type(thing).__name__) is type(thing)
 
 
 def describe(owner: str, layer: Any) -> str:
@@ -47,6 +56,14 @@ def restore(owner: str, description: str | None, arrays: Mapping[str, Stored], p
 
 def fitting_layer(owner: str, cls: type[Any], arguments: dict[str, Any], arrays: Mapping[str, Stored]) -> Any:
     """A layer, after a comparison of its sizes with the arrays, of which none has been read yet."""
+    if cls.__name__ in POSITION_WISE:
+        first, second = sizes = tuple(arguments[name] for name in cls._sizes_of)
+        shape = sizes if cls is Embedding else sizes[::-1]
+        if "weight" not in arrays or arrays["weight"].shape != shape:
+            found = [(name, array.shape) for name, array in arrays.items()]
+            raise ValueError(_messages.attribute(owner, f"the arrays of {cls.__name__}", found, f"weight {shape}"))
+        options = {name: value for name, value in arguments.items() if name not in cls._sizes_of}
+        return construct(owner, cls, arrays, first, second, options)
     sizes = sizes_of(owner, arrays, issubclass(cls, RecurrentCell), getattr(cls, "_hidden_size_in", None))
     for argument, name in sizes.said_by.items():
         value, said = arguments.get(argument, 0), getattr(sizes, argument)
@@ -71,15 +88,17 @@ def parse(owner: str, description: str) -> tuple[type[Any], dict[str, Any]]:
     return checked_arguments(owner, name, arguments)
 
 
-def checked_arguments(owner: str, name: Any, arguments: Any) -> tuple[type[Any], dict[str, Any]]:
+def checked_arguments(
+    owner: str, name: Any, arguments: Any, classes: Mapping[str, type[Any]] = CLASSES
+) -> tuple[type[Any], dict[str, Any]]:
     """The class of this name, and the arguments; lists among them become tuples."""
-    if not isinstance(name, str) or name not in CLASSES:
+    if not isinstance(name, str) or name not in classes:
         raise ValueError(_messages.attribute(owner, "the file's class", name, "a layer or a cell"))
     if not isinstance(arguments, dict):
         raise ValueError(_messages.attribute(owner, "the file's arguments", arguments, "an object"))
-    for needed in ("input_size", "hidden_size"):
+    for needed in classes[name]._sizes_of:
         if needed not in arguments:
             raise ValueError(_messages.attribute(owner, "the file's arguments", arguments, f"{needed} among them"))
     if arguments.get("dtype", "float32") not in ("float32", "float64"):
         raise ValueError(_messages.attribute(owner, "dtype", arguments["dtype"], "'float32' or 'float64'"))
-    return CLASSES[name], {key: tuple(v) if isinstance(v, list) else v for key, v in arguments.items()}
+    return classes[name], {key: tuple(v) if isinstance(v, list) else v for key, v in arguments.items()}

@@ -12,8 +12,8 @@ null, true, 3, 0.5, "text"     the same of Python
 {"is": "tuple", "items": l}    a tuple
 {"is": "dict", "pairs": l}     a dict, as a list of [key, value]; keys are strings or integers
 {"is": "array", "tensor": n}   an array: the tensor of this name
-{"is": "layer", ...}           a layer or a cell: its class, the arguments of its constructor, the tensor of each of
-                               its parameters, and its generator's number
+{"is": "layer", ...}           a layer, a cell, an `Embedding` or a `Linear`: its class, the arguments of its
+                               constructor, the tensor of each of its parameters, and its generator's number
 {"is": "group", ...}           a `Stack`, `Bidirectional` or `Ensemble`: its members, and arguments as of a layer
 {"is": "frozen", ...}          the layer or group from which it was made, and the arguments of ``freeze``
 =============================  ======================================================================================
@@ -36,10 +36,19 @@ from ..bidirectional import Bidirectional
 from ..ensemble import Ensemble
 from ..frozen import FrozenLayer
 from ..groups import FrozenGroup, LayerGroup
+from ..parameters import CLASSES
 from ..stack import Stack
 from . import _messages
 from .conventions import fitting
-from .descriptions import KEY, checked_arguments, fitting_layer, is_layer, restore
+from .descriptions import (
+    KEY,
+    POSITION_WISE,
+    checked_arguments,
+    fitting_layer,
+    is_layer,
+    is_position_wise,
+    restore,
+)
 from .generators import generator_of, state_of
 from .safetensors_files import CHECKSUM, CODES, check_sum, tensors_of, write_tensors
 from .stored import Array, Stored, faults_of
@@ -54,8 +63,8 @@ MOST_LEVELS = 64
 GROUPS: dict[str, Any] = {"Stack": Stack, "Bidirectional": Bidirectional, "Ensemble": Ensemble}
 
 SAVED = (
-    "layers, cells, Stack, Bidirectional, Ensemble, frozen ones of these, arrays of real numbers, and numbers, "
-    "strings, None, and dicts, lists and tuples of all of these"
+    "layers, cells, Embedding, Linear, Stack, Bidirectional, Ensemble, frozen ones of these, arrays of real numbers, "
+    "and numbers, strings, None, and dicts, lists and tuples of all of these"
 )
 
 
@@ -67,7 +76,7 @@ def save(path: Path, value: Any) -> None:
     path : path
         Any name. An existing file is replaced at once: whoever reads it finds the whole old file or the whole new one,
         even if the process ends meanwhile.
-    value : layer, cell, Stack, Bidirectional, Ensemble, FrozenLayer, FrozenGroup, or a tree of these
+    value : layer, cell, Embedding, Linear, Stack, Bidirectional, Ensemble, FrozenLayer, FrozenGroup, or a tree of these
         A tree is made of dicts (whose keys are strings or integers), lists, tuples, arrays of real numbers or bools,
         numbers, strings and None, such as ``{"model": net, "optimizer": optimizer.state_dict(), "step": 12}``.
 
@@ -122,7 +131,7 @@ def load(path: Path) -> Any:
 
     Returns
     -------
-    layer, cell, Stack, Bidirectional, Ensemble, FrozenLayer, FrozenGroup, or a tree of these
+    layer, cell, Embedding, Linear, Stack, Bidirectional, Ensemble, FrozenLayer, FrozenGroup, or a tree of these
         As it was saved. Frozen objects are packed anew, for the CPU that loads them.
 
     Raises
@@ -242,7 +251,7 @@ class Writer:
 
     def thing(self, value: Any, place: str, level: int) -> dict[str, Any]:
         """An object of the package."""
-        if is_layer(value):
+        if is_layer(value) or is_position_wise(value):
             value._arrays()  # refuses parameters that do not fit
             generator = self.generator(value.rng)
             return self.layer(type(value).__name__, value._config(), value.params, place) | {"generator": generator}
@@ -392,7 +401,8 @@ class Reader:
 
     def layer(self, node: Mapping[str, Any]) -> Any:
         """A layer or a cell."""
-        cls, arguments = checked_arguments(self.owner, node["class"], self.arguments(node))
+        known = CLASSES | POSITION_WISE
+        cls, arguments = checked_arguments(self.owner, node["class"], self.arguments(node), known)
         arrays = {name: self.stored(tensor) for name, tensor in node["arrays"].items()}
         layer = fitting_layer(self.owner, cls, arguments, arrays)
         rng = self.generator(node)
