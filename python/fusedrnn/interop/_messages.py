@@ -382,8 +382,16 @@ def unknown_before(owner: str, kind: str, name: str) -> str:
     )
 
 
-def needs(owner: str, package: str, what: str, extra: str) -> str:
-    return f"{owner}: {what} needs the package {package}, which is not installed (pip install {extra})"
+def needs(owner: str, package: str, what: str) -> str:
+    return f"{owner}: {what or 'this'} needs the package {package}, which is not installed (pip install {package})"
+
+
+def no_plain_weights(owner: str, error: Exception) -> str:
+    cause = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    return (
+        f"{owner}: torch.load(weights_only=True) refuses the file: {cause}; expected tensors alone, as "
+        "torch.save(model.state_dict(), path) writes them"
+    )
 
 
 # ---- files of fusedrnn.save ----------------------------------------------------------------------------------------

@@ -43,6 +43,7 @@ from .conventions import (
 )
 from .keras_arrays import KERAS_GATES, of_list
 from .keras_layers import ACTIVATIONS, MERGES, merge_of, of_layers, state_activation
+from .packages import needs
 
 if TYPE_CHECKING:
     import keras
@@ -194,9 +195,8 @@ def to_keras(layer: Any, *, return_state: bool = False) -> keras.layers.Layer:
     Keras' LSTM, SimpleRNN and ``reset_after=False`` GRU have one bias: the sum of both. A layer that has one already
     (``bias="single"``, as ``from_keras`` makes it) goes there and back bit for bit.
     """
-    import keras
-
     owner = "to_keras"
+    keras = needs(owner, "keras")
     parts: list[Any] = []
     flipped = False
     for member in flat_layers(layer):
