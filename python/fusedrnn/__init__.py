@@ -41,6 +41,7 @@ else:
     from .frozen import FrozenLayer, Stream
     from .groups import FrozenGroup
     from .isa import available_isas, current_isa, show_config, use_isa
+    from .pipeline import Pipeline
     from .position_wise import Embedding, Linear
     from .stack import Stack, StackStream
     from .tape import Tape
@@ -75,6 +76,7 @@ __all__ = [
     "MinGRUCell",
     "MinLSTM",
     "MinLSTMCell",
+    "Pipeline",
     "QRNNCell",
     "RGLRUCell",
     "RNNCell",

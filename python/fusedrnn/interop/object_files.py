@@ -16,6 +16,7 @@ null, true, 3, 0.5, "text"     the same of Python
                                constructor, the tensor of each of its parameters, and its generator's number
 {"is": "group", ...}           a `Stack`, `Bidirectional` or `Ensemble`: its members, and arguments as of a layer
 {"is": "frozen", ...}          the layer or group from which it was made, and the arguments of ``freeze``
+{"is": "pipeline", ...}        a `Pipeline`: its parts, and arguments as of a layer
 =============================  ======================================================================================
 
 Nothing else is read, so that a file cannot run code. A later kind of node needs no new version, as a reader that does
@@ -37,6 +38,7 @@ from ..ensemble import Ensemble
 from ..frozen import FrozenLayer
 from ..groups import FrozenGroup, LayerGroup
 from ..parameters import CLASSES
+from ..pipeline import Pipeline
 from ..stack import Stack
 from . import _messages
 from .conventions import fitting
@@ -63,8 +65,8 @@ MOST_LEVELS = 64
 GROUPS: dict[str, Any] = {"Stack": Stack, "Bidirectional": Bidirectional, "Ensemble": Ensemble}
 
 SAVED = (
-    "layers, cells, Embedding, Linear, Stack, Bidirectional, Ensemble, frozen ones of these, arrays of real numbers, "
-    "and numbers, strings, None, and dicts, lists and tuples of all of these"
+    "layers, cells, Embedding, Linear, Stack, Bidirectional, Ensemble, frozen ones of these, Pipeline, arrays of real "
+    "numbers, numbers, strings, None, and dicts, lists and tuples of all of these"
 )
 
 
@@ -76,9 +78,10 @@ def save(path: Path, value: Any) -> None:
     path : path
         Any name. An existing file is replaced at once: whoever reads it finds the whole old file or the whole new one,
         even if the process ends meanwhile.
-    value : layer, cell, Embedding, Linear, Stack, Bidirectional, Ensemble, FrozenLayer, FrozenGroup, or a tree of these
-        A tree is made of dicts (whose keys are strings or integers), lists, tuples, arrays of real numbers or bools,
-        numbers, strings and None, such as ``{"model": net, "optimizer": optimizer.state_dict(), "step": 12}``.
+    value : layer, cell, Embedding, Linear, group, FrozenLayer, FrozenGroup, Pipeline, or a tree
+        Groups are Stack, Bidirectional and Ensemble. A tree is made of dicts (whose keys are strings or integers),
+        lists, tuples, arrays of real numbers or bools, numbers, strings and None, such as
+        ``{"model": net, "optimizer": optimizer.state_dict(), "step": 12}``.
 
     Raises
     ------
@@ -131,7 +134,7 @@ def load(path: Path) -> Any:
 
     Returns
     -------
-    layer, cell, Embedding, Linear, Stack, Bidirectional, Ensemble, FrozenLayer, FrozenGroup, or a tree of these
+    layer, cell, Embedding, Linear, group, FrozenLayer, FrozenGroup, Pipeline, or a tree
         As it was saved. Frozen objects are packed anew, for the CPU that loads them.
 
     Raises
@@ -261,6 +264,10 @@ class Writer:
         if type(value) in (FrozenLayer, FrozenGroup):
             source = self.source(value, place, level)
             return {"is": "frozen", "of": source, "arguments": {"precision": value.precision}}
+        if type(value) is Pipeline:
+            parts = [self.node(part, joined(place, k), level + 1) for k, part in enumerate(value.parts)]
+            options = {"last": value.last, "padding": value.padding, "skip": value.skip}
+            return {"is": "pipeline", "parts": parts, "arguments": options}
         expected = SAVED
         if isinstance(value, LayerGroup) or hasattr(value, "state_dict"):
             expected = "an object of the package's own classes (save its state_dict() instead)"
@@ -359,6 +366,8 @@ class Reader:
             return self.group(node, level)
         if kind == "frozen":
             return self.frozen(node, level)
+        if kind == "pipeline":
+            return self.pipeline(node, level)
         raise ValueError(_messages.attribute(self.owner, "a node of the file's tree", kind, "a known kind"))
 
     def listed(self, node: Mapping[str, Any], name: str) -> list[Any]:
@@ -443,3 +452,15 @@ class Reader:
         if unknown:
             raise ValueError(_messages.attribute(self.owner, "the arguments of freeze", unknown, "precision alone"))
         return source.freeze(**arguments)
+
+    def pipeline(self, node: Mapping[str, Any], level: int) -> Pipeline:
+        """Parts in a row."""
+        parts = [self.value(part, level + 1) for part in self.listed(node, "parts")]
+        options = self.arguments(node)
+        unknown = sorted(set(options) - {"last", "padding", "skip"})
+        if unknown:
+            raise ValueError(_messages.attribute(self.owner, "the arguments of Pipeline", unknown, "known ones"))
+        try:
+            return Pipeline(parts, **options)
+        except (ValueError, TypeError) as error:
+            raise ValueError(_messages.in_file(self.owner, error, None)) from None
