@@ -48,6 +48,13 @@ class Pipeline:
     skip : int
         The first `skip` features of the input are added to the outputs.
 
+    Raises
+    ------
+    TypeError
+        A part is none of these, or the dtypes of two parts differ.
+    ValueError
+        Parts do not fit together, or do not fit an option.
+
     Attributes
     ----------
     parts : tuple
@@ -59,13 +66,6 @@ class Pipeline:
     dtype : numpy.dtype
     last, padding, skip
         As given.
-
-    Raises
-    ------
-    TypeError
-        A part is none of these, or the dtypes of two parts differ.
-    ValueError
-        Parts do not fit together, or do not fit an option.
 
     Notes
     -----
