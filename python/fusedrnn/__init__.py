@@ -42,9 +42,13 @@ else:
     from .groups import FrozenGroup
     from .isa import available_isas, current_isa, show_config, use_isa
     from .position_wise import Embedding, Linear
+    from .signatures import unquote as _unquote
     from .stack import Stack, StackStream
     from .tape import Tape
     from .threads import get_num_threads, set_num_threads, threads
+
+    _unquote(value for value in [*globals().values(), *vars(functional).values()] if callable(value))
+    _unquote(getattr(module, name) for module in (losses, optim) for name in module.__all__)
 
 if TYPE_CHECKING:
     from . import interop, reference
@@ -108,11 +112,11 @@ if not TYPE_CHECKING:  # so that type checkers still report misspelt names
     def __getattr__(name: str) -> Any:
         if name in ("interop", "reference"):  # imported on first use, so that other users need not wait for it
             return importlib.import_module(f".{name}", __name__)
-        if _missing is not None and name in (*__all__, "_core"):
-            from . import _validate
+        from . import _hints
 
-            raise _validate.no_core(name) from _missing
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        if _missing is not None and name in (*__all__, "_core"):
+            raise _hints.no_core(name) from _missing
+        raise _hints.no_name(__name__, name, __all__)
 
 
 def __dir__() -> list[str]:
