@@ -9,7 +9,10 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from . import _interpreter  # noqa: F401  refuses sub-interpreters before anything else is imported
+from . import (
+    _hints,
+    _interpreter,  # noqa: F401  refuses sub-interpreters before anything else is imported
+)
 from ._version import __version__
 from .c_api import get_include
 from .grads import Grads, SparseGrad
@@ -112,8 +115,6 @@ if not TYPE_CHECKING:  # so that type checkers still report misspelt names
     def __getattr__(name: str) -> Any:
         if name in ("interop", "reference"):  # imported on first use, so that other users need not wait for it
             return importlib.import_module(f".{name}", __name__)
-        from . import _hints
-
         if _missing is not None and name in (*__all__, "_core"):
             raise _hints.no_core(name) from _missing
         raise _hints.no_name(__name__, name, __all__)
