@@ -30,6 +30,7 @@ else:
     from . import functional, losses, optim
     from .bidirectional import Bidirectional
     from .clipping import clip_grad_norm, clip_grad_value
+    from .embedding import Embedding
     from .ensemble import Ensemble
     from .explanation import Explanation, explain
     from .families.gru import GRU, GRUCell
@@ -44,7 +45,7 @@ else:
     from .frozen import FrozenLayer, Stream
     from .groups import FrozenGroup
     from .isa import available_isas, current_isa, show_config, use_isa
-    from .position_wise import Embedding, Linear
+    from .linear import Linear
     from .signatures import unquote as _unquote
     from .stack import Stack, StackStream
     from .tape import Tape
