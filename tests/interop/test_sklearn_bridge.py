@@ -148,6 +148,6 @@ def test_errors(rng):
     with pytest.raises(ValueError, match=r"RNNFeatures: X has sequences of width 1; expected input_size = 2"):
         RNNFeatures(fusedrnn.GRU(2, 3)).fit(X)
     with pytest.raises(ValueError, match="'cell' parameter"):
-        SequenceClassifier(cell="qrnn").fit(X, y)
+        SequenceClassifier(cell="transformer").fit(X, y)
     with pytest.raises(ValueError, match="requires y to be passed"):
         SequenceRegressor().fit(X, None)

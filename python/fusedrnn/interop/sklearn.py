@@ -125,7 +125,7 @@ class RNNFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _Sequences)
     ----------
     layer : RNN, GRU, LSTM, their frozen form, or None
         A trained layer. None draws one at random in ``fit`` from the arguments below, which else do nothing.
-    cell : "rnn", "gru" or "lstm"
+    cell : "rnn", "gru", "lstm", "mingru", "minlstm", "indrnn", "qrnn", "sru", "lru" or "rglru"
     hidden_size, num_layers : int
     bidirectional : bool
     pool : "last", "mean" or "max"
@@ -309,7 +309,7 @@ class SequenceClassifier(ClassifierMixin, _Trained):  # type: ignore[misc, unuse
 
     Parameters
     ----------
-    cell : "rnn", "gru" or "lstm"
+    cell : "rnn", "gru", "lstm", "mingru", "minlstm", "indrnn", "qrnn", "sru", "lru" or "rglru"
     hidden_size, num_layers : int
     bidirectional : bool
     dropout : float
