@@ -93,8 +93,10 @@ def instead_of_list(name: str, value: object) -> str:
     return ""
 
 
-def instead_of_objects(dtype: Any) -> str:
-    """For an array of objects: what is in it."""
+def instead_of_objects(dtype: Any, expected: str) -> str:
+    """For an input that is an array of objects or strings: what to do."""
+    if "tokens" not in expected:
+        return ""
     if dtype.kind == "O":
         return (
             " (an array of objects holds None, strings, or arrays of different lengths: pass those as a list, and "

@@ -406,7 +406,7 @@ def _dtype_name(dtype: np.dtype[Any]) -> str:
 def real_dtype(owner: str, name: str, dtype: np.dtype[Any], what: str = "a real floating-point dtype") -> None:
     """Floats of any size (bfloat16 of ml_dtypes included) and integers may be cast to the layer's dtype."""
     if dtype.kind not in "fiu" and dtype.name != "bfloat16":
-        raise TypeError(f"{owner}: {name} has dtype {dtype}; expected {what}{instead_of_objects(dtype)}")
+        raise TypeError(f"{owner}: {name} has dtype {dtype}; expected {what}{instead_of_objects(dtype, what)}")
 
 
 def floats(owner: str, name: str, value: Any, dtype: np.dtype[Any], *, rows: bool = False) -> Array:
