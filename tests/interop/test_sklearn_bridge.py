@@ -16,7 +16,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import check_estimator
 
-from fusedrnn.interop.sklearn import RNNFeatures, SequenceClassifier, SequenceRegressor
+from fusedrnn.interop.sklearn import RNNFeatures, SequenceClassifier, SequenceRegressor, SlidingWindows
 
 #: Repeated samples are in other batches than weighted ones, as for every estimator that draws batches.
 BATCHES = dict.fromkeys(
@@ -351,3 +351,42 @@ def test_dense_layer_is_shown_as_arrays(rng):
     assert model.coef_.shape == (4, 2)
     assert model.intercept_.shape == (2,)
     assert model.coef_.base is model.head_.weight or np.shares_memory(model.coef_, model.head_.weight)
+
+
+# ---- windows
+
+
+@pytest.mark.parametrize(("length", "horizon", "step"), [(3, 1, 1), (4, 2, 1), (5, 1, 3), (3, 4, 2), (20, 1, 1)])
+@pytest.mark.parametrize("columns", [None, 2])
+def test_windows_of_a_series(length, horizon, step, columns, rng):
+    series = rng.normal(size=(20,) if columns is None else (20, columns))
+    windows = SlidingWindows(length, horizon=horizon, step=step)
+    X, y = windows.fit_transform(series), windows.targets(series)
+    two_axes = series.reshape(20, -1)
+    last = windows.last_steps(20)
+    assert len(X) == len(last)
+    for sample, end in zip(X, last, strict=True):
+        np.testing.assert_array_equal(sample, two_axes[end - length + 1 : end + 1])
+    known = [end + horizon for end in last if end + horizon < 20]
+    np.testing.assert_array_equal(y, series[known])
+    assert clone(windows).get_params() == windows.get_params()
+
+
+def test_windows_are_forecast():
+    series = np.sin(np.arange(120) / 5)
+    windows = SlidingWindows(8)
+    X, y = windows.fit_transform(series), windows.targets(series)
+    model = SequenceRegressor(max_iter=30, random_state=0).fit(X[:80], y[:80])
+    assert model.score(X[80 : len(y)], y[80:]) > 0.9
+
+
+def test_errors_of_windows():
+    windows = SlidingWindows(5).fit(np.ones((7, 2)))
+    with pytest.raises(ValueError, match="X has 3 columns; expected 2"):
+        windows.transform(np.ones((7, 3)))
+    with pytest.raises(ValueError, match="X has 4 steps; expected at least length = 5"):
+        windows.transform(np.ones((4, 2)))
+    with pytest.raises(ValueError, match="'length' parameter"):
+        SlidingWindows(0).fit(np.ones(7))
+    with pytest.raises(NotFittedError):
+        SlidingWindows().transform(np.ones(20))

@@ -56,6 +56,14 @@ def other_outputs(owner: str, came: int, expected: int) -> str:
     return f"{owner}: y has {came} outputs; expected {expected}, as the first fit had"
 
 
+def other_columns(owner: str, came: int, expected: int) -> str:
+    return f"{owner}: X has {came} columns; expected {expected}, as fit had"
+
+
+def short_series(owner: str, steps: int, length: int) -> str:
+    return f"{owner}: X has {steps} steps; expected at least length = {length}"
+
+
 def no_such_cell(owner: str, rows: int, hidden_size: int) -> str:
     return (
         f"{owner}: the recurrent weights have {rows} rows for hidden_size {hidden_size}; expected 1 (RNN), 3 (GRU) or "

@@ -1,4 +1,4 @@
-"""scikit-learn estimators over sequences: `RNNFeatures`, `SequenceClassifier`, `SequenceRegressor`.
+"""scikit-learn estimators over sequences: `RNNFeatures`, `SequenceClassifier`, `SequenceRegressor`; `SlidingWindows`.
 
 X is a list of (T_i, I) arrays or tables, of any lengths; or an array (samples, T, I); or, as everywhere in
 scikit-learn, an array or a table (samples, T) of numbers, each row a sequence of scalars. A list of sequences of
@@ -46,8 +46,9 @@ from ..losses import cross_entropy, mse
 from . import _messages
 from .sklearn_inputs import CONSTRAINTS, Sequences
 from .sklearn_training import Trained, last
+from .sklearn_windows import SlidingWindows
 
-__all__ = ["RNNFeatures", "SequenceClassifier", "SequenceRegressor"]
+__all__ = ["RNNFeatures", "SequenceClassifier", "SequenceRegressor", "SlidingWindows"]
 
 Array = NDArray[Any]
 
