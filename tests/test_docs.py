@@ -15,7 +15,10 @@ import fusedrnn
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
-PAGES = ("README.md", "docs/cells.md", "docs/files.md", "docs/ragged.md", "docs/resets.md", "docs/scans.md")
+PAGES = (
+    *("README.md", "docs/cells.md", "docs/files.md", "docs/ragged.md", "docs/resets.md", "docs/scans.md"),
+    "docs/training.md",
+)
 DOCUMENTS = [p.relative_to(ROOT) for p in (*[ROOT / page for page in PAGES], *sorted(ROOT.glob("*/README.md")))]
 MODULES = sorted(
     module.name

@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from . import _core, _validate
+from . import _core, _hints, _validate
+from .description import Described
 from .form import Plan
 from .kinds import CELLS, CellKind, kind_of
 from .specs import Bias, LoadReport, ParameterSpec
@@ -94,7 +95,7 @@ def arguments_of(constructor: Callable[..., None]) -> tuple[tuple[str, object], 
     return tuple((name, default) for name, default in defaults.items() if name != "rng")
 
 
-class Parameterized:
+class Parameterized(Described):
     """Base of layers and cells: configuration plus a dict of named arrays.
 
     Attributes
@@ -134,6 +135,12 @@ class Parameterized:
 
     # Equality is by value and values change, so there is no hash.
     __hash__: ClassVar[None]  # type: ignore[assignment]
+
+    if not TYPE_CHECKING:  # constructors have the arguments that type checkers see
+
+        def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+            _hints.check_argument_names(cls, kwargs)
+            return object.__new__(cls)
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -274,7 +281,7 @@ class Parameterized:
         params = self.__dict__.get("params", {})
         if name in params:
             return params[name]
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        raise _hints.no_attribute(self, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in self.__dict__.get("params", {}):

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from . import _validate
 from .calling import Frozen
+from .embedding import Embedding
 from .pipeline_parts import (
     added,
     applied,
@@ -24,7 +25,6 @@ from .pipeline_parts import (
     token_or_none,
     with_rows,
 )
-from .position_wise import Embedding
 
 Array = NDArray[Any]
 

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from . import _core, _validate
 from .calling import Frozen, SequenceLayer
+from .embedding import Embedding
 from .groups import FrozenGroup
-from .position_wise import Embedding, Linear
+from .linear import Linear
 
 Array = NDArray[Any]
 

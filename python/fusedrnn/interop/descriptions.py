@@ -6,8 +6,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from ..embedding import Embedding
+from ..linear import Linear
 from ..parameters import CLASSES
-from ..position_wise import Embedding, Linear
 from ..recurrent_cell import RecurrentCell
 from . import _messages
 from .conventions import construct, sizes_of, stack_of

@@ -28,8 +28,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
+from ..embedding import Embedding
+from ..linear import Linear
 from ..pipeline import Pipeline
-from ..position_wise import Embedding, Linear
 from . import _messages
 from .conventions import Array, Pair, Part, as_weights, assemble, shaped
 from .keras_arrays import of_direction

@@ -24,8 +24,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike
 
+from ..linear import Linear
 from ..pipeline import Pipeline
-from ..position_wise import Linear
 from . import _messages
 from .conventions import Array, Part, as_weights, assemble, float_dtype, shaped
 from .keras_arrays import of_direction
