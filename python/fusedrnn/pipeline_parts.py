@@ -21,7 +21,8 @@ Array = NDArray[Any]
 def softmax(a: Array) -> Array:
     """Over the last axis."""
     powers: Array = _core.apply("exp", a - a.max(axis=-1, keepdims=True))
-    return powers / powers.sum(axis=-1, keepdims=True)
+    shares: Array = powers / powers.sum(axis=-1, keepdims=True)
+    return shares
 
 
 #: Functions between and after dense layers.

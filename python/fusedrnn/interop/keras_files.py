@@ -256,7 +256,7 @@ def of_model(
     below: list[Any] = []
     if words is not None:
         embedding = Embedding.__new__(Embedding)
-        embedding._restore({}, *words.shape, {"dtype": recurrent.dtype}, rng=0)
+        embedding._restore({}, words.shape[0], words.shape[1], {"dtype": recurrent.dtype}, rng=0)
         embedding.load_state_dict({"weight": words})
         below.append(embedding)
     dense = [[linear(item, recurrent.dtype) for item in side] for side in around]
@@ -308,7 +308,7 @@ def linear(item: Any, dtype: np.dtype[Any]) -> Any:
         return item
     kernel = item[0]
     made = Linear.__new__(Linear)
-    made._restore({}, *kernel.shape, {"bias": len(item) == 2, "dtype": dtype}, rng=0)
+    made._restore({}, kernel.shape[0], kernel.shape[1], {"bias": len(item) == 2, "dtype": dtype}, rng=0)
     made.load_state_dict({"weight": kernel.T} | ({"bias": item[1]} if len(item) == 2 else {}))
     return made
 

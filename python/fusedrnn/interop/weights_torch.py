@@ -270,7 +270,7 @@ def to_torch(layer: Any) -> torch.nn.Module:
     A layer with one bias gets a second one of zeros.
     """
     owner = "to_torch"
-    torch = needs(owner, "torch")
+    library = needs(owner, "torch")
     kind = type(layer).__name__
     if kind.removesuffix("Cell") not in GATES:
         raise TypeError(
@@ -281,11 +281,11 @@ def to_torch(layer: Any) -> torch.nn.Module:
     refuse_others(owner, layer, KNOWN, ", as torch has nothing else")
     options = {name: getattr(layer, name) for name, _ in layer._arguments if name in KNOWN}
     options["bias"] = bool(options["bias"])
-    options["dtype"] = getattr(torch, options["dtype"].name)
-    module: torch.nn.Module = getattr(torch.nn, kind)(layer.input_size, layer.hidden_size, **options)
+    options["dtype"] = getattr(library, options["dtype"].name)
+    module: torch.nn.Module = getattr(library.nn, kind)(layer.input_size, layer.hidden_size, **options)
     params: dict[str, Array] = layer.state_dict()
     for name in list(params):
         if name.startswith("bias_ih"):
             params.setdefault(name.replace("_ih", "_hh"), np.zeros_like(params[name]))
-    module.load_state_dict({name: torch.from_numpy(array) for name, array in params.items()})
+    module.load_state_dict({name: library.from_numpy(array) for name, array in params.items()})
     return module
