@@ -357,7 +357,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "group": ([OwnStack([fusedrnn.LSTM(3, 5)])], "save: 0 is OwnStack; expected an object of the package's own"),
     "frozen group": (OwnStack([fusedrnn.LSTM(3, 5)]).freeze(), "save: the value is OwnStack; expected layers, cells"),
     "in a group": (fusedrnn.Stack([Own(3, 5)]), "save: 0 is Own; expected"),
-    "function": ({"f": [print]}, "save: f.0 is builtin_function_or_method; expected layers, cells, Stack"),
+    "function": (
+        {"f": [print]},
+        r"save: f.0 is builtin_function_or_method; expected layers, cells, Embedding, Linear, Stack",
+    ),
     "set": ({1, 2}, "save: the value is set; expected"),
     "bytes": (b"x", "save: the value is bytes; expected"),
     "complex": (1j, "save: the value is complex; expected"),
