@@ -41,10 +41,10 @@ class Extent(NamedTuple):
     lengths: NDArray[np.int64] | None
     schedule: _core.Schedule
     hold: bool = False  # past_end="hold": outputs at skipped steps are those of the previous step
-    outline: bool = False  # nothing is computed: `explain` asks for the calls alone
     # What the schedule was made of, (B, T) or packed (N,), for layers whose kernels take flags instead of a schedule.
     mask: NDArray[np.bool_] | None = None
     reset: NDArray[np.bool_] | None = None
+    outline: bool = False  # nothing is computed: `explain` asks for the calls alone
 
     @property
     def packed(self) -> bool:
