@@ -157,7 +157,7 @@ def test_a_broken_compiled_module_is_an_error_at_once(unbuilt, tmp_path):
 
 def test_other_names_are_no_attributes(unbuilt):
     source = "import fusedrnn\ntry:\n    fusedrnn.LSTMM\nexcept AttributeError as error:\n    print(error)\n"
-    assert run(unbuilt, source) == "module 'fusedrnn' has no attribute 'LSTMM'\n"
+    assert run(unbuilt, source) == "module 'fusedrnn' has no attribute 'LSTMM'; did you mean 'LSTM'?\n"
 
 
 # ---- csrc

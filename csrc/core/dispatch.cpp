@@ -17,6 +17,8 @@ namespace fusedrnn {
   extern const RecurrenceTable<double> recurrences_double; \
   extern const SelectiveTable<float> selective_float;      \
   extern const SelectiveTable<double> selective_double;    \
+  extern const AttentionTable<float> attention_float;      \
+  extern const AttentionTable<double> attention_double;    \
   }
 #include "isas.inc"
 #undef FUSEDRNN_LEVEL
@@ -89,6 +91,20 @@ const RecurrenceTable<float>& recurrences_f32(const Kernels& k) {
 #define FUSEDRNN_LEVEL(isa) \
   if (std::string(k.name) == #isa) return isa::recurrences_double;
 const RecurrenceTable<double>& recurrences_f64(const Kernels& k) {
+#include "isas.inc"
+  std::abort();
+}
+#undef FUSEDRNN_LEVEL
+#define FUSEDRNN_LEVEL(isa) \
+  if (std::string(k.name) == #isa) return isa::attention_float;
+const AttentionTable<float>& attention_f32(const Kernels& k) {
+#include "isas.inc"
+  std::abort();
+}
+#undef FUSEDRNN_LEVEL
+#define FUSEDRNN_LEVEL(isa) \
+  if (std::string(k.name) == #isa) return isa::attention_double;
+const AttentionTable<double>& attention_f64(const Kernels& k) {
 #include "isas.inc"
   std::abort();
 }

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .onnx_nodes import OnnxNode
+    from .onnx_operators import OnnxOperator
     from .weight_files import load_npz, load_safetensors, save_npz, save_safetensors
     from .weights_dynet import from_dynet
     from .weights_flax import from_flax
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "OnnxNode",
+    "OnnxOperator",
     "from_dynet",
     "from_flax",
     "from_haste",
@@ -63,6 +65,7 @@ __all__ = [
 #: Public name -> its module, which is imported on first use.
 _MODULES = {
     "OnnxNode": "onnx_nodes",
+    "OnnxOperator": "onnx_operators",
     "from_haste": "weights_haste",
     "from_flax": "weights_flax",
     "from_dynet": "weights_dynet",
