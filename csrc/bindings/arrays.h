@@ -130,5 +130,6 @@ void add_recurrences(py::module_& module);
 void add_selective_scan(py::module_& module);
 void add_attention(py::module_& module);
 void add_tokens(py::module_& module);
+void add_windows(py::module_& module);
 
 }  // namespace fusedrnn::python

@@ -200,6 +200,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   add_selective_scan(m);
   add_attention(m);
   add_tokens(m);
+  add_windows(m);
 }
 
 }  // namespace fusedrnn::python

@@ -191,7 +191,7 @@ def backward_all(calls: list[tuple[Any, ...]]) -> None:
 class Stream:
     """One step at a time over stacked one-directional layers; owns its state. Base of `fusedrnn.frozen.Stream`."""
 
-    def __init__(self, weights: list[Weights], batch_size: int) -> None: ...
+    def __init__(self, weights: list[Weights], batch_size: int, window: int = 1) -> None: ...
     def step(self, x: Any, out: Array | None = None) -> Array:
         """(B, I) floats or (B,) integer tokens -> (B, H).
 
@@ -203,7 +203,21 @@ class Stream:
         """Copies: (L, B, H) for each state."""
 
     def set_state(self, state: tuple[Array, ...]) -> None: ...
+    def get_inputs(self) -> tuple[Array, ...]:
+        """With a window, copies of the last inputs of each layer, (B, window - 1, I); else an empty tuple."""
+
+    def set_inputs(self, inputs: tuple[Array, ...]) -> None: ...
     def reset_rows(self, rows: NDArray[np.bool_] | None) -> None: ...
+
+def widen(schedule: Schedule, x: Array, window: int, reverse: bool, wide: Array) -> None:
+    """Fill wide (T, columns, window * I) with the inputs of each step's last steps, the oldest first, where steps run.
+
+    x: (T, columns, I), or int64 tokens (T, columns), which become one-hot rows. A step that the row, or the run after a
+    reset, does not have is zero.
+    """
+
+def narrow(schedule: Schedule, dwide: Array, window: int, reverse: bool, dx: Array, accumulate: bool) -> None:
+    """Set dx (T, columns, I), or add to it: the gradient of the x of `widen` from that of its result."""
 
 _C_API: Any  # capsule "fusedrnn._core._C_API" of the function table; see include/fusedrnn.h
 

@@ -44,6 +44,7 @@ class Extent(NamedTuple):
     # What the schedule was made of, (B, T) or packed (N,), for layers whose kernels take flags instead of a schedule.
     mask: NDArray[np.bool_] | None = None
     reset: NDArray[np.bool_] | None = None
+    outline: bool = False  # nothing is computed: `explain` asks for the calls alone
 
     @property
     def packed(self) -> bool:
@@ -163,7 +164,7 @@ class Plan(Form):
         return other
 
     def takes_quickly(self, x: Any) -> bool:
-        if self.ways != (False,) or self.learned_state:
+        if self.ways != (False,) or self.learned_state or self.kind.window > 1:
             return False
         return type(x) is ndarray and x.dtype is self.dtype and x.ndim == 3
 
