@@ -43,9 +43,12 @@ else:
     from .families.rnn import RNN, RNNCell
     from .families.sru import SRU, SRUCell
     from .frozen import FrozenLayer, Stream
+    from .frozen_mixer import FrozenMixer, MixerStream
     from .groups import FrozenGroup
     from .isa import available_isas, current_isa, show_config, use_isa
     from .linear import Linear
+    from .mamba import Mamba
+    from .pipeline import Pipeline
     from .signatures import unquote as _unquote
     from .stack import Stack, StackStream
     from .tape import Tape
@@ -56,6 +59,7 @@ else:
 
 if TYPE_CHECKING:
     from . import interop, reference
+    from .interop.object_files import load, save
 
 __all__ = [
     "GRU",
@@ -71,6 +75,7 @@ __all__ = [
     "Explanation",
     "FrozenGroup",
     "FrozenLayer",
+    "FrozenMixer",
     "GRUCell",
     "Grads",
     "IndRNN",
@@ -78,10 +83,13 @@ __all__ = [
     "LRUCell",
     "LSTMCell",
     "Linear",
+    "Mamba",
     "MinGRU",
     "MinGRUCell",
     "MinLSTM",
     "MinLSTMCell",
+    "MixerStream",
+    "Pipeline",
     "QRNNCell",
     "RGLRUCell",
     "RNNCell",
@@ -101,9 +109,11 @@ __all__ = [
     "get_include",
     "get_num_threads",
     "interop",
+    "load",
     "losses",
     "optim",
     "reference",
+    "save",
     "set_num_threads",
     "show_config",
     "threads",
@@ -116,6 +126,9 @@ if not TYPE_CHECKING:  # so that type checkers still report misspelt names
     def __getattr__(name: str) -> Any:
         if name in ("interop", "reference"):  # imported on first use, so that other users need not wait for it
             return importlib.import_module(f".{name}", __name__)
+        if name in ("load", "save") and _missing is None:  # likewise
+            found = globals()[name] = getattr(importlib.import_module(".interop.object_files", __name__), name)
+            return found
         if _missing is not None and name in (*__all__, "_core"):
             raise _hints.no_core(name) from _missing
         raise _hints.no_name(__name__, name, __all__)

@@ -141,8 +141,8 @@ def no_attribute(thing: object, name: str) -> AttributeError:
 
 
 #: How objects are written to files and read from them.
-SAVE = "fusedrnn.interop.save_npz(path, layer), or pickle the object"
-LOAD = "fusedrnn.interop.load_npz(path)"
+SAVE = "fusedrnn.save(path, layer)"
+LOAD = "fusedrnn.load(path)"
 
 
 def no_name(module: str, name: str, known: Collection[str]) -> AttributeError:

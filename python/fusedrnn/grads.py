@@ -327,6 +327,23 @@ class StateSpaceGrads(NamedTuple):
     dx_0: Array
 
 
+class SelectiveScanGrads(NamedTuple):
+    """Gradients of `selective_scan_forward`, each of the shape of its argument; None for an argument not given.
+
+    dh_0 is there also if h_0 was not given.
+    """
+
+    du: Array
+    ddelta: Array
+    dA: Array
+    dB: Array
+    dC: Array
+    dD: Array | None
+    dz: Array | None
+    ddelta_bias: Array | None
+    dh_0: Array
+
+
 class DiscretizeGrads(NamedTuple):
     """Gradients of `discretize_forward`, each of the shape of its argument; dC and dD are None without them."""
 
@@ -335,3 +352,23 @@ class DiscretizeGrads(NamedTuple):
     ddt: Array
     dC: Array | None = None
     dD: Array | None = None
+
+
+class CausalConvGrads(NamedTuple):
+    """Gradients of `causal_conv_forward`, each of the shape of its argument; dbias is None without a bias."""
+
+    dx: Array
+    dweight: Array
+    dbias: Array | None
+    dstate: Array
+
+
+class LinearAttentionGrads(NamedTuple):
+    """Gradients of `linear_attention_forward`, each of the shape of its argument; None for an absent decay or beta."""
+
+    dq: Array
+    dk: Array
+    dv: Array
+    ddecay: Array | None
+    dbeta: Array | None
+    dS_0: Array

@@ -28,6 +28,8 @@ CLASSES: dict[str, type[Any]] = {}
 def direction_specs(kind: CellKind, H: int, inputs: int, inputs_formula: str, suffix: str) -> tuple[ParameterSpec, ...]:
     """Parameters of one cell, or of one layer in one direction, in torch's order; those that torch lacks come last."""
     gates = kind.gates
+    if kind.window > 1:
+        inputs, inputs_formula = kind.window * inputs, f"window*{inputs_formula}"
     R, columns = (kind.proj_size, "proj_size") if kind.proj_size else (H, "hidden_size")
     rows = "hidden_size" if gates == 1 else f"{gates}*hidden_size"
     of_role = {
@@ -307,6 +309,11 @@ class Parameterized(Described):
         names = [*self._sizes_of, *(name for name, _ in self._arguments)]
         return {name: getattr(self, name) for name in names}
 
+    def _source(self) -> tuple[str, dict[str, Any]] | None:
+        """Class and constructor arguments, from which a file can make this object anew; None for a user's subclass."""
+        own = CLASSES.get(type(self).__name__) is type(self)
+        return (type(self).__name__, self._config()) if own else None
+
     def __repr__(self) -> str:
         values = self._config()
         shown = [str(values[name]) for name in self._sizes_of]
@@ -344,11 +351,17 @@ class Parameterized(Described):
 
 
 def pack(
-    kind: CellKind, arrays: list[Array], training: bool, zoneout: tuple[float, float] = (0.0, 0.0)
+    kind: CellKind,
+    arrays: list[Array],
+    training: bool,
+    zoneout: tuple[float, float] = (0.0, 0.0),
+    first: _core.Weights | None = None,
 ) -> list[_core.Weights]:
-    """Packed weights of consecutive groups of parameters, each in the order of `direction_specs`."""
+    """Packed weights of consecutive groups of parameters, each in the order of `direction_specs`.
+
+    All use the instruction set of `first`, or of the first of them.
+    """
     name = kind.name
-    # All use the instruction set of the first, whatever another thread chooses meanwhile.
     if kind.is_usual and zoneout == (0.0, 0.0):  # fast path
         pack_usual = _core.usual_weights
         first = pack_usual(name, arrays[0], arrays[1], arrays[2], arrays[3], training)
@@ -358,7 +371,7 @@ def pack(
         return [first] + [pack_usual(name, W_ih, W_hh, b_ih, b_hh, training, first) for W_ih, W_hh, b_ih, b_hh in rest]
     packed: list[_core.Weights] = []
     for which in range(len(arrays) // kind.each):
-        like = packed[0] if packed else None
+        like = packed[0] if packed else first  # whatever another thread chooses meanwhile
         given = kind.named(arrays, which)
         packed.append(_core.Weights(name, given, training, kind.options, zoneout, kind.norm_eps, like))
     return packed

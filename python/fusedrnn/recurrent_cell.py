@@ -140,7 +140,7 @@ class RecurrentCell(Parameterized):
         schedule = dense_schedule(1, B)
         lowest = (0,) if tokens else ()
         arrays = self._arrays(lowest)
-        seen = see(x, schedule, self.input_size, training, kind.takes_x)
+        seen = see(x, schedule, self.input_size, training, kind)
         pack_columns(seen, arrays, lowest)
         if seen is not None:
             x = seen.numbers

@@ -16,7 +16,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import check_estimator
 
-from fusedrnn.interop.sklearn import RNNFeatures, SequenceClassifier, SequenceRegressor, SlidingWindows
+from fusedrnn.interop.sklearn import CELLS, RNNFeatures, SequenceClassifier, SequenceRegressor, SlidingWindows
 
 #: Repeated samples are in other batches than weighted ones, as for every estimator that draws batches.
 BATCHES = dict.fromkeys(
@@ -39,7 +39,7 @@ def test_scikit_learns_checks(kind):
     assert sum(r["status"] == "passed" for r in results) > 40
 
 
-@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
+@pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("options", [{}, {"bidirectional": True, "num_layers": 2, "dropout": 0.2}], ids=str)
 def test_classifier_learns(cell, options, rng):
     X, y = rises(rng, 120)
@@ -62,12 +62,16 @@ def test_regressor_learns(outputs, rng):
 
 
 @pytest.mark.parametrize("kind", [SequenceClassifier, SequenceRegressor])
-@pytest.mark.parametrize("options", [{}, {"bidirectional": True, "num_layers": 2, "cell": "lstm"}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, *({"bidirectional": True, "num_layers": 2, "cell": c} for c in ("lstm", "qrnn", "sru", "lru", "rglru"))],
+    ids=str,
+)
 def test_gradients(kind, options, rng):
     """Gradients of every parameter by finite differences in float32: precise enough to detect a wrong term."""
     X = [rng.normal(size=(n, 2)).astype("float32") for n in (3, 1, 4)]
     y = np.array([0, 1, 1]) if kind is SequenceClassifier else np.array([0.0, 1.0, 2.0])
-    model = kind(hidden_size=3, max_iter=1, random_state=0, **options).fit(X, y)
+    model = kind(hidden_size=4, max_iter=1, random_state=0, **options).fit(X, y)
     target = y if kind is SequenceClassifier else y[:, None].astype("float32")
     weight = np.array([1.0, 2.0, 0.5])
     _, (of_layer, of_head) = model._gradients(X, target, weight)
