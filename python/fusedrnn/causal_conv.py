@@ -128,8 +128,10 @@ def causal_conv_forward(
     dtype = common_dtype([(given[name], array) for name, array in arrays.items()], False)
     _validate.room(owner, "y", T * B * D, dtype)
     steps = read_steps(owner, T, B, lengths, mask, reset, reverse)
-    copies = (np.array(arrays[name], dtype, order="C") if name in arrays else None for name in list(given)[1:])
-    saved = Saved(cast(arrays["x"], dtype), *copies, steps, silu)  # type: ignore[arg-type]
+    own_copy = {name: np.array(array, dtype, order="C") for name, array in arrays.items() if name != "x"}
+    saved = Saved(
+        cast(arrays["x"], dtype), own_copy["weight"], own_copy.get("bias"), own_copy.get("state"), steps, silu
+    )
     y, state_n = _core.empty(shape, dtype), _core.empty((B, k - 1, D), dtype)
     if y.size == 0:
         state_n[...] = 0 if saved.state is None else saved.state
@@ -194,8 +196,8 @@ def causal_conv_backward(
     if dx.size == 0:
         dstate[...] = 0 if of_state is None else of_state
     else:
-        x, of_y, of_x = (saved.steps.in_order(array) for array in (saved.x, of_y, dx))
-        flags = saved.steps.flags
+        steps = saved.steps
+        x, of_y, of_x = steps.in_order(saved.x), steps.in_order(of_y), steps.in_order(dx)
         given = (x, saved.weight, saved.bias, saved.state, saved.silu, of_y, of_state)
-        _core.causal_conv_backward(*given, of_x, dweight, dbias, dstate, flags)
+        _core.causal_conv_backward(*given, of_x, dweight, dbias, dstate, steps.flags)
     return CausalConvGrads(dx, dweight, None if saved.bias is None else dbias, dstate)

@@ -23,7 +23,10 @@ class Described:
 
     __slots__ = ()
 
-    params: Mapping[str, Any]
+    if TYPE_CHECKING:  # an attribute or a property of the classes below
+
+        @property
+        def params(self) -> Mapping[str, Any]: ...
 
     @property
     def num_parameters(self) -> int:

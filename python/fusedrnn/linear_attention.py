@@ -244,7 +244,8 @@ def linear_attention_backward(
         inputs, outputs = (tuple(steps.in_order(array) for array in group) for group in (saved.arrays, grads))
         rest = steps.in_order(saved.error), steps.in_order(of_o), of_S, outputs, dS_0, steps.flags
         _core.linear_attention_backward(inputs, saved.S_0, saved.scale, *rest)
-    return LinearAttentionGrads(*grads, dS_0)  # type: ignore[arg-type]
+    dq, dk, dv, ddecay, dbeta = grads
+    return LinearAttentionGrads(dq, dk, dv, ddecay, dbeta, dS_0)  # type: ignore[arg-type]
 
 
 def _check_rule(owner: str, rule: Any, decay: bool, beta: bool) -> None:

@@ -135,7 +135,7 @@ class Mamba(Mixer):
         for name, value in (("d_model", d_model), ("d_state", d_state), ("d_conv", d_conv), ("expand", expand)):
             values[name] = _validate.size(owner, name, value)
         auto = isinstance(dt_rank, str) and dt_rank == "auto"
-        values["dt_rank"] = "auto" if auto else _validate.size(owner, "dt_rank", dt_rank)  # type: ignore[arg-type]
+        values["dt_rank"] = "auto" if auto else _validate.size(owner, "dt_rank", dt_rank)
         values["conv_bias"] = _validate.flag(owner, "conv_bias", conv_bias)
         values["bias"] = _validate.flag(owner, "bias", bias)
         for name, number in (
@@ -232,7 +232,7 @@ class Mamba(Mixer):
         of_conv, of_ssm = (None, None) if dstate_n is None else dstate_n
         if dy is None:
             dy = np.zeros((*saved.x.shape[:2], self.d_model), self.dtype)
-        grads: dict[str, Array] = {"out_proj.weight": weight_gradient(dy, saved.scanned)}
+        grads: dict[str, Any] = {"out_proj.weight": weight_gradient(dy, saved.scanned)}
         if self.bias:
             grads["out_proj.bias"] = dy.sum((0, 1))
         of_scan = selective_scan_backward(saved.scan, product(dy, params["out_proj.weight"].T), of_ssm)
@@ -277,4 +277,5 @@ class Mamba(Mixer):
             ssm, c[0], delta[0], -np.exp(params["A_log"]), p[0, :, R : R + N], p[0, :, R + N :], params["D"], z[0],
             params["dt_proj.bias"], delta_softplus=True,
         )  # fmt: skip
-        return product(y[None], params["out_proj.weight"], params.get("out_proj.bias"))[0]
+        out: Array = product(y[None], params["out_proj.weight"], params.get("out_proj.bias"))[0]
+        return out

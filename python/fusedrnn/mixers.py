@@ -18,7 +18,6 @@ from . import _validate
 from .calling import Mode, SequenceLayer
 from .form import Extent, Outputs
 from .frozen_mixer import FrozenMixer
-from .kinds import CellKind
 from .mixer_form import Grid, MixerForm, StepsGiven
 from .parameters import PICKLE_VERSION, Parameterized, count_elements
 from .specs import ParameterSpec
@@ -111,8 +110,8 @@ class Mixer(SequenceLayer, Parameterized):
         self._configure(values)
         self._initialise()
 
-    def _choose_kind(self) -> CellKind:
-        return None  # type: ignore[return-value]  such a layer has no cell
+    def _choose_kind(self) -> Any:
+        return None  # such a layer has no cell
 
     def _specify(self) -> tuple[ParameterSpec, ...]:
         owner = type(self).__name__
@@ -153,7 +152,7 @@ class Mixer(SequenceLayer, Parameterized):
     def _defaults(cls) -> dict[str, Any]:
         """Arguments after d_model and their defaults, without rng."""
         constructor = next(c for c in cls.__mro__ if "__init__" in c.__dict__ and issubclass(c, Mixer))
-        parameters = list(inspect.signature(constructor.__init__).parameters.values())[2:]  # type: ignore[misc]
+        parameters = list(inspect.signature(constructor.__init__).parameters.values())[2:]
         return {p.name: np.dtype(np.float32) if p.name == "dtype" else p.default for p in parameters if p.name != "rng"}
 
     def _config(self) -> dict[str, object]:
@@ -268,7 +267,7 @@ def step_bias(rng: np.random.Generator, count: int, low: float, high: float, flo
 
 
 def last_inputs(
-    convolution: Callable[..., Any], x: Array, before: Array, steps: StepsGiven
+    convolution: tuple[Callable[..., Any], Callable[..., Any]], x: Array, before: Array, steps: StepsGiven
 ) -> tuple[Array, Callable[[Array], tuple[Array, Array]]]:
     """The last k inputs (B, D, k) after those `before`, and the function that takes their gradient back."""
     k = before.shape[2]
@@ -286,7 +285,7 @@ def last_inputs(
             return dx, dbefore
 
         return np.ascontiguousarray(whole.transpose(1, 2, 0)), back
-    forward, backward = convolution  # type: ignore[misc]
+    forward, backward = convolution
     none = np.zeros((x.shape[2], k + 1), x.dtype)  # only the state matters
     state = np.ascontiguousarray(before.transpose(0, 2, 1))
     _, last, tape = forward(x, none, None, state, **steps._asdict())

@@ -353,8 +353,9 @@ class Adam(Optimizer):
         super().__init__(params, lr, ("m", "v"))
 
     def _update(self, w: Array, g: Any, kept: list[Array], lr: float) -> None:
+        m, v = kept
         if not isinstance(g, SparseGrad):
-            self._move(w, g, *kept, lr)
+            self._move(w, g, m, v, lr)
         elif self.lazy:
             where = (g.ids,) if g.axis == 0 else (slice(None), g.ids)
             parts = [array[where] for array in (w, *kept)]
@@ -362,9 +363,9 @@ class Adam(Optimizer):
             for array, part in zip((w, *kept), parts, strict=True):
                 array[where] = part
         elif self.weight_decay and not self._decoupled:
-            self._move(w, g.to_dense(), *kept, lr)
+            self._move(w, g.to_dense(), m, v, lr)
         else:
-            self._move(w, g, *kept, lr)
+            self._move(w, g, m, v, lr)
 
     def _move(self, w: Array, g: Any, m: Array, v: Array, lr: float) -> None:
         beta1, beta2 = self.betas

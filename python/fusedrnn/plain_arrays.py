@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +57,10 @@ class StepsOfRows(NamedTuple):
     reverse: bool
     flags: _core.StepFlags | None
 
+    @overload
+    def in_order(self, array: Array) -> Array: ...
+    @overload
+    def in_order(self, array: Array | None) -> Array | None: ...
     def in_order(self, array: Array | None) -> Array | None:
         """The view of an array over time in which the steps run from the first to the last."""
         if array is None or not self.reverse or array.shape[0] == 1:

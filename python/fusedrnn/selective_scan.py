@@ -224,7 +224,7 @@ def selective_scan_backward(
         for array in (dA, dB, dC, dD, dbias):
             array[...] = 0
     else:
-        over_time = [steps.in_order(x) for x in (of_y, du, ddelta, dz)]
+        over_time = steps.in_order(of_y), steps.in_order(du), steps.in_order(ddelta), steps.in_order(dz)
         of_B, of_C = (x if x.ndim == 2 else steps.in_order(x) for x in (dB, dC))
         _core.selective_scan_backward(saved.kept, *_running(given, steps), *over_time, dA, of_B, of_C, dD, dbias, dh_0)
     parts = [
@@ -267,7 +267,7 @@ def _read(
     dtype = common_dtype(values, False)
     wide = common_dtype(values, True) if with_complex else dtype
     _validate.room(owner, "y and the states that are kept", (T + -(-T // 32) * N) * rows * channels, wide)
-    units = []
+    units: list[Array | None] = []
     for name, value in (("D", D), ("delta_bias", delta_bias)):
         if value is None:
             units.append(None)
@@ -280,7 +280,7 @@ def _read(
     h = _state(owner, "h_0", initial, (rows, channels, N), wide)
     operands = Operands(
         cast(inputs, dtype), cast(sequences["delta"], dtype), np.array(of_A, wide, order="C"),
-        *(_cast_matrix(x, wide) for x in matrices), units[0],
+        _cast_matrix(matrices[0], wide), _cast_matrix(matrices[1], wide), units[0],
         cast(sequences["z"], dtype) if z is not None else None, units[1],
         (matrices[0].shape, matrices[1].shape), (*kinds, initial is None or initial.dtype.kind == "c"),
     )  # fmt: skip
@@ -321,11 +321,23 @@ def _state(owner: str, name: str, value: Any, shape: tuple[int, int, int], dtype
     return np.array(array, dtype, order="C")
 
 
-def _running(given: Operands, steps: StepsOfRows) -> tuple[Any, ...]:
+#: u, delta, z, A, B, C, D, delta_bias.
+Running = tuple[Array, Array, Array | None, Array, Array, Array, Array | None, Array | None]
+
+
+def _running(given: Operands, steps: StepsOfRows) -> Running:
     """The operands as the kernels take them: in running order."""
-    u, delta, z = (steps.in_order(x) for x in (given.u, given.delta, given.z))
     B, C = (x if x.ndim == 2 else steps.in_order(x) for x in (given.B, given.C))
-    return u, delta, z, given.A, B, C, given.D, given.delta_bias
+    return (
+        steps.in_order(given.u),
+        steps.in_order(given.delta),
+        steps.in_order(given.z),
+        given.A,
+        B,
+        C,
+        given.D,
+        given.delta_bias,
+    )
 
 
 def selective_scan_step(
@@ -403,8 +415,10 @@ def selective_scan_step(
     if h.dtype != operands.A.dtype:
         raise TypeError(f"{owner}: h has dtype {h.dtype}; expected {operands.A.dtype}, as of u, delta, A, B, C and z")
     y = np.zeros((1, rows, channels), dtype)
+    first: Any = state  # a copy of h
     if y.size > 0:
         steps = StepsOfRows(False, None)
-        _core.selective_scan_forward(*_running(operands, steps), state, y, None, softplus, rule)
-        h[...] = state
-    return y[0]
+        _core.selective_scan_forward(*_running(operands, steps), first, y, None, softplus, rule)
+        h[...] = first
+    output: Array = y[0]
+    return output

@@ -264,7 +264,7 @@ def single(array: Array) -> Array:
 
 def linear_attention(owner: str, attributes: dict[str, Any], values: dict[str, Array]) -> tuple[Array, Array]:
     """LinearAttention on arrays (B, T, numbers of all heads)."""
-    over_time = []
+    over_time: list[Any] = []
     for name in ("query", "key", "value", "decay", "beta"):
         value = values.get(name)
         if value is not None and value.ndim != 3:
@@ -272,7 +272,11 @@ def linear_attention(owner: str, attributes: dict[str, Any], values: dict[str, A
         over_time.append(None if value is None else single(value).swapaxes(0, 1))
     past = values.get("past_state")
     o, S_n, _ = functional.linear_attention_forward(
-        *over_time,  # type: ignore[arg-type]
+        over_time[0],
+        over_time[1],
+        over_time[2],
+        over_time[3],
+        over_time[4],
         None if past is None else single(past),
         num_heads=attributes["q_num_heads"],
         num_kv_heads=attributes["kv_num_heads"],

@@ -70,7 +70,7 @@ class Sequences(BaseEstimator):  # type: ignore[misc, unused-ignore]
         width = sequences[0].shape[1]
         if reset:
             self.input_size_ = width
-            self.vocabulary_ = None
+            self.vocabulary_: dict[Any, int] | None = None
         elif self.vocabulary_ is not None:
             raise ValueError(_messages.not_tokens(type(self).__name__))
         elif width != self.input_size_:

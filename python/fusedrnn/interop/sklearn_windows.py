@@ -94,4 +94,5 @@ class SlidingWindows(TransformerMixin, BaseEstimator):  # type: ignore[misc, unu
 
     def _read(self, X: Any) -> Array:
         series = check_array(X, ensure_2d=False, dtype=(np.float64, np.float32))
-        return series[:, None] if series.ndim == 1 else series
+        found: Array = series[:, None] if series.ndim == 1 else series
+        return found

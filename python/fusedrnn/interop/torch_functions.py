@@ -183,16 +183,16 @@ def selective_state_update(
         check_shape(owner, name, tensor, shape, f"that of x {tuple(x.shape)} and A {tuple(A.shape)}")
     tensors = (state, x, dt, A, B, C, D, z, dt_bias)
     if state_batch_indices is None and state.dtype is dtype and state.is_contiguous() and not is_traced(tensors):
-        flat = [
+        flat: list[Any] = [
             None if t is None else t.detach().to(dtype).reshape(*t.shape[:kept], -1).numpy()
             for t, kept in ((x, 1), (dt, 1), (z, 1), (D, 0), (dt_bias, 0))
         ]
-        matrices = [to_dtype(t.detach(), dtype).numpy() for t in (A.reshape(-1, N), B, C)]
+        own_A, own_B, own_C = (to_dtype(t.detach(), dtype).numpy() for t in (A.reshape(-1, N), B, C))
         torch.autograd.graph.increment_version(state)
         with TorchsThreads():
             y = functional.selective_scan_step(
-                state.detach().view(x.shape[0], -1, N).numpy(), flat[0], flat[1], *matrices, flat[3], flat[2], flat[4],
-                delta_softplus=dt_softplus,
+                state.detach().view(x.shape[0], -1, N).numpy(), flat[0], flat[1], own_A, own_B, own_C, flat[3], flat[2],
+                flat[4], delta_softplus=dt_softplus,
             )  # fmt: skip
         return torch.from_numpy(y).reshape(x.shape).to(x.dtype)
     with torch.no_grad():

@@ -81,12 +81,14 @@ class Operator:
     def __call__(self, *arguments: Any) -> tuple[Any, ...]:
         tensors = arguments[: self._tensors]
         if torch._C._are_functorch_transforms_active():
-            return _Transformed.apply(self, *arguments)
+            transformed: tuple[Any, ...] = _Transformed.apply(self, *arguments)
+            return transformed
         if is_traced(tensors):
             results: tuple[Any, ...] = self._op(*arguments)
             return results
         if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-            return _Node.apply(self, *arguments)
+            with_gradients: tuple[Any, ...] = _Node.apply(self, *arguments)
+            return with_gradients
         return self._plain(*arguments)
 
     def run(self, arguments: Sequence[Any]) -> tuple[tuple[Any, ...], Any]:

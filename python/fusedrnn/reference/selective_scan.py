@@ -132,9 +132,9 @@ def selective_scan_forward(
     A = np.asarray(A)
     real = np.dtype(dtype)
     wide = np.result_type(real, np.complex64) if A.dtype.kind == "c" else real
-    u, delta = np.asarray(u).astype(real), np.asarray(delta).astype(real)
-    if u.ndim != 3 or delta.shape != u.shape:
-        raise ValueError(f"{owner}: u and delta have shapes {u.shape} and {delta.shape}; expected both (T, B, D)")
+    u, step = np.asarray(u).astype(real), np.asarray(delta).astype(real)
+    if u.ndim != 3 or step.shape != u.shape:
+        raise ValueError(f"{owner}: u and delta have shapes {u.shape} and {step.shape}; expected both (T, B, D)")
     T, rows, channels = u.shape
     if A.ndim != 2 or A.shape[0] != channels:
         raise ValueError(f"{owner}: A has shape {A.shape}; expected (D, N) with D = {channels}")
@@ -152,20 +152,20 @@ def selective_scan_forward(
     runs, cuts = runs_and_cuts(owner, T, rows, lengths, mask, reset, reverse)
     skip = None if D is None else np.asarray(D).astype(real)
     gate = None if z is None else np.asarray(z).astype(real)
-    slope = np.ones_like(delta)
+    slope = np.ones_like(step)
     with np.errstate(all="ignore"):
         if delta_bias is not None:
-            delta = delta + np.asarray(delta_bias).astype(real)
+            step = step + np.asarray(delta_bias).astype(real)
         if delta_softplus:
-            slope = _sigmoid(delta)
-            delta = np.logaddexp(0, delta).astype(real)
+            slope = _sigmoid(step)
+            step = np.logaddexp(0, step).astype(real)
     p, y = np.zeros_like(u), np.zeros_like(u)
     before, after = (np.zeros((T, rows, channels, N), wide) for _ in range(2))
     for t in in_order(T, reverse):
         h = np.where(cuts[t, :, None, None], 0, h)
         before[t] = h
         with np.errstate(all="ignore"):
-            a, b = coefficients(delta[t], A, discretization)
+            a, b = coefficients(step[t], A, discretization)
             new = a * h + b * B_[t] * u[t, :, :, None]
             read = (C_[t] * new).sum(-1)
             p[t] = 2 * read.real if wide != real else read
@@ -176,7 +176,7 @@ def selective_scan_forward(
         after[t] = h
         y[t] = np.where(runs[t, :, None], out, 0)
     tape = SelectiveScanTape(
-        u, delta, slope, A, B_, C_, skip, gate, before, after, p, runs, cuts, reverse, discretization,
+        u, step, slope, A, B_, C_, skip, gate, before, after, p, runs, cuts, reverse, discretization,
         (given[0].shape, given[1].shape),
         (given[0].dtype.kind == "c", given[1].dtype.kind == "c", h_0 is None or np.asarray(h_0).dtype.kind == "c"),
         delta_bias is not None,
@@ -277,9 +277,11 @@ def _by_channel(owner: str, name: str, x: Array, shape: tuple[int, ...], N: int)
 
 def _sum_channels(d: Array, shape: tuple[int, ...]) -> Array:
     """The gradient of B or C in the shape in which it was given."""
+    total: Array
     if len(shape) == 2:
-        total: Array = d.sum((0, 1))
+        total = d.sum((0, 1))
         return total
     T, rows, channels, N = d.shape
     groups = shape[2] if len(shape) == 4 else 1
-    return d.reshape(T, rows, groups, channels // groups, N).sum(3).reshape(shape)
+    total = d.reshape(T, rows, groups, channels // groups, N).sum(3).reshape(shape)
+    return total
