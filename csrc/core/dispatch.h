@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "../kernels/recurrence_contract.h"
+#include "../kernels/attention_contract.h"
 
 namespace fusedrnn {
 
@@ -28,6 +28,15 @@ template <class T>
 const RecurrenceTable<T>& recurrences_of(const Kernels& k) {
   if constexpr (sizeof(T) == 4) return recurrences_f32(k);
   else return recurrences_f64(k);
+}
+
+// The kernels of convolutions and linear attention of the same level.
+const AttentionTable<float>& attention_f32(const Kernels& k);
+const AttentionTable<double>& attention_f64(const Kernels& k);
+template <class T>
+const AttentionTable<T>& attention_of(const Kernels& k) {
+  if constexpr (sizeof(T) == 4) return attention_f32(k);
+  else return attention_f64(k);
 }
 
 }  // namespace fusedrnn

@@ -301,3 +301,99 @@ def state_space_backward(
     dmatrices: tuple[Array | None, ...],  # out: in the form of the matrices
     dx_0: Array,  # out: (B, n)
 ) -> None: ...
+
+@final
+class SelectiveTape:
+    """The states that `selective_scan_forward` keeps: those before every 32nd step."""
+
+    @property
+    def nbytes(self) -> int: ...
+
+def selective_scan_forward(
+    u: Array,  # (T, B, D), last axis contiguous, as delta and z
+    delta: Array,
+    z: Array | None,
+    A: Array,  # (D, N), C-contiguous; if it is complex, so are B, C and h
+    B: Array,  # (T, B, G, N), last two axes contiguous; or (D, N), C-contiguous
+    C: Array,
+    D: Array | None,  # (D,)
+    delta_bias: Array | None,  # (D,)
+    h: Array,  # (B, D, N), in: the first state; out: the last one
+    y: Array,  # out: (T, B, D), the rows of a step C-contiguous
+    flags: StepFlags | None,
+    softplus: bool,
+    rule: int,  # mamba, zoh, bilinear
+) -> SelectiveTape: ...
+def selective_scan_backward(
+    tape: SelectiveTape,
+    u: Array,
+    delta: Array,
+    z: Array | None,
+    A: Array,
+    B: Array,
+    C: Array,
+    D: Array | None,
+    delta_bias: Array | None,
+    dy: Array | None,  # (T, B, D), last axis contiguous
+    du: Array,  # out, as ddelta and dz: (T, B, D), the rows of a step C-contiguous
+    ddelta: Array,
+    dz: Array | None,
+    dA: Array,  # out: (D, N)
+    dB: Array,  # out, as dC: of the shape of B, the rows of a step C-contiguous
+    dC: Array,
+    dD: Array,  # out, as ddelta_bias: (D,)
+    ddelta_bias: Array,
+    dh: Array,  # (B, D, N), in: the gradient of the last state; out: that of the first one
+) -> None: ...
+def selective_scan_step(
+    h: Any, u: Any, delta: Any, A: Any, B: Any, C: Any, D: Any, z: Any, delta_bias: Any, softplus: Any, /
+) -> Array | None:
+    """One step of "mamba" with real numbers, h updated in place; None if an argument needs a look by Python."""
+
+def selective_functions(function: str, x: Array) -> Array:
+    """exp2, softplus, phi or sine of each element, for accuracy tests."""
+
+def causal_conv_forward(
+    x: Array,  # (T, B, D) in running order, last axis contiguous, as all arrays over time
+    weight: Array,  # (D, k)
+    bias: Array | None,
+    state: Array | None,  # (B, k-1, D)
+    silu: bool,
+    y: Array,  # out
+    state_n: Array,  # out
+    flags: StepFlags | None,
+) -> None: ...
+def causal_conv_backward(
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    state: Array | None,
+    silu: bool,
+    dy: Array,
+    dstate_n: Array | None,
+    dx: Array,  # out, as what follows
+    dweight: Array,
+    dbias: Array,
+    dstate: Array,
+    flags: StepFlags | None,
+) -> None: ...
+def linear_attention_forward(
+    inputs: tuple[Array | None, ...],  # q, k, v, decay, beta
+    S_0: Array | None,  # (B, kv_heads, d_k, d_v)
+    scale: float,
+    o: Array,  # out
+    S_n: Array,  # out
+    error: Array | None,  # out, with beta: v - S^T k
+    flags: StepFlags | None,
+) -> None: ...
+def linear_attention_backward(
+    inputs: tuple[Array | None, ...],
+    S_0: Array | None,
+    scale: float,
+    error: Array | None,
+    do: Array,
+    dS_n: Array | None,
+    outputs: tuple[Array | None, ...],  # out: the gradients of the inputs
+    dS_0: Array,  # out
+    flags: StepFlags | None,
+) -> None: ...

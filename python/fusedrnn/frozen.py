@@ -50,20 +50,29 @@ class FrozenLayer(Frozen):
     (True, True)
     """
 
-    __slots__ = ("_initial", "_plan", "_weights", "params")
+    __slots__ = ("_initial", "_made_of", "_plan", "_weights", "params")
 
     params: Mapping[str, Array]
     _weights: list[_core.Weights]
     _initial: tuple[Array, ...] | None  # with learned_state
     _plan: Plan
+    _made_of: tuple[str, dict[str, Any]] | None  # `Parameterized._source` of the layer, for files
 
-    def __init__(self, plan: Plan, description: str, params: dict[str, Array], precision: str) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        description: str,
+        params: dict[str, Array],
+        precision: str,
+        made_of: tuple[str, dict[str, Any]] | None = None,
+    ) -> None:
         self._refuse_second_init()
         for array in params.values():
             array.flags.writeable = False
         put = object.__setattr__
         put(self, "_plan", plan)
         put(self, "_description", description)
+        put(self, "_made_of", made_of)
         weights, initial = plan.split_learned(list(params.values()))
         put(self, "_initial", initial)
         put(self, "_weights", pack(plan.kind, weights, False, plan.zoneout))
@@ -194,11 +203,23 @@ class FrozenLayer(Frozen):
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _thaw, (PICKLE_VERSION, self._config(), self._description, dict(self.params), self.precision)
+        return _thaw, (
+            PICKLE_VERSION,
+            self._config(),
+            self._description,
+            dict(self.params),
+            self.precision,
+            self._made_of,
+        )
 
 
 def _thaw(
-    version: int, config: tuple[Any, ...], description: str, params: dict[str, Array], precision: str
+    version: int,
+    config: tuple[Any, ...],
+    description: str,
+    params: dict[str, Array],
+    precision: str,
+    made_of: tuple[str, dict[str, Any]] | None = None,  # earlier pickles do not have it
 ) -> FrozenLayer:
     """Unpickle, and pack the weights for this machine."""
     if version != PICKLE_VERSION:
@@ -227,7 +248,7 @@ def _thaw(
         specs = layer_specs(plan) + learned_specs(plan)
         arrays = _validate.parameters(owner, params, specs, plan.dtype)
         named = {spec.name: array for spec, array in zip(specs, arrays, strict=True)}
-        return FrozenLayer(plan, description, named, precision)
+        return FrozenLayer(plan, description, named, precision, made_of)
     except (AttributeError, KeyError, OverflowError, RuntimeError) as error:
         raise _validate.no_pickle("FrozenLayer", f"has a configuration that does not fit: {error!r}") from None
 

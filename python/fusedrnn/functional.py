@@ -15,6 +15,7 @@ it.
 
 from __future__ import annotations
 
+from .causal_conv import CausalConvGrads, causal_conv_backward, causal_conv_forward
 from .discretization import DiscretizeGrads, discretize, discretize_backward, discretize_forward
 from .families.gru import gru_backward, gru_forward
 from .families.indrnn import indrnn_backward, indrnn_forward
@@ -26,22 +27,34 @@ from .families.rglru import rglru_backward, rglru_forward
 from .families.rnn import rnn_backward, rnn_forward
 from .families.sru import sru_backward, sru_forward
 from .grads import ElementwiseGrads, ElementwisePairGrads, GRUGrads, LSTMGrads, RNNGrads
+from .linear_attention import LinearAttentionGrads, linear_attention_backward, linear_attention_forward
 from .one_direction import FunctionalTape
 from .plain_arrays import ArrayTape
 from .scans import ScanGrads, scan_backward, scan_forward
+from .selective_scan import (
+    SelectiveScanGrads,
+    selective_scan_backward,
+    selective_scan_forward,
+    selective_scan_step,
+)
 from .state_spaces import StateSpaceGrads, state_space_backward, state_space_forward
 
 __all__ = [
     "ArrayTape",
+    "CausalConvGrads",
     "DiscretizeGrads",
     "ElementwiseGrads",
     "ElementwisePairGrads",
     "FunctionalTape",
     "GRUGrads",
     "LSTMGrads",
+    "LinearAttentionGrads",
     "RNNGrads",
     "ScanGrads",
+    "SelectiveScanGrads",
     "StateSpaceGrads",
+    "causal_conv_backward",
+    "causal_conv_forward",
     "discretize",
     "discretize_backward",
     "discretize_forward",
@@ -49,6 +62,8 @@ __all__ = [
     "gru_forward",
     "indrnn_backward",
     "indrnn_forward",
+    "linear_attention_backward",
+    "linear_attention_forward",
     "lru_backward",
     "lru_forward",
     "lstm_backward",
@@ -65,6 +80,9 @@ __all__ = [
     "rnn_forward",
     "scan_backward",
     "scan_forward",
+    "selective_scan_backward",
+    "selective_scan_forward",
+    "selective_scan_step",
     "sru_backward",
     "sru_forward",
     "state_space_backward",

@@ -317,4 +317,4 @@ class RecurrentLayer(SequenceLayer, Parameterized):
         chosen = _validate.precision(owner, precision, self.dtype)
         arrays = self._arrays()
         params = {spec.name: array.copy() for spec, array in zip(self._specs, arrays, strict=True)}
-        return FrozenLayer(self._plan, repr(self), params, chosen)
+        return FrozenLayer(self._plan, repr(self), params, chosen, self._source())

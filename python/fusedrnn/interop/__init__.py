@@ -16,8 +16,11 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from ..signatures import unquote
+
 if TYPE_CHECKING:
     from .onnx_nodes import OnnxNode
+    from .onnx_operators import OnnxOperator
     from .weight_files import load_npz, load_safetensors, save_npz, save_safetensors
     from .weights_dynet import from_dynet
     from .weights_flax import from_flax
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "OnnxNode",
+    "OnnxOperator",
     "from_dynet",
     "from_flax",
     "from_haste",
@@ -63,6 +67,7 @@ __all__ = [
 #: Public name -> its module, which is imported on first use.
 _MODULES = {
     "OnnxNode": "onnx_nodes",
+    "OnnxOperator": "onnx_operators",
     "from_haste": "weights_haste",
     "from_flax": "weights_flax",
     "from_dynet": "weights_dynet",
@@ -89,7 +94,9 @@ _MODULES = {
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
-        return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
+        thing = getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
+        unquote([thing])
+        return thing
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -37,8 +37,10 @@ from .conventions import GATES, Array, Direction, Pair, Part, as_weights, assemb
 from .onnx_constants import Constants, Evaluator
 from .onnx_functions import plain_domain
 from .onnx_nodes import OnnxNode
+from .onnx_operators import OPERATORS, OnnxOperator, is_operator, read_operator
 from .onnx_trace import are_all_steps, are_zeros, is_recurrent, label, steps_and_rows, trace
 from .onnx_values import Size
+from .packages import needs
 from .stored import faults_of, reading
 from .weights_onnx_chain import read_chain
 
@@ -96,7 +98,8 @@ def from_onnx(
     dtype: Any = None,
     chain: bool = False,
 ) -> Any:
-    """The layers of all RNN, GRU and LSTM nodes of an ONNX model, or of one node.
+    """The layers of all RNN, GRU and LSTM nodes of an ONNX model, or of one node; and its LinearAttention and
+    CausalConvWithState nodes, also those of com.microsoft.
 
     Parameters
     ----------
@@ -119,9 +122,9 @@ def from_onnx(
 
     Returns
     -------
-    dict of str to OnnxNode, or OnnxNode
-        By name, in the model's order; for a NodeProto the node alone. With ``chain=True`` an RNN, GRU, LSTM, Stack or
-        Bidirectional.
+    dict of str to OnnxNode or OnnxOperator, or one of these
+        By name, in the model's order; for a NodeProto the node alone. LinearAttention and CausalConvWithState are an
+        `OnnxOperator`. With ``chain=True`` an RNN, GRU, LSTM, Stack or Bidirectional.
 
     Raises
     ------
@@ -136,17 +139,19 @@ def from_onnx(
         that a node reads the outputs of the node below, it has its own lengths or initial state, or it is in a branch
         or a loop, or an output of the model follows from a lower node.
     """
-    import onnx
-
     owner = "from_onnx"
+    onnx = needs(owner, "onnx")
     if dtype is not None:
         dtype = layer_dtype(owner, dtype)
     if tensors is not None and not isinstance(tensors, Mapping):
         raise TypeError(_messages.no_mapping(owner, "tensors", tensors))
     given = {name: as_array(owner, f"tensors[{name!r}]", value) for name, value in (tensors or {}).items()}
     if isinstance(source, onnx.NodeProto):
+        if is_operator(source):
+            return read_operator(owner, source, given.get)
         if source.op_type not in GATES:
-            raise ValueError(_messages.attribute(owner, "op_type", source.op_type, f"one of {_messages.listed(GATES)}"))
+            kinds = _messages.listed([*GATES, *OPERATORS])
+            raise ValueError(_messages.attribute(owner, "op_type", source.op_type, f"one of {kinds}"))
         return read_node(owner, source, given.get, dtype)
     path = os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
     if path is not None:
@@ -168,14 +173,19 @@ def read_model(
     evaluator = Evaluator(owner, model)
     for array in given.values():
         evaluator.earn(array)
-    found: list[tuple[OnnxNode, Constants]] = []
+    found: list[tuple[Any, Constants]] = []
     names: set[str] = set()
     again: Counter[str] = Counter()
     graph = Constants(evaluator, model.graph, None, given, folder)
     for node, constants in recurrent_nodes(graph, given):
-        if not is_recurrent(node):
+        if is_operator(node) and chain:
+            continue
+        if is_operator(node):
+            read: OnnxNode | OnnxOperator = read_operator(owner, node, constants.used)
+        elif not is_recurrent(node):
             raise ValueError(_messages.other_recurrent(owner, label(node), node.domain))
-        read = read_node(owner, node, constants.used, dtype, constants)
+        else:
+            read = read_node(owner, node, constants.used, dtype, constants)
         name = read.name
         while read.name in names:
             again[name] += 1
@@ -199,7 +209,11 @@ def recurrent_nodes(graph: Constants, given: Mapping[str, Array]) -> Iterator[tu
         if node is None:
             rest.pop()
             continue
-        if is_recurrent(node) or (plain_domain(node.domain) and any(kind in node.op_type for kind in GATES)):
+        if (
+            is_recurrent(node)
+            or is_operator(node)
+            or (plain_domain(node.domain) and any(kind in node.op_type for kind in GATES))
+        ):
             yield node, constants
         inner = [g for a in node.attribute for g in (*([a.g] if a.HasField("g") else []), *a.graphs)]
         scopes = [Constants(graph.evaluator, g, constants, given, graph.folder) for g in reversed(inner)]
