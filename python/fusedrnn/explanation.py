@@ -39,7 +39,8 @@ class Explanation(Record):
 
     Each call is a dict with "cell", "form", "input_size", "hidden_size", "tokens", "reverse", "steps", "rows",
     "multiply_adds", "weight_bytes" (read at every step), "chunk_rows" (whose input product is computed at once),
-    "tape_bytes" and "scratch_bytes". With tokens, "input_size" is the number of columns of weight_ih that are packed.
+    "tape_bytes" and "scratch_bytes". With tokens, "input_size" is the number of columns of weight_ih that are packed;
+    with a window, that of the inputs of all its steps.
 
     Examples
     --------

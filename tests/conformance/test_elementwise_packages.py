@@ -1,6 +1,6 @@
 """Cells without a recurrent matrix against other people's code: values, gradients and converted weights.
 
-sru compiles C++ when it is imported, so its layer is written here from the published equations; the others are run.
+sru compiles C++ when it is imported, which takes minutes, so its layer is also written here from the paper's equations.
 """
 
 import math
@@ -167,6 +167,31 @@ def sru_layer(cell: Any, x: Any) -> Any:
             ys[t] = r * c + (1 - r) * highway[t, :, d]
         outputs.append(torch.stack([ys[t] for t in range(T)]))
     return torch.cat(outputs, dim=2)
+
+
+@pytest.mark.filterwarnings("ignore")  # about CUDA, and gradients on a CPU
+@pytest.mark.parametrize("inputs", [4, 5])
+@pytest.mark.parametrize(
+    "options", [{}, {"bidirectional": True}, {"rescale": True, "highway_bias": -1.0}, {"rescale": False}], ids=str
+)
+def test_the_package_sru(inputs, options, seed, rng):
+    package = pytest.importorskip("sru")
+    H, D = 4, 1 + options.get("bidirectional", False)
+    module = package.SRU(inputs, H, num_layers=2, **options).double()
+    for cell in module.rnn_lst:
+        if cell.rescale:  # the package rounds this number to float32
+            cell.scale_x.fill_(math.sqrt(1 + 2 * math.exp(cell.highway_bias)))
+    x, dy = tensor(rng.standard_normal((T, B, inputs))), rng.standard_normal((T, B, D * H))
+    theirs, c = module(x)
+    theirs.backward(torch.tensor(dy))
+    layer = from_sru(module)
+    y, (_, own_c), tape = layer.forward(x.detach().numpy())
+    grads = tape.backward(dy)
+    own_c = own_c.reshape(2, D, B, H).transpose(0, 2, 1, 3).reshape(2, B, D * H)
+    check({"y": (y, theirs), "c": (own_c, c), "dx": (grads.x, x.grad)}, 4 * H)
+    for l, cell in enumerate(module.rnn_lst):
+        own = [grads.params[f"weight_unit_l{l}{way}"] for way in ("", "_reverse")[:D]]
+        check({"dv": (np.stack(own, 1), cell.weight_c.grad.reshape(2, D, H))}, 4 * H)
 
 
 def test_indrnn_and_qrnn_of_the_published_equations(rng):
