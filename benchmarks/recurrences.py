@@ -12,9 +12,15 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
+
+if "--threads" not in " ".join(sys.argv):  # one thread, in all libraries: they read this when they are imported
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(variable, "1")
+    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
 
 import numpy as np
 
@@ -332,10 +338,6 @@ def main() -> None:
     parser.add_argument("--cpu", action="store_true", help="CPU time of the process, for a busy machine and one thread")
     parser.add_argument("--without", default="", help="names of peers to leave out, separated by commas")
     arguments = parser.parse_args()
-    if arguments.threads == 1:
-        os.environ.setdefault("OMP_NUM_THREADS", "1")
-        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-        os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
     fusedrnn.set_num_threads(arguments.threads)
     measuring = (arguments.rounds, time.process_time if arguments.cpu else time.perf_counter)
     rng = np.random.default_rng(0)

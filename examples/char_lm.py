@@ -24,6 +24,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import numpy as np
 
 import fusedrnn
+from char_lm_cells import make_layer
 from char_lm_run import Arrays, Data, Progress, Run, parse_options, read_data, watched
 from char_lm_text import UNKNOWN, Array, batches, encode
 
@@ -44,9 +45,9 @@ class CharModel:
     """A recurrent layer that reads tokens, a dense layer that scores the next one, and Adam's two moments."""
 
     def __init__(self, options: Any, V: int) -> None:
-        H, L, rng = options.hidden, options.layers, np.random.default_rng(options.seed)
-        kind: Any = {"lstm": fusedrnn.LSTM, "rnn": fusedrnn.RNN}.get(options.cell, fusedrnn.GRU)
-        self.layer = kind(V, H, L, rng=rng, **({"reset_after": False} if options.cell == "gru-before" else {}))
+        rng = np.random.default_rng(options.seed)
+        self.layer = make_layer(options.cell, V, options.hidden, options.layers, rng)
+        H = self.layer.hidden_size
         self.W = rng.uniform(-(H**-0.5), H**-0.5, (V, H)).astype(np.float32)
         self.b = np.zeros(V, np.float32)
         # The arrays themselves, not copies: changing them in place changes the model.

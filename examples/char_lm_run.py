@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import fusedrnn
+from char_lm_cells import CELLS
 from char_lm_text import Array, columns, encode, make_vocabulary, read_files, read_standard_library
 
 try:
@@ -39,9 +40,15 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     add("--resume", action="store_true", help="carry on with the run in --out, with its options")
     add("--quick", action="store_true", help="a tiny model in a few seconds, kept in runs/char_lm_quick")
     add("--check-torch", action="store_true", help="train torch on the same batches, too, and compare")
-    add("--cell", choices=("lstm", "gru", "gru-before", "rnn"), default="lstm", help="kind of layer")
-    add("--layers", type=int, default=1, metavar="L", help="stacked layers")
-    add("--hidden", type=int, default=256, metavar="H", help="hidden units per layer")
+    add("--cell", choices=tuple(CELLS), default="lstm", help="kind of layer")
+    add("--layers", type=int, metavar="L", help="stacked layers; None is 1, without a recurrent matrix 3")
+    add(
+        "--hidden",
+        type=int,
+        metavar="H",
+        help="units per layer; None is 256, without a recurrent matrix as many as "
+        "give the parameters of an LSTM of 256",
+    )
     add("--batch", type=int, default=32, metavar="B", help="places in the text that are read side by side")
     add("--length", type=int, default=64, metavar="T", help="steps that gradients go back through time")
     add("--steps", type=int, default=4500, metavar="N", help="training steps")
@@ -68,10 +75,10 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
                 parser.error(f"--resume: the run has {name} {saved[name]}, not {getattr(options, name)}")
     options.lr = options.lr or (0.004 if options.cell == "rnn" else 0.01)
     for name in ("layers", "hidden", "batch", "length", "steps", "eval_every", "threads"):
-        if getattr(options, name) < 1:
+        if getattr(options, name) is not None and getattr(options, name) < 1:
             parser.error(f"--{name.replace('_', '-')} is {getattr(options, name)}; expected at least 1")
-    if options.check_torch and options.cell == "gru-before":
-        parser.error("--check-torch: torch has no GRU that resets before the product; --cell gru has a twin there")
+    if options.check_torch and options.cell not in ("lstm", "gru", "rnn"):
+        parser.error(f"--check-torch: torch has no {options.cell}; --cell lstm, gru and rnn have twins there")
     if options.check_torch and (options.resume or options.seconds):
         parser.error("--check-torch compares whole runs of equal steps: not with --resume or --seconds")
     if options.check_torch and importlib.util.find_spec("torch") is None:

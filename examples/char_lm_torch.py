@@ -19,7 +19,7 @@ class TorchModel:
         kind = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU, "rnn": torch.nn.RNN}[options.cell]
         V, H = params["dense.weight"].shape
         self.one_hot = torch.eye(V)  # torch's layers take vectors, not tokens
-        self.net = torch.nn.ModuleDict({"layer": kind(V, H, options.layers), "dense": torch.nn.Linear(H, V)})
+        self.net = torch.nn.ModuleDict({"layer": kind(V, H, options.layers or 1), "dense": torch.nn.Linear(H, V)})
         self.net.load_state_dict({n if "." in n else f"layer.{n}": torch.from_numpy(p) for n, p in params.items()})
         self.optimiser = torch.optim.Adam(self.net.parameters())
 

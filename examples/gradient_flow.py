@@ -4,8 +4,10 @@
 
 The adding problem (Hochreiter & Schmidhuber 1997): x_t is a random number and a flag, two flags are set, and the
 answer after the last step is the sum of the two flagged numbers. Always answering 1 has a mean squared error of 1/6.
-First the norms for an RNN, a GRU and an LSTM before training; then whether they learn the task; then a network whose
-gradients explode: clipping bounds them, and where they are no longer finite that is noticed rather than trained on.
+First the norms for an RNN, a GRU and an LSTM before training, and for cells without a recurrent matrix, where
+dh_s/dh_{s-1} is diagonal: each unit has a rate of its own. Then whether they learn the task, which the LRU, linear in
+x, cannot by itself. Then a network whose gradients explode: clipping bounds them, and where they are no longer finite
+that is noticed rather than trained on.
 """
 
 import sys
@@ -19,6 +21,7 @@ from fusedrnn.interop.autograd import apply
 from training import Adam, dense, dense_params, fit, leaves, parse_options, save, verdict
 
 KINDS = {"RNN": fusedrnn.RNN, "GRU": fusedrnn.GRU, "LSTM": fusedrnn.LSTM}
+DIAGONAL = {"MinGRU": fusedrnn.MinGRU, "RG-LRU": fusedrnn.RGLRU, "LRU": fusedrnn.LRU}
 
 
 def adding_problem(rng, T, B):
@@ -63,21 +66,22 @@ def main(arguments: list[str] | None = None) -> int:
             yield adding_problem(rng, T, 50)
 
     error = {}
-    for name, kind in KINDS.items():
+    for name, kind in (KINDS | DIAGONAL).items():
         layer = kind(2, H, rng=np.random.default_rng(options.seed))
         if name == "LSTM":
             layer.params["bias_ih_l0"][H : 2 * H] = 1  # the forget gate starts open
         params = {"layer": layer.params, "out": dense_params(rng, H, 1)}
         at_first = norms(layer, params, x_test, target_test)
-        left.semilogy(at_first, label=name)
+        style = "--" if name in DIAGONAL else "-"
+        left.semilogy(at_first, style, label=name)
         curve = fit(lambda p, x, y, layer=layer: squared_error(layer, p, x, y), params, endless(), options.steps)
         error[name] = float(squared_error(layer, params, x_test, target_test))
         trained = norms(layer, params, x_test, target_test)
         print(
-            f"{name:5} |dL/dh_0| / |dL/dh_T|: {at_first[0] / at_first[-1]:8.1e} before, "
+            f"{name:6} |dL/dh_0| / |dL/dh_T|: {at_first[0] / at_first[-1]:8.1e} before, "
             f"{trained[0] / trained[-1]:8.1e} after training; error {error[name]:.4f} of {1 / 6:.4f}"
         )
-        middle.semilogy(np.convolve(curve, np.ones(25) / 25, "valid"), label=name)
+        middle.semilogy(np.convolve(curve, np.ones(25) / 25, "valid"), style, label=name)
     left.set(xlabel="t", ylabel="norm of dL/dh_t", title="before training")
     middle.axhline(1 / 6, color="0.5", linestyle=":")
     middle.set(xlabel="training step", ylabel="squared error", title="training, gradients clipped")

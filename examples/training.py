@@ -1,8 +1,8 @@
-"""What the examples share: options, a dense layer, losses, batches, Adam, a progress bar, pictures and the verdict.
+"""What the examples share: options, a dense layer, losses, batches, clipping, a progress bar, pictures and the verdict.
 
-The recurrent layers are fusedrnn's. Everything else is NumPy that autograd differentiates. Parameters are a dict of
-arrays, or of such dicts: what autograd takes and gives back. ``layer.params`` is one, and its arrays are live: what
-Adam changes in place, the layer has.
+The recurrent layers and Adam are fusedrnn's. Everything else is NumPy that autograd differentiates. Parameters are a
+dict of arrays, or of such dicts: what autograd takes and gives back. ``layer.params`` is one, and its arrays are live:
+what Adam changes in place, the layer has.
 """
 
 import argparse
@@ -105,22 +105,23 @@ def leaves(tree: Params) -> Iterator[Array]:
         yield from leaves(value) if isinstance(value, dict) else (value,)
 
 
+def copied(tree: Params) -> Params:
+    """The same dict of arrays or of such dicts, of arrays that nobody else has and that can be changed in place."""
+    return {name: copied(value) if isinstance(value, dict) else np.array(value) for name, value in tree.items()}
+
+
 class Adam:
-    """Kingma & Ba 2015, after clipping by the norm of all gradients together (Pascanu et al. 2013)."""
+    """fusedrnn's Adam, after clipping by the norm of all gradients together (Pascanu et al. 2013)."""
 
     def __init__(self, params: Params, clip: float) -> None:
-        self.params, self.clip, self.t = list(leaves(params)), clip, 0
-        self.m, self.v = ([np.zeros_like(p) for p in self.params] for _ in range(2))
+        self.optimiser, self.clip = fusedrnn.optim.Adam(params), clip
 
     def step(self, grads: Params, lr: float) -> float:
         """Change the parameters in place; returns the norm before clipping. FloatingPointError if it is not finite."""
-        gradients = [np.array(g) for g in leaves(grads)]
+        gradients = copied(grads)
         norm = fusedrnn.clip_grad_norm(gradients, self.clip)
-        self.t += 1
-        for p, g, m, v in zip(self.params, gradients, self.m, self.v, strict=True):
-            m += 0.1 * (g - m)
-            v += 0.001 * (g * g - v)
-            p -= lr * (m / (1 - 0.9**self.t)) / (np.sqrt(v / (1 - 0.999**self.t)) + 1e-8)
+        self.optimiser.lr = float(lr)
+        self.optimiser.step(gradients)
         return norm
 
 

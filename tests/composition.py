@@ -8,6 +8,7 @@ import numpy as np
 
 from fusedrnn import reference
 from fusedrnn.reference import Cell
+from fusedrnn.reference.windows import backward_windows, forward_windows
 from tolerances import assert_close
 
 #: A layer's parameter names -> the reference's names of their gradients.
@@ -47,13 +48,14 @@ def compose(
     Time-major and batched. `steps` are lengths, mask, reset and past_end; `masks` are the masks of training, as in
     ``tape.masks``, or None for inference; `params` replace the layer's own parameters.
     """
-    S, D, L = cell.states, 1 + layer.bidirectional, layer.num_layers
+    S, D, L, window = cell.states, 1 + layer.bidirectional, layer.num_layers, getattr(layer, "window", 1)
     params = layer.params if params is None else params
     ways = ("", "_reverse")[:D]
     suffixes = [f"_l{k}{way}" for k in range(L) for way in ways]
     below = dict(steps or {})
     last = below | {"past_end": below.pop("past_end", "zero")}
-    tapes, outputs, finals, factors = [], [], [], []
+    outputs, finals, factors = [], [], []
+    tapes: list[Any] = []
     for k in range(L):
         ys = []
         for d in range(D):
@@ -65,16 +67,14 @@ def compose(
             gains = [params.get(name + suffixes[row]) for name in NORMS]
             own = tuple(params.get(f"{part}_0{suffixes[row]}") for part in "hc"[:S])
             norm = reference.LayerNorm(*gains, layer.layer_norm_eps) if layer.layer_norm else None
-            y, final, tape = reference.forward(
-                *(cell, x, tuple(s[row] for s in state) if state else (None,) * S, *weights),
-                W_peephole=W_peephole,
-                W_hr=W_hr,
-                layer_norm=norm,
-                initial=own,
-                reverse=d == 1 or layer.backwards,
-                **arguments,
-                **(last if k == L - 1 else below),
-            )
+            arguments |= {"initial": own, "reverse": d == 1 or layer.backwards} | (last if k == L - 1 else below)
+            before = tuple(s[row] for s in state) if state else (None,) * S
+            if window > 1:
+                y, final, tape = forward_windows(cell, window, x, before, weights[0], weights[2], **arguments)
+            else:
+                y, final, tape = reference.forward(
+                    *(cell, x, before, *weights), W_peephole=W_peephole, W_hr=W_hr, layer_norm=norm, **arguments
+                )
             ys.append(y)
             tapes.append(tape), finals.append(final), factors.append(factor)
         outputs.append(ys)
@@ -92,7 +92,8 @@ def compose(
                 dlast = tuple(
                     np.zeros_like(s[row]) if ds is None else ds[row] for s, ds in zip(result, dstate, strict=True)
                 )
-                grads = reference.backward(tapes[row], dys[d], dlast)
+                back: Any = backward_windows if window > 1 else reference.backward
+                grads = back(tapes[row], dys[d], dlast)
                 dx = None if grads.dx is None else dx + grads.dx
                 for s in range(S):
                     dstates[s][row] = grads.dstate[s]

@@ -274,6 +274,62 @@ def run_stream(family: str, arguments: dict[str, Any], sizes: dict[str, int], dt
     yield []
 
 
+#: Scans: shape of a, complex or not, sizes. The second carries a block and the last rows sum a's gradient in time.
+SCANS: dict[str, tuple[tuple[int, ...], bool, dict[str, int]]] = {
+    "whole": ((9, 3, 37), False, {"T": 9, "B": 3, "H": 37}),
+    "block": ((4, 3, 1500), False, {"T": 4, "B": 3, "H": 1500}),
+    "complex": ((9, 3, 21), True, {"T": 9, "B": 3, "H": 21}),
+    "step": ((7, 1, 1), False, {"T": 7, "B": 2, "H": 1100}),
+    "unit": ((19,), False, {"T": 600, "B": 2, "H": 19}),
+}
+#: State spaces: forms of A, B, C, D (0 constant, 1 per step, 2 per step and row), sizes.
+SPACES: dict[str, tuple[tuple[int, ...], dict[str, int]]] = {
+    "constant": ((0, 0, 0, 0), {"T": 70, "B": 29, "n": 19, "m": 7, "p": 5}),
+    "narrow": ((0, 0, 0, 0), {"T": 40, "B": 34, "n": 4, "m": 4, "p": 2}),
+    "steps": ((1, 1, 1, 1), {"T": 6, "B": 34, "n": 35, "m": 16, "p": 32}),
+    "steps_one_row": ((1, 1, 1, 1), {"T": 6, "B": 1, "n": 35, "m": 16, "p": 32}),
+    "rows": ((2, 1, 0, 2), {"T": 6, "B": 9, "n": 19, "m": 7, "p": 5}),
+}
+
+
+def steps_of(numbers: Numbers, T: int, B: int, ragged: bool) -> dict[str, Any]:
+    """Lengths and resets of a recurrence over plain arrays, in reverse; or nothing."""
+    if not ragged:
+        return {}
+    lengths = numbers.below(T + 1, B)
+    return {"lengths": lengths, "reset": numbers.flags(T, B, of_eight=1), "reverse": True}
+
+
+def run_scan(
+    shape: tuple[int, ...], complex_: bool, sizes: dict[str, int], ragged: bool, dtype: str
+) -> Iterator[list[Any]]:
+    """h and the last state; then all gradients."""
+    numbers, (T, B, H) = Numbers(4), sizes.values()
+
+    def draw(*shape: int) -> Any:
+        parts = [numbers.real(dtype, *shape, scale=0.7) for _ in range(1 + complex_)]
+        return parts[0] + 1j * parts[1] if complex_ else parts[0]
+
+    h, h_n, tape = functional.scan_forward(draw(*shape), draw(T, B, H), draw(B, H), **steps_of(numbers, T, B, ragged))
+    yield [h, h_n]
+    yield list(functional.scan_backward(tape, draw(T, B, H), draw(B, H)))
+
+
+def run_space(forms: tuple[int, ...], sizes: dict[str, int], ragged: bool, dtype: str) -> Iterator[list[Any]]:
+    """y and the last state; then all gradients."""
+    numbers, (T, B, n, m, p) = Numbers(5), sizes.values()
+    matrices = [
+        numbers.real(dtype, *((), (T,), (T, B))[form], *size, scale=1.2 / math.sqrt(size[1]))
+        for form, size in zip(forms, ((n, n), (n, m), (p, n), (p, m)), strict=True)
+    ]
+    read = "before" if ragged else "after"
+    y, x_n, tape = functional.state_space_forward(
+        numbers.real(dtype, T, B, m), *matrices, numbers.real(dtype, B, n), read=read, **steps_of(numbers, T, B, ragged)
+    )
+    yield [y, x_n]
+    yield list(functional.state_space_backward(tape, numbers.real(dtype, T, B, p), numbers.real(dtype, B, n)))
+
+
 Case = Callable[[str], Iterator[Any]]
 
 
@@ -309,6 +365,15 @@ def cases() -> Iterator[tuple[str, Case]]:
     for ragged in (False, True):
         sizes = {"T": 6, "B": 7, "I": 11, "H": 35}
         yield f"qrnn:zoned{'_lengths' * ragged}", partial(run_layer, "qrnn", {"zoneout": 0.2}, sizes, ragged)
+        window = {"window": 3, "num_layers": 2, "bidirectional": True}
+        yield f"qrnn:window{'_lengths' * ragged}", partial(run_layer, "qrnn", window, sizes, ragged)
+    sizes = {"T": 6, "B": 3, "I": 7, "H": 45}
+    yield "qrnn:stream_window", partial(run_stream, "qrnn", {"window": 3, "num_layers": 2}, sizes)
+    for ragged in (False, True):
+        for name, scan in SCANS.items():
+            yield f"scan:{name}{'_ragged' * ragged}", partial(run_scan, *scan, ragged)
+        for name, space in SPACES.items():
+            yield f"state_space:{name}{'_ragged' * ragged}", partial(run_space, *space, ragged)
     yield "gru:stream_before", partial(run_stream, "gru", {"reset_after": False}, {"T": 4, "B": 1, "I": 7, "H": 45})
 
 

@@ -19,7 +19,11 @@ from fusedrnn.reference import Cell
 from problems import assert_same_bits, cell_of
 from tolerances import assert_close
 
-KINDS = {"rnn": fusedrnn.RNN, "gru": fusedrnn.GRU, "lstm": fusedrnn.LSTM}  # by the first word of the family
+#: By the first word of the family.
+KINDS: dict[str, Any] = {"rnn": fusedrnn.RNN, "gru": fusedrnn.GRU, "lstm": fusedrnn.LSTM, "qrnn": fusedrnn.QRNN}
+
+#: Layers whose state is (h, c).
+PAIRS = (fusedrnn.LSTM, fusedrnn.QRNN)
 
 #: For all families: factor -> its values. `make_layer` and `make_call` define what a value means.
 COMMON: dict[str, list[Any]] = {
@@ -76,6 +80,13 @@ FAMILIES: dict[str, dict[str, list[Any]]] = {
     "lstm normed": {
         "layer_norm_eps": [1e-5, 1e-2],
         "zoneout": [0.0, 0.25, (0.3, 0.0), (0.0, 0.6)],
+        "functions": [{}],
+    },
+    "qrnn": {
+        "window": [1, 2, 4],
+        "bias": [True, False],
+        "recurrent_dropout": [None],
+        "weight_dropout": [None],
         "functions": [{}],
     },
 }
@@ -157,8 +168,11 @@ def make_layer(family: str, choice: dict[str, Any]) -> tuple[Cell, Any]:
     options = choice.get("form", {}) | choice["functions"]
     options |= {name: choice[name] for name in ("coupled", "peephole") if choice.get(name)}
     structure = {name: choice[name] for name in ("zoneout", "recurrent_dropout", "weight_dropout", "bias")}
+    structure = {name: value for name, value in structure.items() if value is not None}
     if "layer_norm_eps" in choice:
         structure |= {"layer_norm": True, "layer_norm_eps": choice["layer_norm_eps"]}
+    if "window" in choice:
+        structure["window"] = choice["window"]
     if choice.get("proj_size"):
         structure["proj_size"] = max(1, H // 3)
     way = choice["way"]
@@ -187,7 +201,7 @@ def make_call(layer: Any, choice: dict[str, Any], rng: np.random.Generator) -> t
     """x and state, time-major and batched, and the arguments that say which steps run."""
     T, B, I, H = choice["sizes"]
     D = 1 + layer.bidirectional
-    units = (getattr(layer, "proj_size", 0) or H, H)[: 1 + isinstance(layer, fusedrnn.LSTM)]
+    units = (getattr(layer, "proj_size", 0) or H, H)[: 1 + isinstance(layer, PAIRS)]
     x = rng.integers(0, I, (T, B)) if choice["tokens"] else rng.standard_normal((T, B, I)).astype(layer.dtype)
     given = choice["state"].endswith("given")
     state = [rng.standard_normal((layer.num_layers * D, B, n)).astype(layer.dtype) for n in units] if given else None
@@ -229,7 +243,7 @@ def test_layers_equal_their_composition(family, choice):
     cell, layer = make_layer(family, choice)
     rng = np.random.default_rng(1)
     x, state, steps = make_call(layer, choice, rng)
-    S = 1 + isinstance(layer, fusedrnn.LSTM)
+    S = 1 + isinstance(layer, PAIRS)
 
     def turn(array: Any) -> Any:
         return array.swapaxes(0, 1) if layer.batch_first else array

@@ -15,7 +15,10 @@ import fusedrnn
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
-PAGES = ("README.md", "docs/cells.md", "docs/ragged.md", "docs/resets.md", "docs/scans.md")
+PAGES = (
+    *("README.md", "docs/cells.md", "docs/files.md", "docs/ragged.md", "docs/resets.md", "docs/scans.md"),
+    "docs/training.md",
+)
 DOCUMENTS = [p.relative_to(ROOT) for p in (*[ROOT / page for page in PAGES], *sorted(ROOT.glob("*/README.md")))]
 MODULES = sorted(
     module.name
@@ -40,7 +43,8 @@ def test_readme_has_the_three_ways_of_use():
 
 
 @pytest.mark.parametrize(("name", "source"), blocks(), ids=[name for name, _ in blocks()])
-def test_blocks_run_and_print_what_they_say(name, source):
+def test_blocks_run_and_print_what_they_say(name, source, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # some write files
     shown = [line[2:] for line in source.splitlines() if line.startswith("# ")]
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):

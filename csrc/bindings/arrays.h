@@ -127,7 +127,9 @@ void add_stream(py::module_& module);
 void add_c_api(py::module_& module);
 void add_explain(py::module_& module);
 void add_recurrences(py::module_& module);
+void add_selective_scan(py::module_& module);
 void add_attention(py::module_& module);
 void add_tokens(py::module_& module);
+void add_windows(py::module_& module);
 
 }  // namespace fusedrnn::python

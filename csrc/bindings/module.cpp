@@ -197,8 +197,10 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   add_c_api(m);
   add_explain(m);
   add_recurrences(m);
+  add_selective_scan(m);
   add_attention(m);
   add_tokens(m);
+  add_windows(m);
 }
 
 }  // namespace fusedrnn::python

@@ -176,18 +176,44 @@ void set_state_typed(StepRunner<T>& runner, const Engine& e, const py::tuple& pa
   }
 }
 
+// The inputs of the last steps, (B, window - 1, I) for each layer; without a window nothing.
 template <class T>
-std::unique_ptr<StepRunner<T>> make_runner(const py::list& list, Index B) {
+py::tuple get_inputs_typed(const StepRunner<T>& runner) {
+  py::tuple parts(runner.window() > 1 ? runner.layers() : 0);
+  for (std::size_t l = 0; l < parts.size(); ++l) {
+    py::array_t<T> part({runner.B(), runner.window() - 1, runner.inputs(l)});
+    runner.read_inputs(l, part.mutable_data());
+    parts[l] = part;
+  }
+  return parts;
+}
+
+template <class T>
+void set_inputs_typed(StepRunner<T>& runner, const py::tuple& parts) {
+  require(parts.size() == (runner.window() > 1 ? runner.layers() : 0), "set_inputs: wrong number of layers");
+  for (std::size_t l = 0; l < parts.size(); ++l) {
+    const auto part = py::cast<py::array>(parts[l]);
+    require(is_native<T>(part) && part.ndim() == 3 && part.shape(0) == runner.B() &&
+                part.shape(1) == runner.window() - 1 && part.shape(2) == runner.inputs(l) &&
+                (part.flags() & py::array::c_style) && is_aligned<T>(part),
+            "set_inputs: wrong dtype, shape or layout");
+    runner.write_inputs(l, static_cast<const T*>(part.data()));
+  }
+}
+
+template <class T>
+std::unique_ptr<StepRunner<T>> make_runner(const py::list& list, Index B, Index window) {
   std::vector<std::shared_ptr<const Weights<T>>> layers;
   for (const py::handle& item : list) {
     const auto base = py::cast<std::shared_ptr<WeightsBase>>(item);
     require(base->dtype == kDtypeOf<T>, "Stream: layers of different dtypes");
     require(layers.empty() || (base->cell == layers.back()->cell && base->H == layers.back()->H &&
-                               base->R == layers.back()->R && base->I == layers.back()->R),
+                               base->R == layers.back()->R && base->I == layers.back()->R * window),
             "Stream: layers do not fit each other");
     layers.push_back(std::static_pointer_cast<const Weights<T>>(base));
   }
-  return std::make_unique<StepRunner<T>>(std::move(layers), B);
+  require(layers.front()->I % window == 0, "Stream: the window does not fit the weights");
+  return std::make_unique<StepRunner<T>>(std::move(layers), B, false, window);
 }
 
 // ---- the type -----------------------------------------------------------------------------------
@@ -203,20 +229,21 @@ constexpr char kInitialised[] =
 
 int stream_init(PyObject* self, PyObject* arguments, PyObject* keywords) {
   PyObject* weights;
-  Py_ssize_t batch_size;
-  static const char* names[] = {"weights", "batch_size", nullptr};
-  if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O!n", const_cast<char**>(names), &PyList_Type, &weights,
-                                   &batch_size))
+  Py_ssize_t batch_size, window = 1;
+  static const char* names[] = {"weights", "batch_size", "window", nullptr};
+  if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O!n|n", const_cast<char**>(names), &PyList_Type, &weights,
+                                   &batch_size, &window))
     return -1;
   PyObject* done = bound([&] {
     const auto list = py::reinterpret_borrow<py::list>(weights);
-    require(!list.empty() && batch_size >= 0, "Stream: no layers, or a negative batch size");
+    require(!list.empty() && batch_size >= 0 && window >= 1, "Stream: no layers, or a negative batch size or window");
     auto& slot = reinterpret_cast<StreamObject*>(self)->engine;
     require(!slot, kInitialised);
     const auto first = py::cast<std::shared_ptr<WeightsBase>>(list[0]);
     auto engine = std::make_unique<Engine>();
-    with_dtype(first->dtype, [&](auto zero) { engine->runner = make_runner<decltype(zero)>(list, batch_size); });
-    engine->B = batch_size, engine->I = first->I, engine->H = first->H, engine->R = first->R,
+    with_dtype(first->dtype,
+               [&](auto zero) { engine->runner = make_runner<decltype(zero)>(list, batch_size, window); });
+    engine->B = batch_size, engine->I = first->I / window, engine->H = first->H, engine->R = first->R,
     engine->L = static_cast<Index>(list.size());
     engine->release = with_runner(*engine, [](const auto& runner) { return runner.flops(); }) > kReleaseFlops;
     engine->real = numpy_dtype(first->dtype);
@@ -276,6 +303,24 @@ PyObject* stream_set_state(PyObject* self, PyObject* state) {
   });
 }
 
+PyObject* stream_get_inputs(PyObject* self, PyObject*) {
+  return bound([&]() -> py::object {
+    Engine& e = *engine_of(self);
+    const Turn turn(e);
+    return with_runner(e, [&](const auto& runner) { return get_inputs_typed(runner); });
+  });
+}
+
+PyObject* stream_set_inputs(PyObject* self, PyObject* inputs) {
+  return bound([&] {
+    Engine& e = *engine_of(self);
+    const Turn turn(e);
+    const auto parts = py::cast<py::tuple>(inputs);
+    with_runner(e, [&](auto& runner) { set_inputs_typed(runner, parts); });
+    return py::none();
+  });
+}
+
 PyObject* stream_reset_rows(PyObject* self, PyObject* rows) {
   return bound([&] {
     Engine& e = *engine_of(self);
@@ -297,7 +342,11 @@ PyMethodDef stream_methods[] = {
      "step(x, out=None)\n--\n\nOne step: (B, I) floats or (B,) tokens in, (B, H) out."},
     {"get_state", stream_get_state, METH_NOARGS, "get_state()\n--\n\nCopies of the states, each (L, B, H)."},
     {"set_state", stream_set_state, METH_O, "set_state(state)\n--\n\nSet all states, each (L, B, H)."},
-    {"reset_rows", stream_reset_rows, METH_O, "reset_rows(rows)\n--\n\nZero the states of these rows; None: all."},
+    {"get_inputs", stream_get_inputs, METH_NOARGS,
+     "get_inputs()\n--\n\nWith a window, copies of each layer's last inputs, (B, window - 1, I)."},
+    {"set_inputs", stream_set_inputs, METH_O, "set_inputs(inputs)\n--\n\nSet each layer's last inputs."},
+    {"reset_rows", stream_reset_rows, METH_O,
+     "reset_rows(rows)\n--\n\nZero the states and last inputs of these rows; None: all."},
     {nullptr, nullptr, 0, nullptr}};
 
 PyType_Slot stream_slots[] = {{Py_tp_new, reinterpret_cast<void*>(stream_new)},

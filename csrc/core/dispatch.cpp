@@ -4,6 +4,7 @@
 #include <cstdlib>
 
 #include "cpu.h"
+#include "selective_scan.h"
 
 namespace fusedrnn {
 
@@ -14,6 +15,8 @@ namespace fusedrnn {
   extern const KernelTable<double> kernels_double;         \
   extern const RecurrenceTable<float> recurrences_float;   \
   extern const RecurrenceTable<double> recurrences_double; \
+  extern const SelectiveTable<float> selective_float;      \
+  extern const SelectiveTable<double> selective_double;    \
   extern const AttentionTable<float> attention_float;      \
   extern const AttentionTable<double> attention_double;    \
   }
@@ -102,6 +105,21 @@ const AttentionTable<float>& attention_f32(const Kernels& k) {
 #define FUSEDRNN_LEVEL(isa) \
   if (std::string(k.name) == #isa) return isa::attention_double;
 const AttentionTable<double>& attention_f64(const Kernels& k) {
+#include "isas.inc"
+  std::abort();
+}
+#undef FUSEDRNN_LEVEL
+
+#define FUSEDRNN_LEVEL(isa) \
+  if (std::string(k.name) == #isa) return isa::selective_float;
+const SelectiveTable<float>& selective_f32(const Kernels& k) {
+#include "isas.inc"
+  std::abort();
+}
+#undef FUSEDRNN_LEVEL
+#define FUSEDRNN_LEVEL(isa) \
+  if (std::string(k.name) == #isa) return isa::selective_double;
+const SelectiveTable<double>& selective_f64(const Kernels& k) {
 #include "isas.inc"
   std::abort();
 }

@@ -46,7 +46,9 @@ void claim_work(StateSpace<T>& s, Arena& arena, Index lanes, Index threads) {
     most = std::max(most, packed_numbers(s.of[of], lanes));
     if (constant(s.of[of])) arena.claim(s.packed[of], packed_numbers(s.of[of], lanes));
   }
-  const std::size_t each = sum(sum(most, product(size(s.chunk_rows), size(widest))), size(widest));
+  std::size_t each = sum(sum(most, product(size(s.chunk_rows), size(widest))), size(widest));
+  const Index in_lanes = std::min(padded(s.B, lanes), kLaneVectors * lanes);  // u, two states and y of these rows
+  each = std::max(each, product(sum(sum(size(s.m), size(s.n)), sum(size(s.n), size(s.p))), size(in_lanes)));
   s.work_size = static_cast<Index>(sum(each, 63) / 64 * 64);
   arena.claim(s.work, product(size(s.work_size), size(threads)));
 }
@@ -86,7 +88,7 @@ void gather(const Strided& from, Index T_, Index B, Index width, Index padded_wi
       const char* const in = from.data + t * from.time + b * from.batch;
       const bool runs = !flags || flags[t * B + b] & kRuns;
       Index i = 0;
-      if (runs && from.feature == static_cast<Index>(sizeof(T))) {
+      if (runs && from.feature == static_cast<Index>(sizeof(T)) && width >= 16) {
         std::memcpy(out, in, size(width) * sizeof(T));
         i = width;
       } else if (runs) {

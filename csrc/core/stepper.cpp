@@ -15,13 +15,13 @@ namespace fusedrnn {
 static constexpr long long kMoment = 50'000;
 
 template <class T>
-StepRunner<T>::StepRunner(std::vector<std::shared_ptr<const Weights<T>>> layers, Index B, bool alone)
-    : StepRunnerBase(kDtypeOf<T>), B_(B), tokens_(size(B)) {
+StepRunner<T>::StepRunner(std::vector<std::shared_ptr<const Weights<T>>> layers, Index B, bool alone, Index window)
+    : StepRunnerBase(kDtypeOf<T>), B_(B), window_(window), tokens_(size(B)) {
   for (auto& weights : layers) {
     const CellKernels<T>& kernel = weights->kernel();
     const std::size_t wide = size(weights->padded()), rows = size(B);
     const bool normed = weights->structure.normed;
-    Layer layer{weights, {}, {}};
+    Layer layer{weights, {}, {}, nullptr};
     Forward<T>& f = layer.forward;
     T* ones = nullptr;
     std::uint8_t* nowhere = nullptr;  // all zeros: no mask makes a unit keep its state
@@ -31,6 +31,7 @@ StepRunner<T>::StepRunner(std::vector<std::shared_ptr<const Weights<T>>> layers,
     arena.claim(f.operand, product(rows, wide));
     arena.claim(ones, size(weights->padded(0)));
     arena.claim(nowhere, wide);
+    if (window > 1) arena.claim(layer.wide, product(rows, size(weights->I)));
     if (normed) {
       const std::size_t blocks = wide / size(table_of<T>(*weights->kernels).lanes), groups = size(1 + kernel.split);
       arena.claim(f.candidate, product(2 * rows, wide));
@@ -62,7 +63,7 @@ StepRunner<T>::StepRunner(std::vector<std::shared_ptr<const Weights<T>>> layers,
     weight_bytes_ += static_cast<double>(weights->step_bytes());
     layers_.push_back(std::move(layer));
   }
-  shareable_ = !alone && step_is_shareable(weight_bytes_, this_machine());
+  shareable_ = !alone && window == 1 && step_is_shareable(weight_bytes_, this_machine());
 }
 
 // While one core's cache holds the weights, a second thread costs more than it saves. With larger weights each thread
@@ -79,22 +80,47 @@ Index StepRunner<T>::threads() const {
   return threads_for_step(load, machine, now_ns() - last_step_ < kMoment);
 }
 
+// Moves the inputs of a layer by one step, and puts x, rows `stride` apart, or one-hot rows behind them.
+template <class T>
+void StepRunner<T>::shift_in(Layer& layer, const T* x, Index stride, const std::int64_t* tokens) const {
+  const Index all = layer.weights->I, I = all / window_;
+  for (Index b = 0; b < B_; ++b) {
+    T* const row = layer.wide + b * all;
+    std::memmove(row, row + I, size(all - I) * sizeof(T));
+    if (!tokens) std::copy_n(x + b * stride, I, row + all - I);
+    else std::fill_n(row + all - I, I, T(0)), row[all - I + tokens[b]] = T(1);
+  }
+}
+
 template <class T>
 void StepRunner<T>::step(const T* x, const std::int64_t* tokens, T* y) {
-  Index stride = layers_.front().weights->I;
+  Index stride = inputs(0);
   if (tokens) take_tokens(tokens, tokens_.data(), B_, stride);
   for (std::size_t l = 0; l < layers_.size(); ++l) {
     Layer& layer = layers_[l];
     Forward<T>& f = layer.forward;
     const Index item = sizeof(T);
-    f.x = {reinterpret_cast<char*>(const_cast<T*>(x)), 0, stride * item, item};
     f.tokens = l == 0 && tokens ? tokens_.data() : nullptr;
+    if (layer.wide) {
+      if (l == 0) shift_in(layer, x, stride, f.tokens);
+      f.tokens = nullptr;
+      x = layer.wide, stride = layer.weights->I;
+    }
+    f.x = {reinterpret_cast<char*>(const_cast<T*>(x)), 0, stride * item, item};
     if (l + 1 == layers_.size()) f.y = {reinterpret_cast<char*>(y), 0, layer.weights->R * item, item};
     stride = layer.weights->padded(0);
     x = f.states[0] + (f.slot ^ 1) * B_ * stride;  // what this layer is about to write
   }
   const auto run = [this](Member& m) {
-    for (const Layer& layer : layers_) layer.weights->kernel().forward[layer.weights->form(false)](layer.forward, m);
+    for (std::size_t l = 0; l < layers_.size(); ++l) {
+      Layer& layer = layers_[l];
+      if (l > 0 && layer.wide) {  // such a runner is on one thread
+        const Forward<T>& below = layers_[l - 1].forward;
+        const Index wide = padded(l - 1, 0);
+        shift_in(layer, below.states[0] + (below.slot ^ 1) * B_ * wide, wide, nullptr);
+      }
+      layer.weights->kernel().forward[layer.weights->form(false)](layer.forward, m);
+    }
   };
   if (const Index size = threads(); size > 1) {
     run_teams({{{size, 1}, run}}, nullptr, nullptr);
@@ -126,6 +152,19 @@ void StepRunner<T>::write_state(int which, const T* from) {
       std::fill_n(to, wide - n, T(0));  // a NaN from an earlier step must not stay in a padded lane
     }
 }
+
+template <class T>
+void StepRunner<T>::read_inputs(std::size_t layer, T* to) const {
+  const Index all = weights(layer).I, older = all - inputs(layer);
+  for (Index b = 0; b < B_; ++b) to = std::copy_n(layers_[layer].wide + (b + 1) * all - older, older, to);
+}
+
+template <class T>
+void StepRunner<T>::write_inputs(std::size_t layer, const T* from) {
+  const Index all = weights(layer).I, older = all - inputs(layer);
+  for (Index b = 0; b < B_; ++b, from += older) std::copy_n(from, older, layers_[layer].wide + (b + 1) * all - older);
+}
+
 template class StepRunner<float>;
 template class StepRunner<double>;
 

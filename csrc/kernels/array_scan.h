@@ -85,13 +85,16 @@ void forward_segment(Index n, const T* a, const T* b, T* state, T* h) {
 
 template <class T>
 [[gnu::noinline]] void clear(T* p, Index n) {
-  for (Index i = 0; i < n; ++i) p[i] = T(0);
+  Index i = 0;
+  for (; i + kLanes<T> <= n; i += kLanes<T>) store(p + i, Vec<T>{});
+  for (; i < n; ++i) p[i] = T(0);
 }
 template <class T>
 [[gnu::noinline]] void copy_numbers(const T* from, T* to, Index n) {
-  if (from)
-    for (Index i = 0; i < n; ++i) to[i] = from[i];
-  else clear(to, n);
+  if (!from) return clear(to, n);
+  Index i = 0;
+  for (; i + kLanes<T> <= n; i += kLanes<T>) store(to + i, load(from + i));
+  for (; i < n; ++i) to[i] = from[i];
 }
 
 // The last numbers of a row, in a whole vector.

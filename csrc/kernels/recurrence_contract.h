@@ -114,6 +114,7 @@ FUSEDRNN_INLINE Index widest_padded(const StateSpace<T>& s) {
 }
 
 inline constexpr Index kStateSpaceRows = 256;  // rows of a chunk, unless one step has more
+inline constexpr Index kLaneVectors = 8;       // vectors of rows that state_space_lanes.h carries through time at once
 
 // The entry points of one instruction set for one dtype.
 template <class T>

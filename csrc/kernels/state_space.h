@@ -9,6 +9,7 @@
 #include "gemm.h"
 #include "parallel.h"
 #include "recurrence_contract.h"
+#include "state_space_lanes.h"
 
 namespace fusedrnn::FUSEDRNN_ISA {
 
@@ -179,6 +180,12 @@ struct StateSpacePass {
         continue;
       }
       const Factor<T> f = factor(of, t, 0, turned);
+      if (turned && !constant(of) && f.N % kLanes<T> == 0) {
+        strided_product<T>({of_in.at, of_in.row, f.K, f.at, f.N, of_init.at, of_init.row, of_out.at, of_out.row, false},
+                           rows, f.N / kLanes<T>);
+        did(m, 2.0 * static_cast<double>(f.N * f.K * rows));
+        continue;
+      }
       if (!constant(of)) pack_factor(f, packed);
       multiply_rows<T>(constant(of) ? s.packed[of] : packed, f.N, f.K, together ? rows * (to - from) : rows, of_in,
                        of_init, of_out, m);
@@ -210,6 +217,8 @@ template <class T>
 void state_space_forward(const StateSpace<T>& s, Member& m) {
   const FloatingPointState floating_point;
   StateSpacePass<T> pass(s, m);
+  // All threads pack together, so that they agree on whether any needs packed matrices.
+  if (lanes_pay(s, divide_up(s.B, m.team->size))) return forward_in_lanes(s, m, pass.b);
   if (!pass.pack_constants(false)) return;
   const Index first = pass.b.begin, rows = pass.b.end - first, np = s.np, numbers = rows * np;
   if (rows == 0) return;
@@ -249,54 +258,73 @@ void state_space_forward(const StateSpace<T>& s, Member& m) {
 
 // ---- backward
 
-// d (rows, padded columns) = sum over n of left_n right_n^T: `rows` of the numbers of each left, all of each right.
+// d (rows, padded columns) = sum over n of left_n right_n^T: `rows` of the numbers of each left, all of each right;
+// with `add`, d += this sum.
 template <class T>
 [[gnu::noinline]] void sum_products(Evenly<const T> left, Index rows, Evenly<const T> right, Index columns, Index n,
-                                    T* d, Member& m) {
-  constexpr Index W = kLanes<T>, kAtOnce = 256;  // as many rows as stay in L2 while all tiles read them
-  const Panels panels(columns / W, kMaxVectors);
-  if (n == 0) clear(d, rows * columns);
-  for (Index from = 0; from < n; from += kAtOnce)
-    for (Index p = 0; p < panels.count; ++p) {
-      const int vectors = static_cast<int>(panels.width(p));
-      const Index column = panels.start(p) * W, count = n - from < kAtOnce ? n - from : kAtOnce;
-      const TileRows tiles(Range{0, rows}, vectors);
-      for (Index i = 0; i < tiles.tiles; ++i) {
-        const Range r = tiles.tile(i);
-        const OuterTile<T> tile = {
-            left.at + from * left.row + r.begin, count,   left.row, right.at + from * right.row + column, right.row,
-            d + r.begin * columns + column,      columns, from > 0};
-        run(tile, static_cast<int>(r.end - r.begin), vectors);
-      }
-      did(m, 2.0 * static_cast<double>(rows * vectors * W * count));
+                                    bool add, T* d, Member& m) {
+  const Panels panels(columns / kLanes<T>, kMaxVectors);
+  if (n == 0 && !add) clear(d, rows * columns);
+  for (Index p = 0; p < panels.count && n > 0; ++p) {
+    const int vectors = static_cast<int>(panels.width(p));
+    const Index column = panels.start(p) * kLanes<T>;
+    const TileRows tiles(Range{0, rows}, vectors);
+    for (Index i = 0; i < tiles.tiles; ++i) {
+      const Range r = tiles.tile(i);
+      const OuterTile<T> tile = {
+          left.at + r.begin, n, left.row, right.at + column, right.row, d + r.begin * columns + column, columns, add};
+      run(tile, static_cast<int>(r.end - r.begin), vectors);
     }
+    did(m, 2.0 * static_cast<double>(rows * vectors * kLanes<T> * n));
+  }
 }
 
-// The gradient of one operand, M = sum of left right^T, in the operand's form. Of a constant matrix only the parts.
+// The gradient of an operand is the sum of left right^T.
 template <class T>
-[[gnu::noinline, gnu::noclone]] void matrix_gradient(const StateSpacePass<T>& pass, Operand of, const T* left,
-                                                     Index left_row, const T* right, Index right_row, Member& m) {
+struct GradientSum {
+  Evenly<const T> left, right;
+};
+
+// Of constant matrices only the parts, of all these matrices at once, because they share the arrays.
+template <class T>
+[[gnu::noinline]] void constant_gradients(const StateSpacePass<T>& pass, const GradientSum<T> (&sums)[kOperands],
+                                          Member& m) {
+  constexpr Index kAtOnce = 256;  // as many rows as stay in L2 while all tiles read them
+  const StateSpace<T>& s = pass.s;
+  const Range mine = part_of(s.parts, m.rank, m.team->size);
+  for (Index part = mine.begin; part < mine.end && !stopped(m); ++part) {
+    const Range n = part_of(s.T_ * s.B, part, s.parts);
+    for (Index from = n.begin; from == n.begin || from < n.end; from += kAtOnce)
+      for (int of = 0; of < kOperands; ++of) {
+        const GradientSum<T>& sum = sums[of];
+        if (!sum.left.at || !pass.constant(static_cast<Operand>(of))) continue;
+        const Index rows = s.of[of].rows, columns = padded<T>(s.of[of].columns);
+        sum_products<T>({sum.left.at + from * sum.left.row, sum.left.row}, rows,
+                        {sum.right.at + from * sum.right.row, sum.right.row}, columns,
+                        n.end - from < kAtOnce ? n.end - from : kAtOnce, from > n.begin,
+                        s.d[of].parts + part * rows * columns, m);
+      }
+  }
+}
+
+// Of a matrix that is not constant.
+template <class T>
+[[gnu::noinline, gnu::noclone]] void matrix_gradient(const StateSpacePass<T>& pass, Operand of,
+                                                     const GradientSum<T>& sum, Member& m) {
   const StateSpace<T>& s = pass.s;
   const Matrices<T>& form = s.of[of];
-  const Index columns = padded<T>(form.columns), size = form.rows * columns;
-  if (pass.constant(of)) {
-    const Range mine = part_of(s.parts, m.rank, m.team->size);
-    for (Index part = mine.begin; part < mine.end && !stopped(m); ++part) {
-      const Range n = part_of(s.T_ * s.B, part, s.parts);
-      sum_products<T>({left + n.begin * left_row, left_row}, form.rows, {right + n.begin * right_row, right_row},
-                      columns, n.end - n.begin, s.d[of].parts + part * size, m);
-    }
-    return;
-  }
+  const Index columns = padded<T>(form.columns);
+  const bool whole = columns == form.columns;
   const Index together = form.row == 0 ? s.B : 1, count = form.row == 0 ? s.T_ : s.T_ * s.B;
   const Range mine = part_of(count, m.rank, m.team->size);
   for (Index i = mine.begin; i < mine.end && !stopped(m); ++i) {
     const Index n = i * together;
-    sum_products<T>({left + n * left_row, left_row}, form.rows, {right + n * right_row, right_row}, columns, together,
-                    pass.packed, m);
     const MatrixGradients<T>& d = s.d[of];
     T* const to = d.at + (form.row == 0 ? i * d.time : i / s.B * d.time + i % s.B * d.row);
-    for (Index r = 0; r < form.rows; ++r)
+    sum_products<T>({sum.left.at + n * sum.left.row, sum.left.row}, form.rows,
+                    {sum.right.at + n * sum.right.row, sum.right.row}, columns, together, false,
+                    whole ? to : pass.packed, m);
+    for (Index r = 0; r < form.rows && !whole; ++r)
       for (Index c = 0; c < form.columns; ++c) to[r * form.columns + c] = pass.packed[r * columns + c];
   }
 }
@@ -328,7 +356,8 @@ void state_gradients(const StateSpace<T>& s, StateSpacePass<T>& pass, Member& m)
       const Plane<T> l = pass.all_rows(s.l, t, np), next = pass.of_chunk(np);
       // With `before`, y_t sees the state before the step: the gradient that C gives belongs to that one.
       if (!s.before)
-        for (Index i = 0; i < numbers; ++i) l.at[i] = s.dy ? l.at[i] + carry[i] : carry[i];
+        for (Index i = 0; i < numbers; i += kLanes<T>)
+          store(l.at + i, s.dy ? load(l.at + i) + load(carry + i) : load(carry + i));
       const Plane<const T> of_carry{carry, np, 0};
       if (s.before) pass.multiply(kA, true, t, t + 1, of_carry, s.dy ? l.read() : pass.nothing(), next);
       else pass.multiply(kA, true, t, t + 1, l.read(), pass.nothing(), next);
@@ -364,11 +393,15 @@ void state_space_backward(const StateSpace<T>& s, Member& m) {
   if (!pass.pack_constants(true)) return;
   state_gradients(s, pass, m);
   if (!barrier(m)) return;
-  matrix_gradient(pass, kA, s.l, s.np, s.earlier, s.np, m);
-  matrix_gradient(pass, kB, s.l, s.np, s.u, s.mp, m);
-  if (s.dy) {
-    matrix_gradient(pass, kC, s.dy, s.pp, s.before ? s.earlier : s.x, s.np, m);
-    if (s.of[kD].at) matrix_gradient(pass, kD, s.dy, s.pp, s.u, s.mp, m);
+  const Evenly<const T> l{s.l, s.np}, dy{s.dy, s.pp}, u{s.u, s.mp};
+  const GradientSum<T> sums[] = {{l, {s.earlier, s.np}},
+                                 {l, u},
+                                 {dy, {s.before ? s.earlier : s.x, s.np}},
+                                 {s.of[kD].at ? dy : Evenly<const T>{nullptr, 0}, u}};
+  constant_gradients(pass, sums, m);
+  for (int i = 0; i < kOperands; ++i) {
+    const auto of = static_cast<Operand>(i);
+    if (sums[of].left.at && !pass.constant(of)) matrix_gradient(pass, of, sums[of], m);
   }
   if (!barrier(m)) return;
   for (int i = 0; i < kOperands; ++i) {

@@ -191,7 +191,7 @@ def backward_all(calls: list[tuple[Any, ...]]) -> None:
 class Stream:
     """One step at a time over stacked one-directional layers; owns its state. Base of `fusedrnn.frozen.Stream`."""
 
-    def __init__(self, weights: list[Weights], batch_size: int) -> None: ...
+    def __init__(self, weights: list[Weights], batch_size: int, window: int = 1) -> None: ...
     def step(self, x: Any, out: Array | None = None) -> Array:
         """(B, I) floats or (B,) integer tokens -> (B, H).
 
@@ -203,7 +203,21 @@ class Stream:
         """Copies: (L, B, H) for each state."""
 
     def set_state(self, state: tuple[Array, ...]) -> None: ...
+    def get_inputs(self) -> tuple[Array, ...]:
+        """With a window, copies of the last inputs of each layer, (B, window - 1, I); else an empty tuple."""
+
+    def set_inputs(self, inputs: tuple[Array, ...]) -> None: ...
     def reset_rows(self, rows: NDArray[np.bool_] | None) -> None: ...
+
+def widen(schedule: Schedule, x: Array, window: int, reverse: bool, wide: Array) -> None:
+    """Fill wide (T, columns, window * I) with the inputs of each step's last steps, the oldest first, where steps run.
+
+    x: (T, columns, I), or int64 tokens (T, columns), which become one-hot rows. A step that the row, or the run after a
+    reset, does not have is zero.
+    """
+
+def narrow(schedule: Schedule, dwide: Array, window: int, reverse: bool, dx: Array, accumulate: bool) -> None:
+    """Set dx (T, columns, I), or add to it: the gradient of the x of `widen` from that of its result."""
 
 _C_API: Any  # capsule "fusedrnn._core._C_API" of the function table; see include/fusedrnn.h
 
@@ -287,6 +301,58 @@ def state_space_backward(
     dmatrices: tuple[Array | None, ...],  # out: in the form of the matrices
     dx_0: Array,  # out: (B, n)
 ) -> None: ...
+
+@final
+class SelectiveTape:
+    """The states that `selective_scan_forward` keeps: those before every 32nd step."""
+
+    @property
+    def nbytes(self) -> int: ...
+
+def selective_scan_forward(
+    u: Array,  # (T, B, D), last axis contiguous, as delta and z
+    delta: Array,
+    z: Array | None,
+    A: Array,  # (D, N), C-contiguous; if it is complex, so are B, C and h
+    B: Array,  # (T, B, G, N), last two axes contiguous; or (D, N), C-contiguous
+    C: Array,
+    D: Array | None,  # (D,)
+    delta_bias: Array | None,  # (D,)
+    h: Array,  # (B, D, N), in: the first state; out: the last one
+    y: Array,  # out: (T, B, D), the rows of a step C-contiguous
+    flags: StepFlags | None,
+    softplus: bool,
+    rule: int,  # mamba, zoh, bilinear
+) -> SelectiveTape: ...
+def selective_scan_backward(
+    tape: SelectiveTape,
+    u: Array,
+    delta: Array,
+    z: Array | None,
+    A: Array,
+    B: Array,
+    C: Array,
+    D: Array | None,
+    delta_bias: Array | None,
+    dy: Array | None,  # (T, B, D), last axis contiguous
+    du: Array,  # out, as ddelta and dz: (T, B, D), the rows of a step C-contiguous
+    ddelta: Array,
+    dz: Array | None,
+    dA: Array,  # out: (D, N)
+    dB: Array,  # out, as dC: of the shape of B, the rows of a step C-contiguous
+    dC: Array,
+    dD: Array,  # out, as ddelta_bias: (D,)
+    ddelta_bias: Array,
+    dh: Array,  # (B, D, N), in: the gradient of the last state; out: that of the first one
+) -> None: ...
+def selective_scan_step(
+    h: Any, u: Any, delta: Any, A: Any, B: Any, C: Any, D: Any, z: Any, delta_bias: Any, softplus: Any, /
+) -> Array | None:
+    """One step of "mamba" with real numbers, h updated in place; None if an argument needs a look by Python."""
+
+def selective_functions(function: str, x: Array) -> Array:
+    """exp2, softplus, phi or sine of each element, for accuracy tests."""
+
 def causal_conv_forward(
     x: Array,  # (T, B, D) in running order, last axis contiguous, as all arrays over time
     weight: Array,  # (D, k)

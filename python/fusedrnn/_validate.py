@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._hints import instead_of_list
+from ._hints import common_prefix, instead_of_list, instead_of_objects, refuse_integer_table, warn_of_features
 from .specs import ACTIVATIONS, ActivationLike, LoadReport, ParameterSpec
 
 Array = NDArray[Any]
@@ -36,14 +36,6 @@ def kind(value: object) -> str:
         return "None"
     name = type(value).__name__
     return f"{'an' if name[0].lower() in 'aeiou' or name == 'ndarray' else 'a'} {name}"
-
-
-def no_core(name: str) -> ImportError:
-    """Something that needs the compiled module where there is none for this Python."""
-    return ImportError(
-        f"fusedrnn.{name}: there is no compiled module fusedrnn._core; expected one that is built for this Python "
-        f"(pip install fusedrnn, or pip install . in a checkout; fusedrnn.reference does without)"
-    )
 
 
 # ---- constructor arguments ------------------------------------------------------------------------------------------
@@ -383,7 +375,8 @@ def state_dict(
         # A copy: the source may be a view of the very parameters that are about to be written.
         arrays[spec.name] = np.array(array, dtype=dtype, order="C")
     if wrong:
-        message = f"{owner}: load_state_dict changed nothing. " + " | ".join(wrong)
+        hint = common_prefix(given, known)
+        message = f"{owner}: load_state_dict changed nothing. " + " | ".join([hint, *wrong] if hint else wrong)
         raise TypeError(message) if wrong_kind else ValueError(message)
     return arrays, report
 
@@ -413,7 +406,7 @@ def _dtype_name(dtype: np.dtype[Any]) -> str:
 def real_dtype(owner: str, name: str, dtype: np.dtype[Any], what: str = "a real floating-point dtype") -> None:
     """Floats of any size (bfloat16 of ml_dtypes included) and integers may be cast to the layer's dtype."""
     if dtype.kind not in "fiu" and dtype.name != "bfloat16":
-        raise TypeError(f"{owner}: {name} has dtype {dtype}; expected {what}")
+        raise TypeError(f"{owner}: {name} has dtype {dtype}; expected {what}{instead_of_objects(dtype, what)}")
 
 
 def floats(owner: str, name: str, value: Any, dtype: np.dtype[Any], *, rows: bool = False) -> Array:
@@ -439,7 +432,9 @@ def exact_shape(owner: str, name: str, array: Array, shape: tuple[int, ...], for
 
 def sequence(owner: str, x: Any, dtype: np.dtype[Any], input_size: int, batch_first: bool) -> tuple[Array, bool, bool]:
     """`x` as floats or uncast tokens in the caller's layout; whether x is tokens; whether x is unbatched."""
-    x = as_array(owner, "x", x)
+    if type(x) is not ndarray:
+        refuse_integer_table(owner, x, dtype)
+        x = as_array(owner, "x", x)
     axes = "B, T" if batch_first else "T, B"
     if x.dtype.kind in "iu":
         if x.ndim == 3:
@@ -449,6 +444,8 @@ def sequence(owner: str, x: Any, dtype: np.dtype[Any], input_size: int, batch_fi
             )
         if x.ndim not in (1, 2):
             raise ValueError(f"{owner}: x has shape {x.shape}; expected tokens of shape ({axes}), or (T,) unbatched")
+        if x.ndim == 2:
+            warn_of_features(owner, x.shape, axes, input_size, dtype)
         return x, True, x.ndim == 1
     real_dtype(owner, "x", x.dtype, "a real floating-point dtype, or integers for tokens")
     if x.ndim == 3:
@@ -900,7 +897,8 @@ def precision(owner: str, value: object, dtype: np.dtype[Any]) -> str:
 def one_directional(owner: str, ways: tuple[bool, ...]) -> None:
     """A stream never sees the last step, from which the reverse direction starts."""
     if len(ways) != 1:
-        raise ValueError(f"{owner}: stream of a bidirectional layer; expected bidirectional=False")
+        way = "or run chunks, with some steps more as look-ahead, through the layer itself"
+        raise ValueError(f"{owner}: stream of a bidirectional layer; expected bidirectional=False, {way}")
     if ways[0]:
         raise ValueError(f"{owner}: stream of a layer that runs backwards; expected backwards=False")
 

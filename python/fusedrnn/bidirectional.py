@@ -11,6 +11,7 @@ from . import _core, _validate, unroll
 from .calling import Mode
 from .form import Extent, Outputs
 from .groups import GroupForm, LayerGroup, SavedGroup, prefixed
+from .mixers import Mixer
 from .recurrent import RecurrentLayer
 from .stack import Stack
 from .tape import Saved
@@ -67,14 +68,14 @@ class Bidirectional(LayerGroup):
 
     def __init__(
         self,
-        forward_layer: RecurrentLayer | Stack,
-        backward_layer: RecurrentLayer | Stack,
+        forward_layer: RecurrentLayer | Mixer | Stack,
+        backward_layer: RecurrentLayer | Mixer | Stack,
         merge: str | None = "concat",
     ) -> None:
         owner = type(self).__name__
         layers = {"forward_layer": forward_layer, "backward_layer": backward_layer}
         for name, layer in layers.items():
-            if not isinstance(layer, (RecurrentLayer, Stack)):
+            if not isinstance(layer, (RecurrentLayer, Mixer, Stack)):
                 raise _validate.no_layer(owner, name, layer)
         _validate.both_directions(owner, layers, [layer._plan.ways for layer in layers.values()])
         merge = _validate.merge(owner, merge, True)

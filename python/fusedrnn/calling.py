@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _validate
+from .description import Described
 from .form import (
     Extent,
     Form,
@@ -295,7 +296,7 @@ class SequenceLayer:
         raise NotImplementedError
 
 
-class Frozen:
+class Frozen(Described):
     """Base of the results of ``freeze()``: immutable, picklable, safe to call from many threads.
 
     Attributes

@@ -159,7 +159,7 @@ def functions_of(family: Family, summary: str, rows: str, module: str) -> tuple[
 
     def forward(a: dict[str, Any]) -> Any:
         own = family.check(forward_name, **{name: a[name] for name in family.options})
-        given, wide, dtype = _weights(forward_name, family, a["W_ih"], a["b_ih"], a.get("W_unit"))
+        given, wide, dtype = _weights(forward_name, family, a["W_ih"], a["b_ih"], a.get("W_unit"), a.get("window", 1))
         state_0 = {name: a[name] for name in ("h_0", "c_0")[:states]}
         initial = {name: a[name] for name in ("h_initial", "c_initial")[:states]}
         masks = (None, None, a["zoneout_c"]) if family.zoneout else (None,)
@@ -256,7 +256,7 @@ BACKWARD_DOC = """Gradients of a scalar with respect to everything that went int
 
 
 def _weights(
-    owner: str, family: Family, W_ih: Any, b_ih: Any, W_unit: Any
+    owner: str, family: Family, W_ih: Any, b_ih: Any, W_unit: Any, window: int
 ) -> tuple[dict[str, Array], bool, np.dtype[Any]]:
     """The weights by role, whether there is a block of rows in place of x itself, and the dtype."""
     cell = CELLS[family.name]
@@ -279,6 +279,8 @@ def _weights(
     G, U, sharing, ih = cell["gates"], cell["units"], cell["sharing"], given["W_ih"]
     if ih.ndim != 2 or min(ih.shape) < 1:
         raise ValueError(f"{owner}: W_ih has shape {ih.shape}; expected ({G}*H, I), both at least 1")
+    if ih.shape[1] % window:
+        raise ValueError(f"{owner}: W_ih has shape {ih.shape}; expected ({G}*H, window*I) with window = {window}")
     wide = False
     if U:
         units = given["units"]

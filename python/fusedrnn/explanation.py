@@ -132,6 +132,7 @@ def explain(
 
     with np.errstate(all="ignore"):  # merges outputs that have not been computed
         inputs, extent = read_sequence(form, x, Steps(lengths, None, None))
+        extent = extent._replace(outline=True)
         outputs = new_outputs(form, extent)
         state_0 = form.read_state(extent, "state", None)
         run = layer._run(inputs, state_0, extent, outputs, Mode(save=True) if training else INFER)

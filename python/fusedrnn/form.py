@@ -41,6 +41,10 @@ class Extent(NamedTuple):
     lengths: NDArray[np.int64] | None
     schedule: _core.Schedule
     hold: bool = False  # past_end="hold": outputs at skipped steps are those of the previous step
+    # What the schedule was made of, (B, T) or packed (N,), for layers whose kernels take flags instead of a schedule.
+    mask: NDArray[np.bool_] | None = None
+    reset: NDArray[np.bool_] | None = None
+    outline: bool = False  # nothing is computed: `explain` asks for the calls alone
 
     @property
     def packed(self) -> bool:
@@ -160,7 +164,7 @@ class Plan(Form):
         return other
 
     def takes_quickly(self, x: Any) -> bool:
-        if self.ways != (False,) or self.learned_state:
+        if self.ways != (False,) or self.learned_state or self.kind.window > 1:
             return False
         return type(x) is ndarray and x.dtype is self.dtype and x.ndim == 3
 
@@ -285,10 +289,10 @@ def read_sequence(form: Form, x: Any, steps: Steps) -> tuple[Array, Extent]:
     if form.batch_first and layout == "batch":
         x = x.swapaxes(0, 1)
     T, B = x.shape[:2]
-    lengths, mask, schedule = read_steps(form.owner, T, B, *steps[:3], layout, form.batch_first)
+    lengths, mask, reset, schedule = read_steps(form.owner, T, B, *steps[:3], layout, form.batch_first)
     if tokens:
         x = _validate.tokens(form.owner, x, form.input_size, lengths, layout, mask)
-    return x, Extent(T, B, layout, lengths, schedule, _validate.past_end(form.owner, steps.past_end))
+    return x, Extent(T, B, layout, lengths, schedule, _validate.past_end(form.owner, steps.past_end), mask, reset)
 
 
 def read_time_major(owner: str, x: Any, dtype: np.dtype[Any], input_size: int, steps: Steps) -> tuple[Array, Extent]:
@@ -299,16 +303,16 @@ def read_time_major(owner: str, x: Any, dtype: np.dtype[Any], input_size: int, s
         return read_ragged(owner, dtype, input_size, x, steps)
     x, tokens = _validate.functional_sequence(owner, x, dtype, input_size)
     T, B = x.shape[:2]
-    lengths, mask, schedule = read_steps(owner, T, B, *steps[:3], "batch", False)
+    lengths, mask, reset, schedule = read_steps(owner, T, B, *steps[:3], "batch", False)
     if tokens:
         x = _validate.tokens(owner, x, input_size, lengths, "batch", mask)
-    return x, Extent(T, B, "batch", lengths, schedule, _validate.past_end(owner, steps.past_end))
+    return x, Extent(T, B, "batch", lengths, schedule, _validate.past_end(owner, steps.past_end), mask, reset)
 
 
 def read_steps(
     owner: str, T: int, B: int, lengths: Any, mask: Any, reset: Any, layout: Layout, batch_first: bool
-) -> tuple[NDArray[np.int64] | None, NDArray[np.bool_] | None, _core.Schedule]:
-    """Checked lengths and mask, and the schedule that follows from lengths, mask and reset."""
+) -> tuple[NDArray[np.int64] | None, NDArray[np.bool_] | None, NDArray[np.bool_] | None, _core.Schedule]:
+    """Checked lengths, mask and reset, and the schedule that follows from them."""
     if lengths is not None:
         lengths = _validate.lengths(owner, lengths, T, B, layout)
     if mask is not None:
@@ -316,8 +320,8 @@ def read_steps(
     if reset is not None:
         reset = _validate.step_flags(owner, "reset", reset, T, B, layout, batch_first)
     if lengths is None and mask is None and reset is None:
-        return None, None, dense_schedule(T, B)
-    return lengths, mask, _core.Schedule(T, B, lengths, mask, reset)
+        return None, None, None, dense_schedule(T, B)
+    return lengths, mask, reset, _core.Schedule(T, B, lengths, mask, reset)
 
 
 def _read_list(form: Form, items: Sequence[Any], steps: Steps) -> tuple[Array, Extent]:
@@ -371,7 +375,7 @@ def _packed(
     schedule = _core.Schedule.packed(lengths, by_step, mask, reset)
     # Only a mask skips steps here.
     hold = _validate.past_end(owner, steps.past_end) and mask is not None
-    return x[:, None], Extent(len(x), len(lengths), layout, lengths, schedule, hold)
+    return x[:, None], Extent(len(x), len(lengths), layout, lengths, schedule, hold, mask, reset)
 
 
 def input_arrays(x: Any) -> list[tuple[str, Any]]:

@@ -14,6 +14,7 @@ from .calling import Frozen, Mode
 from .form import Extent, Outputs, Plan
 from .kinds import CellKind
 from .parameters import PICKLE_VERSION, layer_specs, learned_specs, pack, same_arrays
+from .tokens import pack_columns, see
 from .unroll import Run
 
 Array = NDArray[Any]
@@ -49,20 +50,29 @@ class FrozenLayer(Frozen):
     (True, True)
     """
 
-    __slots__ = ("_initial", "_plan", "_weights", "params")
+    __slots__ = ("_initial", "_made_of", "_plan", "_weights", "params")
 
     params: Mapping[str, Array]
     _weights: list[_core.Weights]
     _initial: tuple[Array, ...] | None  # with learned_state
     _plan: Plan
+    _made_of: tuple[str, dict[str, Any]] | None  # `Parameterized._source` of the layer, for files
 
-    def __init__(self, plan: Plan, description: str, params: dict[str, Array], precision: str) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        description: str,
+        params: dict[str, Array],
+        precision: str,
+        made_of: tuple[str, dict[str, Any]] | None = None,
+    ) -> None:
         self._refuse_second_init()
         for array in params.values():
             array.flags.writeable = False
         put = object.__setattr__
         put(self, "_plan", plan)
         put(self, "_description", description)
+        put(self, "_made_of", made_of)
         weights, initial = plan.split_learned(list(params.values()))
         put(self, "_initial", initial)
         put(self, "_weights", pack(plan.kind, weights, False, plan.zoneout))
@@ -76,8 +86,15 @@ class FrozenLayer(Frozen):
     def _run(
         self, x: Array, state: Any, extent: Extent, outputs: Outputs, mode: Mode
     ) -> Run[tuple[tuple[Array, ...], None]]:
-        states = state, self._initial
-        state_n, _ = yield from unroll.forward(self._plan, self._weights, x, states, extent, outputs)
+        states, plan, weights = (state, self._initial), self._plan, self._weights
+        if plan.kind.window > 1 and x.ndim == 2:  # the kernels get one-hot rows, which are shorter than input_size
+            seen = see(x, extent.schedule, plan.input_size, False, plan.kind)
+            assert seen is not None
+            arrays = list(self.params.values())[: plan.lowest_W_ih.stop]
+            pack_columns(seen, arrays, plan.lowest_W_ih)
+            weights = pack(plan.kind, arrays, False, plan.zoneout, weights[0]) + weights[plan.directions :]
+            x = seen.numbers
+        state_n, _ = yield from unroll.forward(plan, weights, x, states, extent, outputs)
         return state_n, None
 
     def stream(self, batch_size: int = 1) -> Stream:
@@ -123,7 +140,7 @@ class FrozenLayer(Frozen):
         Raises
         ------
         ValueError
-            The layer has ``layer_norm=True``.
+            The layer has ``layer_norm=True``, or a window.
 
         Examples
         --------
@@ -133,6 +150,10 @@ class FrozenLayer(Frozen):
         """
         if self._plan.kind.norm_eps is not None:
             raise _validate.no_c_api(self._plan.owner)
+        if self._plan.kind.window > 1:
+            raise ValueError(
+                f"{self._plan.owner}: window is {self._plan.kind.window}; the C API has no windows, expected window=1"
+            )
         return tuple([_core.weights_capsule(weights) for weights in self._weights])
 
     @property
@@ -182,11 +203,23 @@ class FrozenLayer(Frozen):
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _thaw, (PICKLE_VERSION, self._config(), self._description, dict(self.params), self.precision)
+        return _thaw, (
+            PICKLE_VERSION,
+            self._config(),
+            self._description,
+            dict(self.params),
+            self.precision,
+            self._made_of,
+        )
 
 
 def _thaw(
-    version: int, config: tuple[Any, ...], description: str, params: dict[str, Array], precision: str
+    version: int,
+    config: tuple[Any, ...],
+    description: str,
+    params: dict[str, Array],
+    precision: str,
+    made_of: tuple[str, dict[str, Any]] | None = None,  # earlier pickles do not have it
 ) -> FrozenLayer:
     """Unpickle, and pack the weights for this machine."""
     if version != PICKLE_VERSION:
@@ -215,7 +248,7 @@ def _thaw(
         specs = layer_specs(plan) + learned_specs(plan)
         arrays = _validate.parameters(owner, params, specs, plan.dtype)
         named = {spec.name: array for spec, array in zip(specs, arrays, strict=True)}
-        return FrozenLayer(plan, description, named, precision)
+        return FrozenLayer(plan, description, named, precision, made_of)
     except (AttributeError, KeyError, OverflowError, RuntimeError) as error:
         raise _validate.no_pickle("FrozenLayer", f"has a configuration that does not fit: {error!r}") from None
 
@@ -276,7 +309,10 @@ class Stream(_core.Stream):
         batch_size = _validate.size(owner, "batch_size", batch_size)
         elements = frozen.num_layers * batch_size * frozen.hidden_size
         _validate.room(owner, "the state", elements * len(frozen._plan.parts), frozen.dtype)
-        super().__init__(frozen._weights, batch_size)
+        window = frozen._plan.kind.window
+        widest = max(frozen._plan.input_size, frozen.hidden_size)
+        _validate.room(owner, "the last inputs", frozen.num_layers * batch_size * window * widest, frozen.dtype)
+        super().__init__(frozen._weights, batch_size, window)
         self._frozen = frozen
         self._batch_size = batch_size
         if frozen._initial is not None:
@@ -302,6 +338,8 @@ class Stream(_core.Stream):
         formula = "(num_layers, batch_size, hidden_size)"
         h_shape = (*shape[:2], plan.output_size), f"(num_layers, batch_size, {plan.unit_formula})"
         parts = _validate.state(plan.owner, "state", value, plan.parts, shape, formula, plan.dtype, h_shape=h_shape)
+        if plan.kind.window > 1:
+            self.reset_rows(None)  # a state has no inputs
         self.set_state(tuple(np.ascontiguousarray(part) for part in parts))
 
     def _as_input(self, x: Any) -> Array:
@@ -333,6 +371,8 @@ class Stream(_core.Stream):
             self.reset_rows(rows)
             return
         state = self.get_state()
+        if self._frozen._plan.kind.window > 1:
+            self.reset_rows(rows)
         for part, learned in zip(state, initial, strict=True):
             part[:, slice(None) if rows is None else rows] = learned[:, None]
         self.set_state(state)
@@ -341,17 +381,18 @@ class Stream(_core.Stream):
         return f"<stream of {self._frozen!r}, batch_size={self._batch_size}>"
 
     def __copy__(self) -> Stream:
-        return _resume(self._frozen, self._batch_size, self.get_state())
+        return _resume(self._frozen, self._batch_size, self.get_state(), self.get_inputs())
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Stream:
         return self.__copy__()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _resume, (self._frozen, self._batch_size, self.get_state())
+        return _resume, (self._frozen, self._batch_size, self.get_state(), self.get_inputs())
 
 
-def _resume(frozen: FrozenLayer, batch_size: int, state: tuple[Array, ...]) -> Stream:
-    """A stream that continues from a state."""
+def _resume(frozen: FrozenLayer, batch_size: int, state: tuple[Array, ...], inputs: tuple[Array, ...] = ()) -> Stream:
+    """A stream that continues from a state, and with a window from the last inputs of each layer."""
     stream = Stream(frozen, batch_size)
     stream.set_state(state)
+    stream.set_inputs(inputs)
     return stream

@@ -31,6 +31,12 @@ from .linear_attention import LinearAttentionGrads, linear_attention_backward, l
 from .one_direction import FunctionalTape
 from .plain_arrays import ArrayTape
 from .scans import ScanGrads, scan_backward, scan_forward
+from .selective_scan import (
+    SelectiveScanGrads,
+    selective_scan_backward,
+    selective_scan_forward,
+    selective_scan_step,
+)
 from .state_spaces import StateSpaceGrads, state_space_backward, state_space_forward
 
 __all__ = [
@@ -45,6 +51,7 @@ __all__ = [
     "LinearAttentionGrads",
     "RNNGrads",
     "ScanGrads",
+    "SelectiveScanGrads",
     "StateSpaceGrads",
     "causal_conv_backward",
     "causal_conv_forward",
@@ -73,6 +80,9 @@ __all__ = [
     "rnn_forward",
     "scan_backward",
     "scan_forward",
+    "selective_scan_backward",
+    "selective_scan_forward",
+    "selective_scan_step",
     "sru_backward",
     "sru_forward",
     "state_space_backward",

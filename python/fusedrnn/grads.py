@@ -48,7 +48,9 @@ class Grads:
 
 
 class SparseGrad:
-    """The gradient of a ``weight_ih`` whose columns tokens select: zero, except in the columns of tokens that occur.
+    """The gradient of a matrix of which tokens select columns or rows: zero, except in those of tokens that occur.
+
+    The columns are those of a layer's ``weight_ih``, the rows those of the ``weight`` of an `Embedding`.
 
     Its size, and the time that it takes to use it, follow the number of distinct tokens and not the vocabulary.
 
@@ -56,17 +58,20 @@ class SparseGrad:
     ----------
     ids : ndarray of int64, shape (n,)
         The distinct tokens, in ascending order, each at least 0 and less than `vocabulary`.
-    values : ndarray, shape (G*H, n)
-        The gradient of the column of each of these tokens.
+    values : ndarray, shape (G*H, n); with ``axis=0`` (n, D)
+        The gradient of the column, or of the row, of each of these tokens.
     vocabulary : int
-        Number of tokens, and of columns of the parameter: ``input_size``.
+        Number of tokens, and of columns or rows of the parameter: ``input_size``, or ``num_embeddings``.
+    axis : 1 or 0
+        The axis of the parameter that tokens select from: 1 for columns, 0 for rows.
 
     Raises
     ------
     TypeError
         `ids` is not an array of int64, or `values` not an array of floats.
     ValueError
-        The shapes do not fit each other; or, from the methods, an array does not have the shape of the parameter.
+        The shapes do not fit each other, or `axis` is another; or, from the methods, an array does not have the shape
+        of the parameter.
 
     Attributes
     ----------
@@ -74,7 +79,7 @@ class SparseGrad:
         The arguments. The columns of tokens that occur twice are already summed, in the order of steps, so the values
         have the bits of the dense gradient. `values` may be changed in place.
     shape : tuple of int
-        (G*H, vocabulary), the shape of the parameter.
+        (G*H, vocabulary), or (vocabulary, D): the shape of the parameter.
     dtype : numpy.dtype
         That of `values`.
     nbytes : int
@@ -101,21 +106,25 @@ class SparseGrad:
     True
     """
 
-    __slots__ = ("ids", "shape", "values")
+    __slots__ = ("axis", "ids", "shape", "values")
 
-    def __init__(self, ids: NDArray[np.int64], values: Array, vocabulary: int) -> None:
+    def __init__(self, ids: NDArray[np.int64], values: Array, vocabulary: int, axis: int = 1) -> None:
         if not isinstance(ids, np.ndarray) or ids.dtype != np.int64:
             raise TypeError(f"SparseGrad: ids is {_about(ids)}; expected an array of int64, shape (n,)")
         if not isinstance(values, np.ndarray) or values.dtype.kind != "f":
             raise TypeError(f"SparseGrad: values is {_about(values)}; expected an array of floats, shape (G*H, n)")
-        if ids.ndim != 1 or values.ndim != 2 or values.shape[1] != len(ids) or len(ids) > vocabulary:
+        if axis not in (0, 1):
+            raise ValueError(f"SparseGrad: axis is {axis!r}; expected 1 (tokens select columns) or 0 (rows)")
+        if ids.ndim != 1 or values.ndim != 2 or values.shape[axis] != len(ids) or len(ids) > vocabulary:
+            expected = "(G*H, n)" if axis else "(n, D)"
             raise ValueError(
                 f"SparseGrad: ids has shape {ids.shape}, values {values.shape}, of a vocabulary of {vocabulary}; "
-                "expected (n,) and (G*H, n) with n <= vocabulary"
+                f"expected (n,) and {expected} with n <= vocabulary"
             )
         self.ids = ids
         self.values = values
-        self.shape = (values.shape[0], vocabulary)
+        self.axis = axis
+        self.shape = (values.shape[0], vocabulary) if axis else (vocabulary, values.shape[1])
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -127,7 +136,7 @@ class SparseGrad:
         return self.ids.nbytes + self.values.nbytes
 
     def to_dense(self) -> Array:
-        """The gradient as an array of the parameter's shape, (G*H, vocabulary), with zeros for all other tokens.
+        """The gradient as an array of the parameter's shape, with zeros for all other tokens.
 
         Returns
         -------
@@ -139,17 +148,20 @@ class SparseGrad:
         return dense
 
     def _write_to(self, zeros: Array) -> None:
-        """Write the columns into an array of zeros, (G*H, vocabulary) in C order."""
+        """Write the columns or rows into an array of zeros, of the parameter's shape, in C order."""
+        if not self.axis:
+            zeros[self.ids] = self.values
+            return
         # Row by row, as the array lies in memory: column by column, each element would be on another page.
         for row, values in zip(zeros, self.values, strict=True):
             row[self.ids] = values
 
     def add_to(self, array: Array, scale: float = 1.0) -> None:
-        """Add the gradient, times a factor, to an array of the parameter's shape, in place; touch only its columns.
+        """Add the gradient, times a factor, to an array of its shape, in place; touch only what tokens select.
 
         Parameters
         ----------
-        array : ndarray, shape (G*H, vocabulary)
+        array : ndarray, of `shape`
             For example the parameter itself, with the negative learning rate for `scale`. Any strides.
         scale : float
             The factor.
@@ -170,6 +182,9 @@ class SparseGrad:
         if not array.flags.writeable:
             raise ValueError("SparseGrad: add_to got a read-only array; expected one that can be added to in place")
         values = self.values if scale == 1.0 else self.values * scale
+        if not self.axis:
+            array[self.ids] += values
+            return
         if abs(array.strides[0]) < abs(array.strides[1]):  # columns are contiguous
             array.T[self.ids] += values.T
             return
@@ -180,15 +195,19 @@ class SparseGrad:
         """Whether ids, values and shape are equal; NaN equals NaN."""
         if not isinstance(other, SparseGrad):
             return NotImplemented
-        same = self.shape == other.shape and self.dtype == other.dtype and np.array_equal(self.ids, other.ids)
+        alike = self.shape == other.shape and self.axis == other.axis and self.dtype == other.dtype
+        same = alike and np.array_equal(self.ids, other.ids)
         return bool(same and np.array_equal(self.values, other.values, equal_nan=True))
 
     __hash__ = None  # type: ignore[assignment]  # values can be changed
 
     def __repr__(self) -> str:
-        return f"SparseGrad(shape={self.shape}, ids={len(self.ids)}, dtype={self.dtype})"
+        rows = "" if self.axis else ", axis=0"
+        return f"SparseGrad(shape={self.shape}, ids={len(self.ids)}, dtype={self.dtype}{rows})"
 
     def __reduce__(self) -> tuple[Any, ...]:
+        if not self.axis:
+            return SparseGrad, (self.ids, self.values, self.shape[0], 0)
         return SparseGrad, (self.ids, self.values, self.shape[1])
 
 
@@ -306,6 +325,23 @@ class StateSpaceGrads(NamedTuple):
     dC: Array
     dD: Array | None
     dx_0: Array
+
+
+class SelectiveScanGrads(NamedTuple):
+    """Gradients of `selective_scan_forward`, each of the shape of its argument; None for an argument not given.
+
+    dh_0 is there also if h_0 was not given.
+    """
+
+    du: Array
+    ddelta: Array
+    dA: Array
+    dB: Array
+    dC: Array
+    dD: Array | None
+    dz: Array | None
+    ddelta_bias: Array | None
+    dh_0: Array
 
 
 class DiscretizeGrads(NamedTuple):

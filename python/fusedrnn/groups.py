@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from . import _validate
 from .calling import Frozen, Mode, SequenceLayer
+from .description import Described
 from .form import Extent, Form, Outputs
 from .parameters import PICKLE_VERSION, same_arrays
 from .specs import LoadReport, ParameterSpec
@@ -114,7 +115,7 @@ class GroupParams(MutableMapping[str, Array]):
         return repr(dict(self))
 
 
-class LayerGroup(SequenceLayer):
+class LayerGroup(SequenceLayer, Described):
     """Base of `Stack`, `Bidirectional` and `Ensemble`.
 
     Attributes

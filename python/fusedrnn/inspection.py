@@ -13,7 +13,7 @@ from .form import Extent, Plan, to_caller
 from .grads import shapes
 from .reference.cells import Cell
 from .reference.layer_norm import normalise
-from .unroll import Record, joined
+from .unroll import Record, joined, widened
 
 Array = NDArray[Any]
 
@@ -64,8 +64,10 @@ def show_layer(
     rows: list[dict[str, Array]] = []
     for k, record in enumerate(records):
         here = []
-        for d, tape in enumerate(record.tapes):
-            here.append(_read(cell, kind.named(params, k * D + d), x, tape))
+        for d, (tape, reverse) in enumerate(zip(record.tapes, plan.ways, strict=True)):
+            own = kind.named(params, k * D + d)
+            inputs = widened(kind, own["W_ih"].shape[1], x, extent, reverse, plan.dtype)
+            here.append(_read(cell, own, inputs, tape))
         rows += here
         x = joined(plan.inner_merge, [seen["h"] for seen in here])
     seen = {name: to_caller(plan, extent, np.stack([row[name] for row in rows])) for name in rows[0]}

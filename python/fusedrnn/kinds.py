@@ -51,6 +51,8 @@ class CellKind(NamedTuple):
         Units of a projected h; 0 without a projection.
     norm_eps : float or None
         The eps of layer normalisation; None without layer normalisation.
+    window : int
+        Steps whose inputs ``weight_ih`` multiplies, the oldest first.
     """
 
     name: str
@@ -61,6 +63,7 @@ class CellKind(NamedTuple):
     options: Options | None = None
     proj_size: int = 0
     norm_eps: float | None = None
+    window: int = 1
 
     @property
     def can_be_normed(self) -> bool:
@@ -120,10 +123,12 @@ def kind_of(name: str, bias: Bias, options: Options | None = None, peepholes: in
     return CellKind(name, ("h", "c")[: cell["states"]], cell["gates"], bias, peepholes, options)
 
 
-def elementwise_kind(name: str, bias: Bias, candidate: str | None = None, highway_bias: float = 0.0) -> CellKind:
+def elementwise_kind(
+    name: str, bias: Bias, candidate: str | None = None, highway_bias: float = 0.0, window: int = 1
+) -> CellKind:
     """A cell without a recurrent matrix: see `kind_of`."""
     options = Options(SIGMOID, TANH, TANH, math.inf, math.inf, None, candidate, highway_bias)
-    return kind_of(name, bias, options, CELLS[name]["units"])
+    return kind_of(name, bias, options, CELLS[name]["units"])._replace(window=window)
 
 
 def or_infinite(limit: float | None) -> float:

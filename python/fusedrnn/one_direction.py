@@ -16,7 +16,7 @@ from .grads import CellGrads
 from .kinds import CellKind
 from .tape import TapeBase
 from .tokens import Seen, dense, pack_columns, see
-from .unroll import Record
+from .unroll import Record, fold, wide_gradient, widened
 
 Array = NDArray[Any]
 
@@ -161,7 +161,10 @@ BACKWARD_DOC = """Gradients of a scalar with respect to everything that went int
 class FunctionalTape(TapeBase):
     """The data that a forward function saves for its backward function; has ``nbytes`` and ``release()``, as `Tape`."""
 
-    __slots__ = ("_dtype", "_extent", "_initial", "_input_size", "_made_by", "_reverse", "_seen", "_shapes", "_units")
+    __slots__ = (
+        *("_dtype", "_extent", "_initial", "_input_size", "_kind", "_made_by", "_reverse", "_seen", "_shapes"),
+        "_units",
+    )
 
     def __init__(
         self,
@@ -175,6 +178,7 @@ class FunctionalTape(TapeBase):
         seen: Seen | None,
         reverse: bool,
         initial: tuple[bool, ...],
+        kind: CellKind,
     ) -> None:
         super().__init__(made_by, Record((tape,)))
         self._made_by = made_by
@@ -185,6 +189,7 @@ class FunctionalTape(TapeBase):
         self._dtype = dtype
         self._seen = seen  # the tokens
         self._reverse = reverse
+        self._kind = kind
         self._initial = initial  # for each state, whether an own initial state was given
 
 
@@ -223,7 +228,7 @@ def run_packed(
     reverse: Any,
 ) -> tuple[Array, tuple[Array, ...], FunctionalTape]:
     """Run a cell whose weights, by role, and units of each state have been checked."""
-    I, H = given["W_ih"].shape[1], given["W_ih"].shape[0] // kind.gates
+    I, H = given["W_ih"].shape[1] // kind.window, given["W_ih"].shape[0] // kind.gates
     x, extent = read_time_major(owner, x, dtype, I, Steps(*steps))
     B = extent.B
     state = tuple(
@@ -238,7 +243,7 @@ def run_packed(
     reverse = _validate.flag(owner, "reverse", reverse)
     y = _core.empty((*extent.grid, units[0]), dtype)
     state_n = tuple(_core.empty((B, n), dtype) for n in units)
-    seen = see(x, extent.schedule, I, True, kind.takes_x)
+    seen = see(x, extent.schedule, I, True, kind)
     arrays = [given["W_ih"]]
     pack_columns(seen, arrays, (0,))
     if seen is not None:
@@ -246,12 +251,13 @@ def run_packed(
     given = given | {"W_ih": arrays[0]}
     shapes = {role: w.shape for role, w in given.items()}
     packed = _core.Weights(kind.name, given, True, kind.options)
+    x = widened(kind, packed.input_size, x, extent, reverse, dtype)
     tape = _core.forward(packed, x, state, y, state_n, extent.schedule, reverse, True, used, own)
     assert tape is not None
     if extent.hold:
         extent.schedule.hold(y, reverse)
     has_own = tuple(part is not None for part in own)
-    kept = FunctionalTape(owner, tape, extent, I, units, shapes, dtype, seen, reverse, has_own)
+    kept = FunctionalTape(owner, tape, extent, I, units, shapes, dtype, seen, reverse, has_own, kind)
     return y[:, 0] if extent.packed else y, state_n, kept
 
 
@@ -304,9 +310,11 @@ def run_backward(
     dstate_0 = tuple(_core.empty((B, n), dtype) for n in units)
     dparams: dict[str, Any] = {role: _core.empty(shape, dtype) for role, shape in tape._shapes.items()}
     dinitial = tuple(np.empty_like(d) for d in dstate_0) if any(tape._initial) else None
-    _core.backward(saved, dy, parts, dx, False, dstate_0, dparams, dinitial)
+    wide = wide_gradient(tape._kind, dx)
+    _core.backward(saved, dy, parts, wide, False, dstate_0, dparams, dinitial)
+    fold(tape._kind, extent, wide, tape._reverse, dx, False)
     if seen is not None:
-        gradient = seen.gradient(dparams["W_ih"], tape._input_size)
+        gradient = seen.gradient(dparams["W_ih"], tape._kind.window * tape._input_size)
         dparams["W_ih"] = gradient if sparse else dense(gradient)
     if dx is not None and extent.packed:
         dx = dx[:, 0]

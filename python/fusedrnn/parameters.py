@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from . import _core, _validate
+from . import _core, _hints, _validate
+from .description import Described
 from .form import Plan
 from .kinds import CELLS, CellKind, kind_of
 from .specs import Bias, LoadReport, ParameterSpec
@@ -27,6 +28,8 @@ CLASSES: dict[str, type[Any]] = {}
 def direction_specs(kind: CellKind, H: int, inputs: int, inputs_formula: str, suffix: str) -> tuple[ParameterSpec, ...]:
     """Parameters of one cell, or of one layer in one direction, in torch's order; those that torch lacks come last."""
     gates = kind.gates
+    if kind.window > 1:
+        inputs, inputs_formula = kind.window * inputs, f"window*{inputs_formula}"
     R, columns = (kind.proj_size, "proj_size") if kind.proj_size else (H, "hidden_size")
     rows = "hidden_size" if gates == 1 else f"{gates}*hidden_size"
     of_role = {
@@ -94,7 +97,7 @@ def arguments_of(constructor: Callable[..., None]) -> tuple[tuple[str, object], 
     return tuple((name, default) for name, default in defaults.items() if name != "rng")
 
 
-class Parameterized:
+class Parameterized(Described):
     """Base of layers and cells: configuration plus a dict of named arrays.
 
     Attributes
@@ -116,6 +119,9 @@ class Parameterized:
     #: inherits them, whatever arguments its own constructor has.
     _arguments: ClassVar[tuple[tuple[str, object], ...]] = ()
 
+    #: The arguments of the constructor that come first and have no defaults.
+    _sizes_of: ClassVar[tuple[str, str]] = ("input_size", "hidden_size")
+
     #: Attributes that can be assigned after construction.
     _assignable: ClassVar[frozenset[str]] = frozenset({"rng"})
 
@@ -131,6 +137,12 @@ class Parameterized:
 
     # Equality is by value and values change, so there is no hash.
     __hash__: ClassVar[None]  # type: ignore[assignment]
+
+    if not TYPE_CHECKING:  # constructors have the arguments that type checkers see
+
+        def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+            _hints.check_argument_names(cls, kwargs)
+            return object.__new__(cls)
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -186,14 +198,17 @@ class Parameterized:
         }
 
     def _restore(
-        self, params: dict[str, Array], input_size: Any, hidden_size: Any, arguments: Mapping[str, Any], rng: Any
+        self, params: dict[str, Array], first: Any, second: Any, arguments: Mapping[str, Any], rng: Any
     ) -> None:
-        """Initialise as the constructor would, but with parameters from another source; none are drawn."""
+        """Initialise as the constructor would, but with parameters from another source; none are drawn.
+
+        `first` and `second` are the two sizes with which the constructor begins.
+        """
         # A subclass may have other arguments; this is the class that defines them.
         cls: Any = next(cls for cls in type(self).__mro__ if "_arguments" in cls.__dict__)
         others = {name: value for name, value in arguments.items() if name != "dropout"}
         self.__dict__["params"] = params
-        cls.__init__(self, input_size, hidden_size, **others, rng=rng)
+        cls.__init__(self, first, second, **others, rng=rng)
         if "dropout" in arguments:  # may have been set later, where it has no effect, so there is no warning
             owner = type(self).__name__
             self.__dict__["dropout"] = _validate.probability(owner, "dropout", arguments["dropout"])
@@ -268,7 +283,7 @@ class Parameterized:
         params = self.__dict__.get("params", {})
         if name in params:
             return params[name]
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        raise _hints.no_attribute(self, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in self.__dict__.get("params", {}):
@@ -291,13 +306,19 @@ class Parameterized:
 
     def _config(self) -> dict[str, object]:
         """Constructor arguments by name, without rng, because it changes."""
-        names = ["input_size", "hidden_size", *(name for name, _ in self._arguments)]
+        names = [*self._sizes_of, *(name for name, _ in self._arguments)]
         return {name: getattr(self, name) for name in names}
 
+    def _source(self) -> tuple[str, dict[str, Any]] | None:
+        """Class and constructor arguments, from which a file can make this object anew; None for a user's subclass."""
+        own = CLASSES.get(type(self).__name__) is type(self)
+        return (type(self).__name__, self._config()) if own else None
+
     def __repr__(self) -> str:
-        shown = [str(self.input_size), str(self.hidden_size)]
+        values = self._config()
+        shown = [str(values[name]) for name in self._sizes_of]
         for name, default in self._arguments:
-            value = getattr(self, name)
+            value = values[name]
             if value != default:
                 shown.append(f"{name}={value.name if isinstance(value, np.dtype) else value!r}")
         return f"{type(self).__name__}({', '.join(shown)})"
@@ -317,7 +338,7 @@ class Parameterized:
         if version != PICKLE_VERSION:
             raise ValueError(f"{type(self).__name__}: pickle has version {version}; expected {PICKLE_VERSION}")
         owner = type(self).__name__
-        for name in ("params", "rng", "input_size", "hidden_size"):
+        for name in ("params", "rng", *self._sizes_of):
             if name not in state:
                 raise _validate.no_pickle(owner, f"has no {name}")
         if not isinstance(state["params"], Mapping):
@@ -325,15 +346,22 @@ class Parameterized:
         self.__dict__.update((name, value) for name, value in state.items() if name != "version")
         params = dict(state["params"])  # a shallow copy shares arrays, not the dict
         arguments = {name: state.get(name, default) for name, default in self._arguments}
-        self._restore(params, state["input_size"], state["hidden_size"], arguments, state["rng"])
+        first, second = (state[name] for name in self._sizes_of)
+        self._restore(params, first, second, arguments, state["rng"])
 
 
 def pack(
-    kind: CellKind, arrays: list[Array], training: bool, zoneout: tuple[float, float] = (0.0, 0.0)
+    kind: CellKind,
+    arrays: list[Array],
+    training: bool,
+    zoneout: tuple[float, float] = (0.0, 0.0),
+    first: _core.Weights | None = None,
 ) -> list[_core.Weights]:
-    """Packed weights of consecutive groups of parameters, each in the order of `direction_specs`."""
+    """Packed weights of consecutive groups of parameters, each in the order of `direction_specs`.
+
+    All use the instruction set of `first`, or of the first of them.
+    """
     name = kind.name
-    # All use the instruction set of the first, whatever another thread chooses meanwhile.
     if kind.is_usual and zoneout == (0.0, 0.0):  # fast path
         pack_usual = _core.usual_weights
         first = pack_usual(name, arrays[0], arrays[1], arrays[2], arrays[3], training)
@@ -343,7 +371,7 @@ def pack(
         return [first] + [pack_usual(name, W_ih, W_hh, b_ih, b_hh, training, first) for W_ih, W_hh, b_ih, b_hh in rest]
     packed: list[_core.Weights] = []
     for which in range(len(arrays) // kind.each):
-        like = packed[0] if packed else None
+        like = packed[0] if packed else first  # whatever another thread chooses meanwhile
         given = kind.named(arrays, which)
         packed.append(_core.Weights(name, given, training, kind.options, zoneout, kind.norm_eps, like))
     return packed

@@ -75,14 +75,14 @@ class SavedLayer:
         shapes = [spec.shape for spec in self.specs[: rows * plan.kind.each]]  # without learned initial states
         if seen is not None:
             for i in plan.lowest_W_ih:
-                shapes[i] = (shapes[i][0], max(1, len(seen.ids)))
+                shapes[i] = (shapes[i][0], seen.width)
         dstate_0, dinitial, arrays = yield from unroll.backward(
             plan, self.extent, self.records, dys, dstate_n, dx, shapes
         )
         dparams: list[Any] = arrays
         if seen is not None:
             for i in plan.lowest_W_ih:
-                dparams[i] = seen.gradient(dparams[i], plan.input_size)
+                dparams[i] = seen.gradient(dparams[i], plan.kind.window * plan.input_size)
         if self.factors is not None:
             for dW_hh, factors in zip(dparams[plan.kind.every("W_hh")], self.factors, strict=True):
                 dW_hh *= factors
@@ -254,7 +254,7 @@ class RecurrentLayer(SequenceLayer, Parameterized):
         plan = self._plan
         lowest = plan.lowest_W_ih if x.ndim == 2 else ()
         arrays, learned = plan.split_learned(self._arrays(lowest))
-        seen = see(x, extent.schedule, plan.input_size, mode.save, plan.kind.takes_x)
+        seen = see(x, extent.schedule, plan.input_size, mode.save, plan.kind)
         pack_columns(seen, arrays, lowest)
         if seen is not None:
             x = seen.numbers
@@ -317,4 +317,4 @@ class RecurrentLayer(SequenceLayer, Parameterized):
         chosen = _validate.precision(owner, precision, self.dtype)
         arrays = self._arrays()
         params = {spec.name: array.copy() for spec, array in zip(self._specs, arrays, strict=True)}
-        return FrozenLayer(self._plan, repr(self), params, chosen)
+        return FrozenLayer(self._plan, repr(self), params, chosen, self._source())

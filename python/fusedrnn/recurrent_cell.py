@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from . import _core, _validate
+from ._hints import warn_of_features
 from .form import dense_schedule
 from .parameters import Parameterized, arguments_of, count_elements, direction_specs, pack
 from .specs import Bias, ParameterSpec
@@ -120,6 +121,8 @@ class RecurrentCell(Parameterized):
     def _step(self, x: Any, state: Any, training: bool) -> tuple[Any, CellTape | None]:
         owner, H, dtype = type(self).__name__, self.hidden_size, self.dtype
         x, tokens, unbatched = _validate.cell_input(owner, x, dtype, self.input_size)
+        if tokens and not unbatched:
+            warn_of_features(owner, x.shape, "B,", self.input_size, dtype)
         kind = self._kind
         names = kind.states
         B = 1 if unbatched else x.shape[0]
@@ -137,7 +140,7 @@ class RecurrentCell(Parameterized):
         schedule = dense_schedule(1, B)
         lowest = (0,) if tokens else ()
         arrays = self._arrays(lowest)
-        seen = see(x, schedule, self.input_size, training, kind.takes_x)
+        seen = see(x, schedule, self.input_size, training, kind)
         pack_columns(seen, arrays, lowest)
         if seen is not None:
             x = seen.numbers

@@ -1,4 +1,5 @@
-"""Signatures of the functions of cells without a recurrent matrix, for `functional` and for the reference.
+"""Signatures of the functions of cells without a recurrent matrix, for `functional` and for the reference; and how
+``help()`` shows annotations.
 
 Imports no other file of fusedrnn.
 """
@@ -6,7 +7,7 @@ Imports no other file of fusedrnn.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 STEPS: dict[str, object] = {"lengths": None, "mask": None, "reset": None, "past_end": "zero", "reverse": False}
@@ -52,3 +53,30 @@ def named_function(
     function.__doc__ = doc
     function.__signature__ = signature  # type: ignore[attr-defined]
     return function
+
+
+class Annotation(str):
+    """An annotation that is not evaluated, as ``help()`` is to show it: without quotes."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def unquote(things: Iterable[Any]) -> None:
+    """Have ``help()`` show the annotations of functions, and of classes with their bases, without quotes."""
+    top = __name__.partition(".")[0]
+    seen: set[type] = set()
+    for thing in things:
+        if str(getattr(thing, "__module__", "")).partition(".")[0] != top:
+            continue
+        bases = thing.__mro__ if isinstance(thing, type) else ()
+        new = [base for base in bases if base.__module__.partition(".")[0] == top and base not in seen]
+        seen.update(new)
+        own = [value for base in new for value in vars(base).values()]
+        for value in [thing, *own]:
+            function = getattr(value, "fget", getattr(value, "__func__", value))
+            if inspect.isfunction(function):
+                annotations = function.__annotations__
+                annotations.update({k: Annotation(text) for k, text in annotations.items() if isinstance(text, str)})

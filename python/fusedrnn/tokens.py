@@ -14,11 +14,9 @@ from numpy.typing import NDArray
 
 from . import _core
 from .grads import SparseGrad
+from .kinds import CellKind
 
 Array = NDArray[Any]
-
-#: The column that a call without any token packs: the kernels need one.
-ANY_COLUMN = np.zeros(1, np.int64)
 
 
 class Seen(NamedTuple):
@@ -27,17 +25,26 @@ class Seen(NamedTuple):
     Attributes
     ----------
     ids : ndarray of int64, shape (n,)
-        The distinct tokens of the steps that run, in ascending order.
+        The columns of the distinct tokens of the steps that run, in ascending order: the tokens themselves; with a
+        window those of each of its steps.
     numbers : ndarray of int64, shape (T, B)
-        The place in `ids` of the token of each step: the input of the kernels.
+        The number of the token of each step among the distinct tokens: the input of the kernels, or of `_core.widen`.
+    window : int
+        That of the cell.
     """
 
     ids: NDArray[np.int64]
     numbers: NDArray[np.int64]
+    window: int = 1
+
+    @property
+    def width(self) -> int:
+        """The number of columns that are packed: the kernels need one for each step of the window."""
+        return max(self.window, len(self.ids))
 
     def columns(self, W_ih: Array) -> Array:
-        """The columns of these tokens, (G*H, n), at least one; `W_ih` may have any strides."""
-        return _core.take_columns(W_ih, self.ids if len(self.ids) else ANY_COLUMN)
+        """The columns of these tokens, (G*H, width); `W_ih` may have any strides."""
+        return _core.take_columns(W_ih, self.ids if len(self.ids) else np.zeros(self.window, np.int64))
 
     def gradient(self, dcolumns: Array, vocabulary: int) -> SparseGrad:
         """The gradient of W_ih from that of `columns`."""
@@ -45,17 +52,21 @@ class Seen(NamedTuple):
         return SparseGrad(self.ids, dcolumns if dcolumns.shape[1] == n else dcolumns[:, :n], vocabulary)
 
 
-def see(x: Array, schedule: _core.Schedule, input_size: int, save: bool, takes_x: bool = False) -> Seen | None:
+def see(x: Array, schedule: _core.Schedule, input_size: int, save: bool, kind: CellKind) -> Seen | None:
     """The tokens of x, (T, B), or None if the call had better pack all columns.
 
     A call without backward (`save`) that has as many steps as the vocabulary has tokens cannot save much.
-    `takes_x`: the cell also takes x itself, a one-hot row for each token, so all tokens keep their numbers.
+    If the cell also takes x itself, a one-hot row for each token, all tokens keep their numbers. With a window the
+    kernels get one-hot rows, which have to be as short as possible.
     """
-    if x.ndim == 2 and takes_x:
+    if x.ndim == 2 and kind.takes_x:
         return Seen(np.arange(input_size), np.ascontiguousarray(x, np.int64)) if save else None
-    if x.ndim != 2 or (not save and schedule.rows >= input_size):
+    if x.ndim != 2 or (not save and schedule.rows >= input_size and kind.window == 1):
         return None
-    return Seen(*_core.number_tokens(x, schedule, input_size))
+    ids, numbers = _core.number_tokens(x, schedule, input_size)
+    if kind.window > 1:
+        ids = np.add.outer(np.arange(kind.window) * input_size, ids).ravel()
+    return Seen(ids, numbers, kind.window)
 
 
 def pack_columns(seen: Seen | None, arrays: list[Array], which: Sequence[int]) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from . import _core
 from .form import Extent, Outputs, Plan
+from .kinds import CellKind
 
 Array = NDArray[Any]
 
@@ -169,6 +170,34 @@ def split(
         return d * factors[1], d * factors[0]
 
 
+# ---- windows --------------------------------------------------------------------------------------------------------
+
+
+def widened(kind: CellKind, width: int, x: Array, extent: Extent, reverse: bool, dtype: np.dtype[Any]) -> Array:
+    """The input of the kernels: x, or with a window the inputs of the last steps of each step, (T, B, width)."""
+    if kind.window == 1:
+        return x
+    shape = (*extent.grid, width)
+    if extent.outline:
+        return np.broadcast_to(np.zeros((), dtype), shape)
+    wide = empty(shape, dtype)
+    _core.widen(extent.schedule, x, kind.window, reverse, wide)
+    return wide
+
+
+def wide_gradient(kind: CellKind, dx: Array | None) -> Array | None:
+    """An array for the gradient of the kernels' input: dx itself, if there is no window."""
+    if dx is None or kind.window == 1:
+        return dx
+    return empty((*dx.shape[:2], kind.window * dx.shape[2]), dx.dtype)
+
+
+def fold(kind: CellKind, extent: Extent, wide: Array | None, reverse: bool, dx: Array | None, add: bool) -> None:
+    """Set dx, or add to it, from the gradient of the kernels' input."""
+    if kind.window > 1 and wide is not None and dx is not None:
+        _core.narrow(extent.schedule, wide, kind.window, reverse, dx, add)
+
+
 # ---- dropout --------------------------------------------------------------------------------------------------------
 
 
@@ -236,7 +265,8 @@ def forward(
     state_n = tuple([empty((L * D, extent.B, units), dtype) for units in plan.units])
     records: list[Record] = []
     inner = (L - 1) * T * columns * plan.inner_width * dtype.itemsize
-    at_once = D == 1 and not save and inner <= INNER_OUTPUTS
+    kind = plan.kind
+    at_once = D == 1 and not save and inner <= INNER_OUTPUTS and kind.window == 1
     owns = [(None,) * D if initial is None else [_rows(initial, k * D + d) for d in range(D)] for k in range(L)]
     calls: list[Call] = StackedCalls() if at_once and L > 1 else []
     for layer in range(L):
@@ -247,7 +277,10 @@ def forward(
         rows = range(layer * D, (layer + 1) * D)
         # By direction: arguments of `_core.forward`.
         calls += [
-            (weights[i], x, _rows(state_0, i), y, _rows(state_n, i), schedule, reverse, next(step_masks), own)
+            (
+                *(weights[i], widened(kind, weights[i].input_size, x, extent, reverse, dtype), _rows(state_0, i), y),
+                *(_rows(state_n, i), schedule, reverse, next(step_masks), own),
+            )
             for i, y, reverse, own in zip(rows, buffers, plan.ways, owns[layer], strict=True)
         ]
         if at_once and not last:
@@ -304,14 +337,18 @@ def backward(
             ways = zip(dys, plan.ways, strict=True)
             dys = tuple([None if dy is None else extent.schedule.sum_held(dy, reverse) for dy, reverse in ways])
         d_inputs = dx if layer == 0 else empty((*extent.grid, plan.inner_width), dtype)
-        # By direction: arguments of `_core.backward`; the second direction adds to the gradient of x of the first.
+        # By direction: arguments of `_core.backward`; the second direction adds to the gradient of x of the first. With
+        # a window each has its own wide gradient.
+        kind, wides = plan.kind, [wide_gradient(plan.kind, d_inputs) for _ in range(D)]
         yield [
             (
-                *(tape, dy, _rows(dstate_n, i) or no_state, d_inputs, i > layer * D, _rows(dstate_0, i)),
-                *(plan.kind.named(dparams, i), _rows(dinitial, i)),
+                *(tape, dy, _rows(dstate_n, i) or no_state, wide, kind.window == 1 and i > layer * D),
+                *(_rows(dstate_0, i), kind.named(dparams, i), _rows(dinitial, i)),
             )
-            for i, tape, dy in zip(range(layer * D, (layer + 1) * D), record.tapes, dys, strict=True)
+            for i, tape, dy, wide in zip(range(layer * D, (layer + 1) * D), record.tapes, dys, wides, strict=True)
         ]
+        for k, (wide, reverse) in enumerate(zip(wides, plan.ways, strict=True)):
+            fold(kind, extent, wide, reverse, d_inputs, k > 0)
         if layer > 0:
             assert d_inputs is not None
             if (drop := records[layer - 1].drop) is not None:

@@ -189,3 +189,30 @@ def test_indrnn_and_qrnn_of_the_published_equations(rng):
         theirs.backward(torch.tensor(dy))
         pairs = {"y": (y, theirs), "dx": (grads.x, x.grad)}
         check(pairs | {n: (grads.params[n], w.grad) for n, w in zip(layer.params, (W, b, *p), strict=True)}, 12)
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, T + 2])
+@pytest.mark.parametrize("zoned", [False, True])
+def test_qrnn_of_the_published_equations_behind_a_causal_convolution(window, zoned, rng):
+    """Section 2 of the paper: Z, F and O are masked convolutions along time; zoneout, section 2.1, acts on F."""
+    H = 4
+    layer = fusedrnn.QRNN(5, H, window=window, zoneout=0.3 if zoned else 0.0, dtype="float64", rng=3)
+    x, dy = tensor(rng.standard_normal((T, B, 5))), rng.standard_normal((T, B, H))
+    y, _, tape = layer.forward(x.detach().numpy())
+    grads = tape.backward(dy)
+    kernel = layer.weight_ih_l0.reshape(3 * H, window, 5).transpose(0, 2, 1)
+    W, b = tensor(kernel), tensor(layer.bias_ih_l0)
+    padded = torch.nn.functional.pad(x.permute(1, 2, 0), (window - 1, 0))
+    a = torch.nn.functional.conv1d(padded, W, b).permute(2, 0, 1)
+    kept = torch.tensor(tape.masks["zoneout_c"][0] if zoned else np.zeros((T, B, H), bool))
+    c, outputs = torch.zeros(B, H, dtype=torch.float64), []
+    for t in range(T):
+        z, f, o = a[t].chunk(3, dim=1)
+        f = torch.where(kept[t], 1.0, torch.sigmoid(f))
+        c = f * c + (1 - f) * torch.tanh(z)
+        outputs.append(torch.sigmoid(o) * c)
+    theirs = torch.stack(outputs)
+    theirs.backward(torch.tensor(dy))
+    dW = W.grad.permute(0, 2, 1).reshape(3 * H, -1)
+    pairs = {"y": (y, theirs), "dx": (grads.x, x.grad), "dW": (grads.params["weight_ih_l0"], dW)}
+    check(pairs | {"db": (grads.params["bias_ih_l0"], b.grad)}, 5 * window)

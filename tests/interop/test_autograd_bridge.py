@@ -22,7 +22,17 @@ LAYERS = {
     "GRU": lambda **o: fusedrnn.GRU(I, H, **o),
     "GRU reset before": lambda **o: fusedrnn.GRU(I, H, reset_after=False, **o),
     "LSTM": lambda **o: fusedrnn.LSTM(I, H, **o),
+    "MinGRU": lambda **o: fusedrnn.MinGRU(I, H, activation="tanh", **o),
+    "MinLSTM": lambda **o: fusedrnn.MinLSTM(I, H, activation="identity", **o),
+    "IndRNN": lambda **o: fusedrnn.IndRNN(I, H, nonlinearity="tanh", **o),
+    "QRNN": lambda **o: fusedrnn.QRNN(I, H, **o),
+    "QRNN window": lambda **o: fusedrnn.QRNN(I, H, window=3, **o),
+    "SRU": lambda **o: fusedrnn.SRU(I, H, **o),
+    "LRU": lambda **o: fusedrnn.LRU(I, H, **o),
+    "RGLRU": lambda **o: fusedrnn.RGLRU(I, H, **o),
 }
+#: Those whose state is (h, c).
+PAIRS = ("LSTM", "QRNN", "QRNN window", "SRU")
 
 
 def parts(state):
@@ -38,8 +48,8 @@ def problem(rng, name, **options):
     """A layer, x and an initial state."""
     layer = LAYERS[name](dtype="float64", rng=rng, **options)
     rows = layer.num_layers * (1 + layer.bidirectional)
-    state = tuple(rng.standard_normal((rows, B, H)) for _ in range(2 if name == "LSTM" else 1))
-    return layer, rng.standard_normal((T, B, I)), state if name == "LSTM" else state[0]
+    state = tuple(rng.standard_normal((rows, B, H)) for _ in range(2 if name in PAIRS else 1))
+    return layer, rng.standard_normal((T, B, I)), state if name in PAIRS else state[0]
 
 
 @pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["dense", "lengths"])
@@ -61,7 +71,7 @@ def test_bits_of_the_tape(name, rng):
     y, state_n, tape = layer.forward(x, state)
     dy = rng.standard_normal(y.shape)
     dstate = tuple(rng.standard_normal(part.shape) for part in parts(state_n))
-    expected = tape.backward(dy, dstate if name == "LSTM" else dstate[0])
+    expected = tape.backward(dy, dstate if name in PAIRS else dstate[0])
 
     def run(params, x, state):
         y, state_n = apply(layer, params, x, state)
@@ -145,7 +155,7 @@ def test_states_carried_on_are_differentiated_through(rng):
 @pytest.mark.parametrize("name", ["RNN", "GRU", "LSTM"])
 def test_cells(name, rng):
     cell = getattr(fusedrnn, f"{name}Cell")(I, H, dtype="float64", rng=0)
-    state = tuple(rng.standard_normal((B, H)) for _ in range(2 if name == "LSTM" else 1))
+    state = tuple(rng.standard_normal((B, H)) for _ in range(2 if name in PAIRS else 1))
 
     def loss(params, x, state):
         for _ in range(2):
@@ -153,7 +163,7 @@ def test_cells(name, rng):
         return total(*parts(state))
 
     x = rng.standard_normal((B, I))
-    check_grads(loss, modes=["rev"], order=1)(cell.params, x, state if name == "LSTM" else state[0])
+    check_grads(loss, modes=["rev"], order=1)(cell.params, x, state if name in PAIRS else state[0])
 
 
 def test_stacks(rng):

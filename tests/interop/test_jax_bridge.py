@@ -21,7 +21,17 @@ LAYERS = {
     "GRU": lambda **o: fusedrnn.GRU(I, H, **o),
     "GRU reset before": lambda **o: fusedrnn.GRU(I, H, reset_after=False, **o),
     "LSTM": lambda **o: fusedrnn.LSTM(I, H, **o),
+    "MinGRU": lambda **o: fusedrnn.MinGRU(I, H, activation="tanh", **o),
+    "MinLSTM": lambda **o: fusedrnn.MinLSTM(I, H, activation="identity", **o),
+    "IndRNN": lambda **o: fusedrnn.IndRNN(I, H, nonlinearity="tanh", **o),
+    "QRNN": lambda **o: fusedrnn.QRNN(I, H, **o),
+    "QRNN window": lambda **o: fusedrnn.QRNN(I, H, window=3, **o),
+    "SRU": lambda **o: fusedrnn.SRU(I, H, **o),
+    "LRU": lambda **o: fusedrnn.LRU(I, H, **o),
+    "RGLRU": lambda **o: fusedrnn.RGLRU(I, H, **o),
 }
+#: Those whose state is (h, c).
+PAIRS = ("LSTM", "QRNN", "QRNN window", "SRU")
 
 
 enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64  # before JAX 0.8
@@ -40,8 +50,8 @@ def parts(state):
 def problem(rng, name, dtype="float64", **options):
     layer = LAYERS[name](dtype=dtype, rng=rng, **options)
     rows = layer.num_layers * (1 + layer.bidirectional)
-    state = tuple(rng.standard_normal((rows, B, H)).astype(dtype) for _ in range(2 if name == "LSTM" else 1))
-    return layer, rng.standard_normal((T, B, I)).astype(dtype), state if name == "LSTM" else state[0]
+    state = tuple(rng.standard_normal((rows, B, H)).astype(dtype) for _ in range(2 if name in PAIRS else 1))
+    return layer, rng.standard_normal((T, B, I)).astype(dtype), state if name in PAIRS else state[0]
 
 
 @pytest.mark.parametrize("jitted", [False, True], ids=["eager", "jit"])
@@ -54,14 +64,14 @@ def test_bits_of_the_layer(name, dtype, options, lengths, jitted, rng):
     y, state_n, tape = layer.forward(x, state, lengths=lengths)
     dy = rng.standard_normal(y.shape).astype(dtype)
     dstate = tuple(rng.standard_normal(part.shape).astype(dtype) for part in parts(state_n))
-    expected = tape.backward(dy, dstate if name == "LSTM" else dstate[0])
+    expected = tape.backward(dy, dstate if name in PAIRS else dstate[0])
 
     def run(params, x, state):
         return apply(layer, params, x, state, lengths=lengths)
 
     def gradients(params, x, state):
         out, vjp = jax.vjp(run, params, x, state)
-        return out, vjp((dy, dstate if name == "LSTM" else dstate[0]))
+        return out, vjp((dy, dstate if name in PAIRS else dstate[0]))
 
     if jitted:
         run, gradients = jax.jit(run), jax.jit(gradients)
@@ -259,7 +269,7 @@ def test_masks_and_resets(name, options, jitted, rng):
     y, state_n, tape = layer.forward(x, state, mask=mask, reset=reset)
     dy = rng.standard_normal(y.shape)
     dstate = tuple(np.zeros_like(part) for part in parts(state_n))
-    expected = tape.backward(dy, dstate if name == "LSTM" else dstate[0])
+    expected = tape.backward(dy, dstate if name in PAIRS else dstate[0])
 
     def run(params, x, state, mask, reset):
         return apply(layer, params, x, state, mask=mask, reset=reset)

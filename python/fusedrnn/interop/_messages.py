@@ -21,6 +21,49 @@ def wrong_source(owner: str, value: object, expected: str) -> str:
     return f"{owner}: got {type(value).__name__}; expected {expected}"
 
 
+def not_tokens(owner: str) -> str:
+    return f"{owner}: X holds numbers; expected tokens (sequences of integers or strings), as fit had"
+
+
+def only_tokens(owner: str) -> str:
+    return f"{owner}: X holds tokens (integers or strings); expected sequences of numbers, as fit had: .astype(float)"
+
+
+def mixed_tokens(owner: str, i: int) -> str:
+    return f"{owner}: X[{i}] is not a sequence of tokens as the others are; expected integers in all, or strings in all"
+
+
+def no_tokens(owner: str) -> str:
+    return f"{owner}: X has sequences without any token; expected at least one, for the vocabulary"
+
+
+def numbers_of_layer(owner: str) -> str:
+    return f"{owner}: X holds strings, but layer is given, which has numbers for tokens; expected sequences of integers"
+
+
+def integer_table(owner: str, shape: tuple[int, ...]) -> str:
+    return (
+        f"{owner}: X holds integers in shape {shape} and is read as numbers, as arrays are in scikit-learn; for tokens "
+        "pass a list of sequences: list(X)"
+    )
+
+
+def new_classes(owner: str, found: Iterable[object]) -> str:
+    return f"{owner}: y has the classes {listed(found)}, which the first fit did not have; expected known ones"
+
+
+def other_outputs(owner: str, came: int, expected: int) -> str:
+    return f"{owner}: y has {came} outputs; expected {expected}, as the first fit had"
+
+
+def other_columns(owner: str, came: int, expected: int) -> str:
+    return f"{owner}: X has {came} columns; expected {expected}, as fit had"
+
+
+def short_series(owner: str, steps: int, length: int) -> str:
+    return f"{owner}: X has {steps} steps; expected at least length = {length}"
+
+
 def no_such_cell(owner: str, rows: int, hidden_size: int) -> str:
     return (
         f"{owner}: the recurrent weights have {rows} rows for hidden_size {hidden_size}; expected 1 (RNN), 3 (GRU) or "
@@ -382,8 +425,105 @@ def unknown_before(owner: str, kind: str, name: str) -> str:
     )
 
 
+def needs(owner: str, package: str, what: str) -> str:
+    return f"{owner}: {what or 'this'} needs the package {package}, which is not installed (pip install {package})"
+
+
+def no_plain_weights(owner: str, error: Exception) -> str:
+    cause = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    return (
+        f"{owner}: torch.load(weights_only=True) refuses the file: {cause}; expected tensors alone, as "
+        "torch.save(model.state_dict(), path) writes them"
+    )
+
+
+# ---- files of fusedrnn.save ----------------------------------------------------------------------------------------
+
+
+def no_checksum(owner: str) -> str:
+    return (
+        f"{owner}: the header does not begin with a checksum; expected a file as fusedrnn.save wrote it (another "
+        "program may have rewritten the file: interop.from_torch reads its arrays)"
+    )
+
+
+def other_checksum(owner: str, said: str, found: str) -> str:
+    return f"{owner}: the checksum is {said!r}, but the bytes have {found!r}; expected an undamaged file"
+
+
+def later_version(owner: str, version: object, known: int) -> str:
+    return (
+        f"{owner}: the file's version is {version!r}; expected 1 to {known}: a later fusedrnn wrote the file, and "
+        "pip install -U fusedrnn may bring one that reads it"
+    )
+
+
+def no_file_of_ours(owner: str, found: str, reader: str) -> str:
+    return f"{owner}: the file is {found}; expected one that fusedrnn.save wrote ({reader})"
+
+
+def not_saved(owner: str, where: str, value: object, expected: str) -> str:
+    return f"{owner}: {where} is {type(value).__name__}; expected {expected}"
+
+
 def ends_early(owner: str, left: int, nbytes: int, what: str) -> str:
     return f"{owner}: the .bin file has {left} more bytes; expected {nbytes} for {what}"
+
+
+# ---- functions on tensors -------------------------------------------------------------------------------------------
+
+
+def no_tensor(owner: str, name: str, value: object) -> str:
+    return f"{owner}: {name} is {type(value).__name__}; expected a torch.Tensor"
+
+
+def not_on_the_cpu(owner: str, name: str, device: object) -> str:
+    return f"{owner}: {name} is on {device}; expected the CPU"
+
+
+def not_floating(owner: str, name: str, dtype: object) -> str:
+    return f"{owner}: {name} has dtype {dtype}; expected float32, float64, bfloat16 or float16"
+
+
+def tensor_shape(owner: str, name: str, shape: object, formula: str) -> str:
+    return f"{owner}: {name} has shape {shape}; expected {formula}"
+
+
+def step_without_gradient(owner: str) -> str:
+    return (
+        f"{owner}: an argument requires a gradient, which a step in place does not have; expected torch.no_grad() "
+        "around the call, or the function over a sequence"
+    )
+
+
+def no_such_activation(owner: str, activation: object) -> str:
+    return f"{owner}: activation is {activation!r}; expected None, 'silu' or 'swish'"
+
+
+def states_of_packed_sequences(owner: str) -> str:
+    return f"{owner}: seq_idx is given together with initial or final states; expected one or the other"
+
+
+def no_varlen_states(owner: str) -> str:
+    return f"{owner}: return_varlen_states is True, which is not available; expected False"
+
+
+# ---- transformers ---------------------------------------------------------------------------------------------------
+
+
+def other_transformers(version: str, what: str, found: str, known: str) -> str:
+    return (
+        f"accelerate: transformers {version} has {what}{found}; this version of fusedrnn knows {what}{known} of "
+        "transformers 5.24, and replaces no function that may compute something else"
+    )
+
+
+def no_function(version: str, what: str) -> str:
+    return f"accelerate: transformers {version} has no {what}; expected it as in transformers 5.24"
+
+
+def no_such_model(model: object, known: Iterable[str]) -> str:
+    return f"accelerate: models names {model!r}; expected some of {listed(known)}"
 
 
 def operator_inputs(owner: str, arguments: Sequence[str], count: int, named: Sequence[str]) -> str:

@@ -1,6 +1,8 @@
 """Arrays in safetensors files, https://huggingface.co/docs/safetensors: the length of a header, the header, the data.
 
-Read with NumPy alone: the package's own reader for NumPy knows neither bfloat16 nor float8, which state dicts have.
+Read and written with NumPy alone: the package's own reader for NumPy knows neither bfloat16 nor float8, which state
+dicts have. A file written here begins with its CRC-32, an entry of the metadata, so that no change of the file goes
+unnoticed; other readers see an entry like others.
 """
 
 from __future__ import annotations
@@ -9,6 +11,8 @@ import collections
 import functools
 import json
 import math
+import zlib
+from collections.abc import Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -32,7 +36,19 @@ PLAIN = {
     "U32": "<u4",
     "U16": "<u2",
     "U8": "|u1",
+    "BOOL": "|b1",
 }
+
+#: NumPy's dtype -> the code in the file.
+CODES = {np.dtype(held).newbyteorder("="): code for code, held in PLAIN.items()}
+
+#: How a header with a checksum begins; eight hexadecimal digits follow.
+CHECKED = b'{"__metadata__":{"fusedrnn.crc32":"'
+CHECKSUM = "fusedrnn.crc32"
+NO_CHECKSUM = "00000000"
+
+#: Bytes that are read at once for the checksum.
+CHUNK = 1 << 20
 
 #: Floats that NumPy lacks -> the integers that hold them; they are converted to float32.
 SHORT_FLOATS = {"BF16": "<u2", "F8_E5M2": "|u1", "F8_E4M3": "|u1"}
@@ -86,6 +102,8 @@ class Tensor(Stored):
             done = self.file.readinto(content.data)  # type: ignore[attr-defined]
         if done != len(content):
             raise self.fault(f"ends after {done} bytes", str(len(content)))
+        if self.code == "BOOL" and (content > 1).any():
+            raise self.fault("has bytes above 1", "bytes 0 and 1, as BOOL")
         numbers: Array = content.view(self.held).reshape(self._shape)
         return widened(self.code, numbers) if self.code in SHORT_FLOATS else numbers
 
@@ -147,3 +165,44 @@ def tensors_of(owner: str, file: BinaryIO) -> tuple[dict[str, Stored], dict[str,
         expected = f"{end}, as the header says"
         raise ValueError(_messages.attribute(owner, "the length of the data", size - 8 - length, expected))
     return dict(tensors), metadata
+
+
+def write_tensors(file: BinaryIO, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
+    """Write arrays of the dtypes of `CODES`, in an order in which each is aligned, after a header with a checksum."""
+    names = sorted(arrays, key=lambda name: -arrays[name].dtype.itemsize)  # a stable order
+    header: dict[str, Any] = {"__metadata__": {CHECKSUM: NO_CHECKSUM, **metadata}}
+    end = 0
+    for name in names:
+        array = arrays[name]
+        code = CODES[array.dtype.newbyteorder("=")]
+        header[name] = {"dtype": code, "shape": list(array.shape), "data_offsets": [end, end + array.nbytes]}
+        end += array.nbytes
+    text = json.dumps(header, separators=(",", ":")).encode("ascii")
+    text += b" " * (-len(text) % 8)
+    text = len(text).to_bytes(8, "little") + text
+    file.write(text)
+    checksum = zlib.crc32(text)
+    for name in names:
+        array = arrays[name]
+        # Copied, because another thread may write to the array between the sum and the file.
+        content = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
+        checksum = zlib.crc32(content, checksum)
+        file.write(content)
+    file.seek(8 + len(CHECKED))
+    file.write(b"%08x" % checksum)
+
+
+def check_sum(owner: str, file: BinaryIO) -> None:
+    """Refuse a file whose bytes are not those that `write_tensors` wrote."""
+    place = 8 + len(CHECKED)
+    file.seek(0)
+    start = bytearray(file.read(place + len(NO_CHECKSUM)))
+    said = bytes(start[place:])
+    if start[8:place] != CHECKED or len(said) != len(NO_CHECKSUM):
+        raise ValueError(_messages.no_checksum(owner))
+    start[place:] = NO_CHECKSUM.encode()
+    found = zlib.crc32(start)
+    while chunk := file.read(CHUNK):
+        found = zlib.crc32(chunk, found)
+    if said != b"%08x" % found:
+        raise ValueError(_messages.other_checksum(owner, said.decode("latin-1"), f"{found:08x}"))

@@ -1,8 +1,9 @@
-"""scikit-learn estimators over sequences: `RNNFeatures`, `SequenceClassifier`, `SequenceRegressor`.
+"""scikit-learn estimators over sequences: `RNNFeatures`, `SequenceClassifier`, `SequenceRegressor`; `SlidingWindows`.
 
-X is a list of (T_i, I) arrays, of any lengths; or an array (samples, T, I); or, as everywhere in scikit-learn, an array
-(samples, T) of numbers, each row a sequence of scalars. Pipelines, grid search, ``clone`` and pickling work as usual.
-Needs scikit-learn.
+X is a list of (T_i, I) arrays or tables, of any lengths; or an array (samples, T, I); or, as everywhere in
+scikit-learn, an array or a table (samples, T) of numbers, each row a sequence of scalars. A list of sequences of
+integers, or of strings, holds tokens, which are numbered by a vocabulary; a list or a column of texts is split into
+tokens first. Pipelines, grid search, ``clone`` and pickling work as usual. Needs scikit-learn.
 
 Examples
 --------
@@ -20,13 +21,12 @@ True
 
 from __future__ import annotations
 
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import (
-    BaseEstimator,
     ClassifierMixin,
     ClassNamePrefixFeaturesOutMixin,
     RegressorMixin,
@@ -35,90 +35,25 @@ from sklearn.base import (
 )
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d, validate_data
+from sklearn.utils.validation import _check_sample_weight, check_consistent_length, check_is_fitted, column_or_1d
 
 import fusedrnn
 
 from .. import _validate
+from ..losses import cross_entropy, mse
+from . import _messages
+from .sklearn_inputs import CONSTRAINTS, Sequences
+from .sklearn_training import Trained, last
+from .sklearn_windows import SlidingWindows
 
-__all__ = ["RNNFeatures", "SequenceClassifier", "SequenceRegressor"]
+__all__ = ["RNNFeatures", "SequenceClassifier", "SequenceRegressor", "SlidingWindows"]
 
 Array = NDArray[Any]
 
-CELLS = {
-    "rnn": fusedrnn.RNN,
-    "gru": fusedrnn.GRU,
-    "lstm": fusedrnn.LSTM,
-    "mingru": fusedrnn.MinGRU,
-    "minlstm": fusedrnn.MinLSTM,
-    "indrnn": fusedrnn.IndRNN,
-    "qrnn": fusedrnn.QRNN,
-    "sru": fusedrnn.SRU,
-    "lru": fusedrnn.LRU,
-    "rglru": fusedrnn.RGLRU,
-}
-CONSTRAINTS = {
-    "cell": [StrOptions(set(CELLS))],
-    "hidden_size": [Interval(Integral, 1, None, closed="left")],
-    "num_layers": [Interval(Integral, 1, None, closed="left")],
-    "bidirectional": ["boolean"],
-    "random_state": ["random_state"],
-}
 
-
-class _Sequences(BaseEstimator):  # type: ignore[misc, unused-ignore]
-    """Reading X, and the layer that reads it."""
-
-    def _read(self, X: Any, *, reset: bool) -> list[Array]:
-        """X as a list of (T_i, I) float32 arrays; scikit-learn's own checks wherever it has some."""
-        first = X[0] if isinstance(X, (list, tuple)) and len(X) else None
-        if isinstance(X, np.ndarray) and X.dtype == object and X.ndim == 1 and X.size:
-            first = X[0]
-        if isinstance(first, np.ndarray) and first.ndim:
-            sequences = [self._one(i, x) for i, x in enumerate(X)]
-            widths = {x.shape[1] for x in sequences}
-            if len(widths) > 1:
-                raise _validate.widths(type(self).__name__, sorted(widths))
-        elif getattr(X, "ndim", 2) == 3:
-            sequences = list(check_array(X, dtype=np.float32, ensure_2d=False, allow_nd=True))
-        else:
-            array = validate_data(self, X, dtype=np.float32, reset=reset)
-            sequences = list(array[:, :, None])
-        width = sequences[0].shape[1]
-        if reset:
-            self.input_size_ = width
-        elif width != self.input_size_:
-            raise _validate.sequence_width(type(self).__name__, width, self.input_size_)
-        return sequences
-
-    def _one(self, i: int, x: Any) -> Array:
-        name = f"X[{i}]"
-        array = _validate.floats(type(self).__name__, name, x, np.dtype(np.float32))
-        array = array[:, None] if array.ndim == 1 else array
-        if array.ndim != 2:
-            raise _validate.sequence_axes(type(self).__name__, name, array.shape)
-        if not np.isfinite(array).all():
-            raise _validate.not_finite(type(self).__name__, name)
-        return array
-
-    def _new_layer(self, random: np.random.RandomState, **options: Any) -> Any:
-        return CELLS[self.cell](
-            self.input_size_,
-            int(self.hidden_size),
-            int(self.num_layers),
-            bidirectional=bool(self.bidirectional),
-            rng=int(random.randint(2**31 - 1)),
-            **options,
-        )
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.three_d_array = True
-        return tags
-
-
-class RNNFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _Sequences):  # type: ignore[misc, unused-ignore]
+class RNNFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Sequences):  # type: ignore[misc, unused-ignore]
     """Sequences of any length become vectors of one: what a recurrent layer with frozen weights has heard.
 
     Parameters
@@ -133,6 +68,8 @@ class RNNFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _Sequences)
         direction at its first), their mean over time, or their largest.
     batch_size : int
         Sequences that run together; the result does not depend on it.
+    analyzer : "word", "char" or callable
+        How a text becomes tokens: its words, its characters, or what a function returns. Does nothing for others.
     random_state : int, RandomState or None
 
     Attributes
@@ -165,6 +102,7 @@ class RNNFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _Sequences)
         bidirectional: bool = False,
         pool: str = "last",
         batch_size: int = 128,
+        analyzer: Any = "word",
         random_state: Any = None,
     ) -> None:
         self.layer = layer
@@ -174,6 +112,7 @@ class RNNFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _Sequences)
         self.bidirectional = bidirectional
         self.pool = pool
         self.batch_size = batch_size
+        self.analyzer = analyzer
         self.random_state = random_state
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -202,7 +141,7 @@ class RNNFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _Sequences)
     def _features(self, sequences: list[Array]) -> Any:
         ys, state = self.layer_(sequences)
         if self.pool == "last":
-            return _last(state, self.layer_)
+            return last(state, self.layer_)
         empty = np.zeros(self._n_features_out)
         if self.pool == "mean":
             return np.stack([y.mean(0) if len(y) else empty for y in ys])
@@ -214,16 +153,74 @@ class RNNFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _Sequences)
         return tags
 
 
-class _Trained(_Sequences):
-    """A recurrent layer and a dense one over its last state, trained together with Adam."""
+class SequenceClassifier(ClassifierMixin, Trained):  # type: ignore[misc, unused-ignore]
+    """One class for each sequence: a recurrent layer, softmax over its last valid state, trained with AdamW.
+
+    Parameters
+    ----------
+    cell : "rnn", "gru", "lstm", "mingru", "minlstm", "indrnn", "qrnn", "sru", "lru" or "rglru"
+    hidden_size, num_layers : int
+    bidirectional : bool
+    dropout : float
+        Between layers, while training; with one layer a warning says that it does nothing.
+    learning_rate : float
+    max_iter : int
+        Passes over the data.
+    batch_size : int
+    max_norm : float
+        Gradients are clipped to this norm.
+    alpha : float
+        Weight decay, as that of `fusedrnn.optim.AdamW`.
+    early_stopping : bool
+        Whether a part of the data is held out, training ends when its loss no longer falls, and the parameters of the
+        pass with the smallest such loss are kept.
+    validation_fraction : float
+        The part that is held out, with equal shares of the classes.
+    n_iter_no_change : int
+        Passes without a fall of more than `tol` that end training.
+    tol : float
+    analyzer : "word", "char" or callable
+        How a text becomes tokens: its words, its characters, or what a function returns. Does nothing for others.
+    class_weight : dict, "balanced" or None
+        Weights of the classes, as everywhere in scikit-learn.
+    warm_start : bool
+        Whether another ``fit`` goes on from the parameters, vocabulary and classes of the last.
+    verbose : bool or int
+        Whether a line is printed for each pass.
+    random_state : int, RandomState or None
+
+    Attributes
+    ----------
+    classes_ : ndarray
+    layer_ : a layer of the cell's family
+    head_ : Linear
+    coef_, intercept_ : ndarray
+        Of the dense layer: (features, classes) and (classes,), views of the parameters of ``head_``.
+    vocabulary_ : dict or None
+        Numbers of tokens, from 1; 0 is any other token. None if X holds numbers.
+    loss_curve_, validation_curve_ : list of float
+        Mean cross entropy of each pass; of the data held out, with `early_stopping`.
+    input_size_, n_iter_ : int
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> X = [np.full((n, 1), value) for n in range(2, 9) for value in (-1.0, 1.0)]
+    >>> model = SequenceClassifier(hidden_size=8, random_state=0).fit(X, [0, 1] * 7)
+    >>> model.predict([np.ones((20, 1))])
+    array([1])
+
+    Texts:
+
+    >>> texts = ["good film", "a bad film", "so good", "bad"] * 4
+    >>> model = SequenceClassifier(hidden_size=8, random_state=0).fit(texts, [1, 0, 1, 0] * 4)
+    >>> model.predict(["good", "a very bad film"])
+    array([1, 0])
+    """
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
-        **CONSTRAINTS,
-        "dropout": [Interval(Real, 0, 1, closed="left")],
-        "learning_rate": [Interval(Real, 0, None, closed="neither")],
-        "max_iter": [Interval(Integral, 1, None, closed="left")],
-        "batch_size": [Interval(Integral, 1, None, closed="left")],
-        "max_norm": [Interval(Real, 0, None, closed="neither")],
+        **Trained._parameter_constraints,
+        "class_weight": [dict, StrOptions({"balanced"}), None],
     }
 
     def __init__(
@@ -238,126 +235,80 @@ class _Trained(_Sequences):
         max_iter: int = 50,
         batch_size: int = 32,
         max_norm: float = 1.0,
+        alpha: float = 0.0,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 10,
+        tol: float = 1e-4,
+        analyzer: Any = "word",
+        class_weight: Any = None,
+        warm_start: bool = False,
+        verbose: Any = False,
         random_state: Any = None,
     ) -> None:
-        self.cell = cell
-        self.hidden_size = hidden_size
-        self.num_layers = num_layers
-        self.bidirectional = bidirectional
-        self.dropout = dropout
-        self.learning_rate = learning_rate
-        self.max_iter = max_iter
-        self.batch_size = batch_size
-        self.max_norm = max_norm
-        self.random_state = random_state
-
-    def _train(self, sequences: list[Array], target: Array) -> None:
-        """Minimise the loss between dense outputs and `target` (samples, outputs)."""
-        random = check_random_state(self.random_state)
-        dropout = float(self.dropout) if self.num_layers > 1 else 0.0
-        self.layer_ = self._new_layer(random, dropout=dropout)
-        outputs, width = target.shape[1], self.layer_.hidden_size * (1 + self.layer_.bidirectional)
-        bound = width**-0.5
-        self.coef_ = random.uniform(-bound, bound, (width, outputs)).astype(np.float32)
-        self.intercept_ = np.zeros(outputs, np.float32)
-        self.loss_curve_: list[float] = []
-        adam = _Adam([*self.layer_.params.values(), self.coef_, self.intercept_], float(self.learning_rate))
-        for _ in range(self.max_iter):
-            losses = []
-            order = random.permutation(len(sequences))
-            for start in range(0, len(order), self.batch_size):
-                rows = order[start : start + self.batch_size]
-                loss, gradients = self._loss([sequences[i] for i in rows], target[rows])
-                fusedrnn.clip_grad_norm(gradients, float(self.max_norm))
-                adam.step(gradients)
-                losses.append(loss * len(rows))
-            self.loss_curve_.append(sum(losses) / len(order))
-        self.n_iter_ = len(self.loss_curve_)
-
-    def _loss(self, sequences: list[Array], target: Array) -> tuple[float, list[Array]]:
-        """Loss of a batch, and the gradients of all parameters."""
-        layer = self.layer_
-        _, state, tape = layer.forward(sequences)
-        h = _last(state, layer)
-        loss, dz = self._output_loss(h @ self.coef_ + self.intercept_, target)
-        dh = dz @ self.coef_.T
-        parts = state if isinstance(state, tuple) else (state,)
-        dstate = np.zeros_like(parts[0])
-        D = 1 + layer.bidirectional
-        dstate[-D:] = dh.reshape(len(h), D, -1).swapaxes(0, 1)
-        with tape:
-            grads = tape.backward(dstate=(dstate, None) if len(parts) == 2 else dstate, need_dx=False)
-        return loss, [*grads.params.values(), h.T @ dz, dz.sum(0)]
-
-    def _output_loss(self, z: Array, target: Array) -> tuple[float, Array]:
-        """Mean loss of the dense layer's outputs, and its gradient."""
-        raise NotImplementedError
-
-    def _outputs(self, X: Any) -> Array:
-        check_is_fitted(self)
-        sequences = self._read(X, reset=False)
-        parts = []
-        for start in range(0, len(sequences), 128):
-            _, state = self.layer_(sequences[start : start + 128])
-            parts.append(_last(state, self.layer_) @ self.coef_ + self.intercept_)
-        outputs: Array = np.concatenate(parts)
-        return outputs
-
-
-class SequenceClassifier(ClassifierMixin, _Trained):  # type: ignore[misc, unused-ignore]
-    """One class for each sequence: a recurrent layer, softmax over its last valid state, trained with Adam.
-
-    Parameters
-    ----------
-    cell : "rnn", "gru", "lstm", "mingru", "minlstm", "indrnn", "qrnn", "sru", "lru" or "rglru"
-    hidden_size, num_layers : int
-    bidirectional : bool
-    dropout : float
-        Between layers, while training.
-    learning_rate : float
-    max_iter : int
-        Passes over the data.
-    batch_size : int
-    max_norm : float
-        Gradients are clipped to this norm.
-    random_state : int, RandomState or None
-
-    Attributes
-    ----------
-    classes_ : ndarray
-    layer_ : RNN, GRU or LSTM
-    coef_, intercept_ : ndarray
-        Of the dense layer: (features, classes) and (classes,).
-    loss_curve_ : list of float
-        Mean cross entropy of each pass.
-    input_size_, n_iter_ : int
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> X = [np.full((n, 1), value) for n in range(2, 9) for value in (-1.0, 1.0)]
-    >>> model = SequenceClassifier(hidden_size=8, random_state=0).fit(X, [0, 1] * 7)
-    >>> model.predict([np.ones((20, 1))])
-    array([1])
-    """
+        super().__init__(
+            cell=cell,
+            hidden_size=hidden_size,
+            num_layers=num_layers,
+            bidirectional=bidirectional,
+            dropout=dropout,
+            learning_rate=learning_rate,
+            max_iter=max_iter,
+            batch_size=batch_size,
+            max_norm=max_norm,
+            alpha=alpha,
+            early_stopping=early_stopping,
+            validation_fraction=validation_fraction,
+            n_iter_no_change=n_iter_no_change,
+            tol=tol,
+            analyzer=analyzer,
+            warm_start=warm_start,
+            verbose=verbose,
+            random_state=random_state,
+        )
+        self.class_weight = class_weight
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X: Any, y: Any) -> Self:
-        """Train on sequences and one label for each."""
-        sequences = self._read(X, reset=True)
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Train on sequences, one label for each, and a weight for each."""
+        sequences, index, weight = self._read_all(X, y, sample_weight, None, reset=not self._goes_on)
+        labels = index if self.early_stopping else None
+        self._train(sequences, index, weight, len(self.classes_), labels)
+        return self
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
+        """One pass over a part of the data; the first call fixes width or vocabulary, and the classes."""
+        first = not hasattr(self, "layer_")
+        sequences, index, weight = self._read_all(X, y, sample_weight, classes, reset=first)
+        self._one_pass(sequences, index, weight, len(self.classes_), first)
+        return self
+
+    def _read_all(
+        self, X: Any, y: Any, sample_weight: Any, classes: Any, *, reset: bool
+    ) -> tuple[list[Array], Array, Array]:
+        """Sequences, the number of the class of each, and the weight of each."""
+        owner = type(self).__name__
+        sequences = self._read(X, reset=reset)
         y = column_or_1d(y, warn=True)
         check_consistent_length(sequences, y)
         check_classification_targets(y)
-        self.classes_, index = np.unique(y, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise _validate.one_class(type(self).__name__, len(self.classes_))
-        self._train(sequences, np.eye(len(self.classes_), dtype=np.float32)[index])
-        return self
+        found = np.unique(y)
+        if reset:
+            self.classes_ = found if classes is None else np.unique(column_or_1d(classes))
+            if len(self.classes_) < 2:
+                raise _validate.one_class(owner, len(self.classes_))
+        unknown = np.setdiff1d(found, self.classes_)
+        if len(unknown):
+            raise ValueError(_messages.new_classes(owner, unknown.tolist()))
+        weight = _check_sample_weight(sample_weight, sequences, dtype=np.float64)
+        weight = weight * compute_sample_weight(self.class_weight, y)
+        return sequences, np.searchsorted(self.classes_, y), weight
 
-    def _output_loss(self, z: Array, target: Array) -> tuple[float, Array]:
-        p = _softmax(z)
-        loss = -np.log(np.maximum(p[target > 0], np.finfo(np.float32).tiny)).mean()
-        return float(loss), (p - target) / np.float32(len(z))
+    def _output_loss(self, z: Array, target: Array, weight: Array) -> tuple[float, Array]:
+        loss, dz = cross_entropy(z, target, sample_weight=weight)
+        share = weight.mean()
+        return loss * float(share), dz * z.dtype.type(share)
 
     def predict_proba(self, X: Any) -> Array:
         """Probabilities, (samples, classes), in the order of ``classes_``."""
@@ -370,18 +321,21 @@ class SequenceClassifier(ClassifierMixin, _Trained):  # type: ignore[misc, unuse
         return classes
 
 
-class SequenceRegressor(RegressorMixin, _Trained):  # type: ignore[misc, unused-ignore]
+class SequenceRegressor(RegressorMixin, Trained):  # type: ignore[misc, unused-ignore]
     """A number, or several, for each sequence: a recurrent layer, a dense one over its last valid state, squared error.
 
     Parameters
     ----------
-    cell, hidden_size, num_layers, bidirectional, dropout, learning_rate, max_iter, batch_size, max_norm, random_state
+    cell, hidden_size, num_layers, bidirectional, dropout, learning_rate, max_iter, batch_size, max_norm, alpha
+        As for `SequenceClassifier`.
+    early_stopping, validation_fraction, n_iter_no_change, tol, analyzer, warm_start, verbose, random_state
         As for `SequenceClassifier`.
 
     Attributes
     ----------
-    layer_, coef_, intercept_, loss_curve_, input_size_, n_iter_
-        As for `SequenceClassifier`; the loss is that of targets scaled to mean 0 and deviation 1.
+    layer_, head_, coef_, intercept_, vocabulary_, loss_curve_, validation_curve_, input_size_, n_iter_
+        As for `SequenceClassifier`; the loss is that of targets scaled to mean 0 and deviation 1, as the first fit
+        found them.
 
     Examples
     --------
@@ -393,25 +347,44 @@ class SequenceRegressor(RegressorMixin, _Trained):  # type: ignore[misc, unused-
     """
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X: Any, y: Any) -> Self:
-        """Train on sequences and a target (samples,) or (samples, outputs)."""
-        sequences = self._read(X, reset=True)
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Train on sequences, a target (samples,) or (samples, outputs), and a weight for each."""
+        sequences, target, weight = self._read_all(X, y, sample_weight, reset=not self._goes_on)
+        self._train(sequences, target, weight, target.shape[1])
+        return self
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """One pass over a part of the data; the first call fixes width or vocabulary, and the scale of targets."""
+        first = not hasattr(self, "layer_")
+        sequences, target, weight = self._read_all(X, y, sample_weight, reset=first)
+        self._one_pass(sequences, target, weight, target.shape[1], first)
+        return self
+
+    def _read_all(self, X: Any, y: Any, sample_weight: Any, *, reset: bool) -> tuple[list[Array], Array, Array]:
+        """Sequences, the scaled target of each, and the weight of each."""
+        owner = type(self).__name__
+        sequences = self._read(X, reset=reset)
         if y is None:
-            raise _validate.no_target(type(self).__name__)
+            raise _validate.no_target(owner)
         y = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         check_consistent_length(sequences, y)
-        self._single = y.ndim == 1
-        target = y[:, None] if self._single else y
-        self._mean, scale = target.mean(0), target.std(0)
-        self._scale = np.where(scale > 0, scale, 1.0)
-        self._train(sequences, ((target - self._mean) / self._scale).astype(np.float32))
-        return self
+        target = y[:, None] if y.ndim == 1 else y
+        if reset:
+            self._single = y.ndim == 1
+            self._mean, scale = target.mean(0), target.std(0)
+            self._scale = np.where(scale > 0, scale, 1.0)
+        elif target.shape[1] != len(self._mean):
+            raise ValueError(_messages.other_outputs(owner, target.shape[1], len(self._mean)))
+        weight = _check_sample_weight(sample_weight, sequences, dtype=np.float64)
+        return sequences, ((target - self._mean) / self._scale).astype(np.float32), weight
 
-    def _output_loss(self, z: Array, target: Array) -> tuple[float, Array]:
-        error = z - target
-        return float((error**2).sum(1).mean()), 2 * error / np.float32(len(z))
+    def _output_loss(self, z: Array, target: Array, weight: Array) -> tuple[float, Array]:
+        loss, dz = mse(z, target, sample_weight=weight)
+        share = weight.mean()
+        return loss * float(share), dz * z.dtype.type(share)
 
     def predict(self, X: Any) -> Array:
         """The target of each sequence."""
@@ -423,32 +396,6 @@ class SequenceRegressor(RegressorMixin, _Trained):  # type: ignore[misc, unused-
         tags.target_tags.multi_output = True
         tags.target_tags.single_output = True
         return tags
-
-
-class _Adam:
-    """Kingma and Ba, Adam: a method for stochastic optimization, 2015; updates arrays in place."""
-
-    def __init__(self, params: list[Array], learning_rate: float) -> None:
-        self.params = params
-        self.learning_rate = learning_rate
-        self.m = [np.zeros_like(w) for w in params]
-        self.v = [np.zeros_like(w) for w in params]
-        self.t = 0
-
-    def step(self, gradients: list[Array]) -> None:
-        self.t += 1
-        rate = self.learning_rate * np.sqrt(1 - 0.999**self.t) / (1 - 0.9**self.t)
-        for w, g, m, v in zip(self.params, gradients, self.m, self.v, strict=True):
-            m += np.float32(0.1) * (g - m)
-            v += np.float32(0.001) * (g * g - v)
-            w -= np.float32(rate) * m / (np.sqrt(v) + np.float32(1e-8))
-
-
-def _last(state: Any, layer: Any) -> Array:
-    """The last layer's final h, (B, D*H)."""
-    h = state[0] if isinstance(state, tuple) else state
-    D = 1 + layer.bidirectional
-    return np.ascontiguousarray(h[-D:].swapaxes(0, 1)).reshape(h.shape[1], -1)
 
 
 def _softmax(z: Array) -> Array:

@@ -44,11 +44,31 @@ from torch.nn.utils.rnn import PackedSequence
 
 import fusedrnn
 
-from .. import _core, _validate
+from .. import _validate
 from .._ragged import ByStep
 from ..grads import SparseGrad
+from .torch_attention import gated_delta_rule, linear_recurrence, mamba_chunk_scan_combined
+from .torch_functions import (
+    causal_conv1d_fn,
+    causal_conv1d_update,
+    selective_scan_fn,
+    selective_state_update,
+)
+from .torch_operators import TorchsThreads, graph_is_kept
 
-__all__ = ["GRU", "LSTM", "RNN", "from_module"]
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "causal_conv1d_fn",
+    "causal_conv1d_update",
+    "from_module",
+    "gated_delta_rule",
+    "linear_recurrence",
+    "mamba_chunk_scan_combined",
+    "selective_scan_fn",
+    "selective_state_update",
+]
 
 Array = NDArray[Any]
 
@@ -148,7 +168,7 @@ class _Recurrent:
             y, *state_n = _Sequence.apply(layer, (steps, batch_sizes, sparse), len(state), x, *state, *params)
             return y, (state_n[0] if len(state_n) == 1 else tuple(state_n))
         given = _state(map(_array, state))
-        with _torchs_threads():
+        with TorchsThreads():
             if dropout:
                 y, out, _ = layer.forward(_input(x, batch_sizes), given, **steps)
             else:
@@ -280,7 +300,7 @@ class _Sequence(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         steps, batch_sizes, ctx.sparse = options
         state = _state(map(_array, tensors[:states])) if states else None
-        with _torchs_threads():
+        with TorchsThreads():
             y, state_n, tape = layer.forward(_input(x, batch_sizes), state, **steps)
         ctx.tape = tape
         ctx.states = states
@@ -298,30 +318,13 @@ class _Sequence(torch.autograd.Function):
         given = [None if d is None else d.numpy() for d in (dy, *dstate)]
         if all(d is None for d in given):
             return (None,) * len(needed)
-        with _torchs_threads():
+        with TorchsThreads():
             grads = ctx.tape.backward(given[0], _state(given[1:]), need_dx=needed[3], sparse=ctx.sparse)
-        if not _graph_is_kept():
+        if not graph_is_kept():
             ctx.tape.release()
         parts = () if not ctx.states else grads.state if isinstance(grads.state, tuple) else (grads.state,)
         found = (None, None, None, grads.x, *parts, *grads.params.values())
         return tuple([_tensor(d) if need else None for need, d in zip(needed, found, strict=True)])
-
-
-class _torchs_threads:  # noqa: N801  like fusedrnn.threads, but without checks that are not needed here
-    """Use torch's number of threads within a ``with`` block."""
-
-    def __enter__(self) -> None:
-        self._before = _core.get_local_num_threads()
-        _core.set_local_num_threads(torch.get_num_threads())
-
-    def __exit__(self, *_: object) -> None:
-        _core.set_local_num_threads(self._before)
-
-
-def _graph_is_kept() -> bool:
-    """Whether the current backward pass has retain_graph=True; torch has no official way to ask."""
-    ask = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
-    return ask is None or bool(ask())
 
 
 @functools.lru_cache(maxsize=128)

@@ -19,7 +19,8 @@ CuDNN layers          saved by Keras 2: each gate's block is stored as (H, I), i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,6 +34,7 @@ from .conventions import (
     GATES,
     Array,
     Direction,
+    Pair,
     Part,
     as_weights,
     assemble,
@@ -42,7 +44,9 @@ from .conventions import (
     reorder,
 )
 from .keras_arrays import KERAS_GATES, of_list
+from .keras_files import of_file
 from .keras_layers import ACTIVATIONS, MERGES, merge_of, of_layers, state_activation
+from .packages import needs
 
 if TYPE_CHECKING:
     import keras
@@ -71,12 +75,15 @@ def from_keras(
 
     Parameters
     ----------
-    source : keras layer, or list of arrays
+    source : keras layer, list of arrays, or path
         ``SimpleRNN``, ``GRU``, ``LSTM``, ``Bidirectional`` of one of these, ``RNN`` over one or several of their cells
         (of Keras 3 or 2), a ``Sequential`` or a list of such layers, which are stacked; or the result of
         ``get_weights()`` of a layer or of such a model: kernel, recurrent kernel and bias, for two directions forward,
         then backward. The code of layers and cells has to be Keras' own: subclasses with methods of their own are
         refused.
+
+        A path is that of a ``Sequential``: a ``.keras`` file of Keras 3, or a ``.h5`` file of a whole model of Keras 2
+        or 3. The package h5py is needed, Keras is not.
     kind : "RNN", "GRU", "LSTM" or None
         The expected kind; only a check, because the shapes determine the kind.
     activation, recurrent_activation
@@ -102,10 +109,11 @@ def from_keras(
 
     Returns
     -------
-    RNN, GRU, LSTM, Stack or Bidirectional
+    RNN, GRU, LSTM, Stack, Bidirectional, or Pipeline
         A `Stack` if layers differ, a `Bidirectional` if directions differ. It returns all outputs, aligned with the
         input, and the final state, whatever ``return_sequences`` and ``return_state`` are. Dropout rates, which act in
-        training only, are not converted.
+        training only, are not converted. Of a file whose model has an ``Embedding`` or ``Dense`` layers: a `Pipeline`
+        of all of them, which returns the last output alone if the model does, and zeros at masked steps.
 
     Raises
     ------
@@ -113,7 +121,12 @@ def from_keras(
         `source` is neither.
     ValueError
         Shapes do not fit together, can be read in several ways, or contradict an argument; the layer has code of its
-        own, or uses a feature that fusedrnn lacks, such as an activation that is a function; it has no weights yet.
+        own, or uses a feature that fusedrnn lacks, such as an activation that is a function; it has no weights yet; a
+        file is damaged, holds weights alone, or is of no Sequential.
+    OSError
+        There is no such file, or it cannot be read.
+    ModuleNotFoundError
+        h5py is not installed, and `source` is a path.
 
     Examples
     --------
@@ -123,6 +136,15 @@ def from_keras(
     GRU(3, 5, batch_first=True, dtype='float64')
     """
     owner = "from_keras"
+    if isinstance(source, (str, os.PathLike)):
+        given = {"activation": activation, "recurrent_activation": recurrent_activation, "reset_after": reset_after}
+        given |= {"go_backwards": go_backwards or None, "bidirectional": bidirectional, "num_layers": num_layers}
+        for name, value in given.items():
+            if value is not None:
+                raise ValueError(_messages.contradiction(owner, name, value, "a file has its own"))
+        parts, made = of_file(owner, source, dtype, batch_first)
+        check_kinds(owner, kind, parts)
+        return made
     listed = isinstance(source, (list, tuple)) and bool(source)
     if hasattr(source, "get_config") or (listed and all(hasattr(item, "get_config") for item in source)):
         for name, value in (("bidirectional", bidirectional), ("num_layers", num_layers)):
@@ -154,7 +176,13 @@ def from_keras(
                 options["backwards"] = True
             parts.append(Part(read.kind, read.directions, options))
     else:
-        raise TypeError(_messages.wrong_source(owner, source, "a Keras layer, or a list of layers or of weights"))
+        raise TypeError(_messages.wrong_source(owner, source, "a Keras layer, a path, a list of layers or of weights"))
+    check_kinds(owner, kind, parts)
+    return assemble(owner, parts, dtype, batch_first=batch_first)
+
+
+def check_kinds(owner: str, kind: str | None, parts: Sequence[Part | Pair]) -> None:
+    """Refuse layers that are not of the expected kind."""
     check_kind(owner, kind)
     for part in parts:
         for own in [part] if isinstance(part, Part) else part[:2]:
@@ -162,7 +190,6 @@ def from_keras(
                 shape = own.directions[0].W_hh.shape[::-1]
                 why = f"the recurrent kernel has shape {shape}"
                 raise ValueError(_messages.kinds_differ(owner, str(kind), own.kind, why))
-    return assemble(owner, parts, dtype, batch_first=batch_first)
 
 
 def to_keras(layer: Any, *, return_state: bool = False) -> keras.layers.Layer:
@@ -194,9 +221,8 @@ def to_keras(layer: Any, *, return_state: bool = False) -> keras.layers.Layer:
     Keras' LSTM, SimpleRNN and ``reset_after=False`` GRU have one bias: the sum of both. A layer that has one already
     (``bias="single"``, as ``from_keras`` makes it) goes there and back bit for bit.
     """
-    import keras
-
     owner = "to_keras"
+    keras = needs(owner, "keras")
     parts: list[Any] = []
     flipped = False
     for member in flat_layers(layer):

@@ -40,6 +40,7 @@ from .onnx_nodes import OnnxNode
 from .onnx_operators import OPERATORS, OnnxOperator, is_operator, read_operator
 from .onnx_trace import are_all_steps, are_zeros, is_recurrent, label, steps_and_rows, trace
 from .onnx_values import Size
+from .packages import needs
 from .stored import faults_of, reading
 from .weights_onnx_chain import read_chain
 
@@ -138,9 +139,8 @@ def from_onnx(
         that a node reads the outputs of the node below, it has its own lengths or initial state, or it is in a branch
         or a loop, or an output of the model follows from a lower node.
     """
-    import onnx
-
     owner = "from_onnx"
+    onnx = needs(owner, "onnx")
     if dtype is not None:
         dtype = layer_dtype(owner, dtype)
     if tensors is not None and not isinstance(tensors, Mapping):

@@ -13,6 +13,7 @@ from ..bidirectional import Bidirectional
 from ..stack import Stack
 from . import _messages
 from .conventions import GATES, Array, Direction, directions_of, refuse_others, reorder
+from .packages import needs
 from .weights_onnx import ACTIVATION_OPTIONS, ACTIVATIONS, ONNX_GATES, ONNX_PEEPHOLES
 
 if TYPE_CHECKING:
@@ -94,8 +95,7 @@ def to_onnx(layer: Any, *, lengths: bool = False, state: bool = False, name: str
     ValueError
         The layer has an option that the operators do not have.
     """
-    import onnx
-
+    onnx = needs("to_onnx", "onnx")
     if type(layer).__name__ not in (*GATES, "Stack", "Bidirectional"):
         raise TypeError(_messages.wrong_source("to_onnx", layer, "RNN, GRU, LSTM, Stack or Bidirectional"))
     return Graph(layer, lengths, state).model(onnx, name)

@@ -24,6 +24,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike
 
+from ..linear import Linear
+from ..pipeline import Pipeline
 from . import _messages
 from .conventions import Array, Part, as_weights, assemble, float_dtype, shaped
 from .keras_arrays import of_direction
@@ -116,6 +118,27 @@ class Network(NamedTuple):
         for dense in self.after:
             y = dense(y)
         return (y + x[..., : self.skip] if self.skip else y), state
+
+    def to_pipeline(self) -> Pipeline:
+        """The network as one frozen object that can be streamed and saved.
+
+        Returns
+        -------
+        fusedrnn.Pipeline
+        """
+        parts: list[Any] = []
+        for part in (*self.before, self.layer, *self.after):
+            if not isinstance(part, Dense):
+                parts.append(part)
+                continue
+            if part.weight is not None:
+                outputs, inputs = part.weight.shape
+                linear = Linear(inputs, outputs, part.bias is not None, dtype=part.weight.dtype, rng=0)
+                linear.load_state_dict({"weight": part.weight} | ({} if part.bias is None else {"bias": part.bias}))
+                parts.append(linear)
+            if part.activation:
+                parts.append(part.activation)
+        return Pipeline(parts, skip=self.skip)
 
 
 def load_rtneural(source: Path | Mapping[str, Any], *, dtype: DTypeLike | None = np.float32) -> Network:

@@ -14,6 +14,7 @@ names          the same; of cells without ``_l0``; in a state dict behind any pr
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -36,7 +37,9 @@ from .conventions import (
     stack_of,
 )
 from .modules_torch import SEVERAL, prefixes_in_order, recurrent_module, weights_of
+from .packages import needs
 from .stored import Stored
+from .torch_files import state_dict_of
 
 if TYPE_CHECKING:
     import torch
@@ -48,7 +51,7 @@ KNOWN = ("num_layers", "nonlinearity", "bias", "batch_first", "dropout", "bidire
 
 
 def from_torch(
-    source: torch.nn.Module | Mapping[str, Any],
+    source: torch.nn.Module | Mapping[str, Any] | str | os.PathLike[str],
     prefix: str | Sequence[str] | None = None,
     *,
     kind: str | None = None,
@@ -62,11 +65,15 @@ def from_torch(
 
     Parameters
     ----------
-    source : torch.nn.Module, or mapping of str to tensors or arrays
+    source : torch.nn.Module, mapping of str to tensors or arrays, or path
         ``nn.RNN``, ``nn.GRU``, ``nn.LSTM``, one of their cells, a module that contains one of them; or a state dict of
         any of these (of tensors, or of arrays, for which torch is not needed). The module's code has to be torch's:
         subclasses with methods of their own and modules with hooks are refused. weight_norm, spectral_norm, orthogonal
         and pruning are understood, ``torch.compile`` is looked through.
+
+        A path is that of a state dict: a file of ``torch.save``, which is loaded with ``weights_only=True``, so that no
+        code in it is run, or a safetensors file, for which torch is not needed. A checkpoint may hold the state dict
+        under a name of its own: it becomes the first part of the names, ``"model_state_dict.encoder.lstm"``.
     prefix : str, sequence of str, or None
         If `source` contains several recurrent modules: the one to convert, such as ``"encoder.lstm."`` (the dot may be
         left out); or the stacked ones, from bottom to top. The modules of a ``Sequential`` or ``ModuleList`` are
@@ -95,7 +102,12 @@ def from_torch(
         `source` is neither, or does not hold real numbers.
     ValueError
         `source` has no recurrent module, or several without an order, or one that may compute something else than
-        torch's class does with its weights; parameters are missing or do not fit together.
+        torch's class does with its weights; parameters are missing or do not fit together; a file is damaged, or holds
+        more than tensors.
+    OSError
+        There is no such file, or it cannot be read.
+    ModuleNotFoundError
+        The file is one of ``torch.save``, and torch is not installed.
 
     Examples
     --------
@@ -105,6 +117,10 @@ def from_torch(
     GRU(3, 5, num_layers=2)
     """
     owner = "from_torch"
+    if isinstance(source, (str, os.PathLike)):
+        same: dict[str, Any] = {"kind": kind, "nonlinearity": nonlinearity, "batch_first": batch_first}
+        with state_dict_of(owner, source) as tensors:
+            return from_torch(tensors, prefix, **same, dropout=dropout, dtype=dtype, force=force)
     if prefix is None and hasattr(source, "named_modules"):
         prefix = prefixes_in_order(owner, source, force)
     if prefix is not None and not isinstance(prefix, str):
@@ -115,7 +131,7 @@ def from_torch(
     if isinstance(source, Mapping):
         return from_state_dict(owner, source, prefix, kind, nonlinearity, batch_first, dropout, dtype, force)
     if not hasattr(source, "named_modules"):
-        raise TypeError(_messages.wrong_source(owner, source, "a torch.nn.Module or a state dict"))
+        raise TypeError(_messages.wrong_source(owner, source, "a torch.nn.Module, a state dict, or the path of one"))
     module = recurrent_module(owner, source, prefix, force)
     params = weights_of(owner, module, force)
     if kind is not None and kind not in type(module).__name__ and kind not in str(getattr(module, "mode", "")):
@@ -253,9 +269,8 @@ def to_torch(layer: Any) -> torch.nn.Module:
     -----
     A layer with one bias gets a second one of zeros.
     """
-    import torch
-
     owner = "to_torch"
+    library = needs(owner, "torch")
     kind = type(layer).__name__
     if kind.removesuffix("Cell") not in GATES:
         raise TypeError(
@@ -266,11 +281,11 @@ def to_torch(layer: Any) -> torch.nn.Module:
     refuse_others(owner, layer, KNOWN, ", as torch has nothing else")
     options = {name: getattr(layer, name) for name, _ in layer._arguments if name in KNOWN}
     options["bias"] = bool(options["bias"])
-    options["dtype"] = getattr(torch, options["dtype"].name)
-    module: torch.nn.Module = getattr(torch.nn, kind)(layer.input_size, layer.hidden_size, **options)
+    options["dtype"] = getattr(library, options["dtype"].name)
+    module: torch.nn.Module = getattr(library.nn, kind)(layer.input_size, layer.hidden_size, **options)
     params: dict[str, Array] = layer.state_dict()
     for name in list(params):
         if name.startswith("bias_ih"):
             params.setdefault(name.replace("_ih", "_hh"), np.zeros_like(params[name]))
-    module.load_state_dict({name: torch.from_numpy(array) for name, array in params.items()})
+    module.load_state_dict({name: library.from_numpy(array) for name, array in params.items()})
     return module

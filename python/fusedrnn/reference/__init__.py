@@ -11,6 +11,7 @@ from fusedrnn.grads import (
     LSTMGrads,
     RNNGrads,
     ScanGrads,
+    SelectiveScanGrads,
     StateSpaceGrads,
 )
 from fusedrnn.reference import elementwise, functions
@@ -27,6 +28,7 @@ from fusedrnn.reference.linear_attention import (
     linear_attention_forward,
 )
 from fusedrnn.reference.scan import ScanTape, scan_backward, scan_forward
+from fusedrnn.reference.selective_scan import SelectiveScanTape, selective_scan_backward, selective_scan_forward
 from fusedrnn.reference.sequence import SequenceGrads, Tape, backward, forward
 from fusedrnn.reference.state_space import StateSpaceTape, state_space_backward, state_space_forward
 
@@ -43,6 +45,8 @@ __all__ = [
     "RNNGrads",
     "ScanGrads",
     "ScanTape",
+    "SelectiveScanGrads",
+    "SelectiveScanTape",
     "SequenceGrads",
     "StateSpaceGrads",
     "StateSpaceTape",
@@ -56,6 +60,8 @@ __all__ = [
     "linear_attention_forward",
     "scan_backward",
     "scan_forward",
+    "selective_scan_backward",
+    "selective_scan_forward",
     "sigmoid",
     "state_space_backward",
     "state_space_forward",

@@ -14,6 +14,7 @@ from fusedrnn.reference.cells.qrnn import QRNN
 from fusedrnn.reference.cells.rglru import RGLRU
 from fusedrnn.reference.cells.sru import SRU
 from fusedrnn.reference.sequence import backward, forward
+from fusedrnn.reference.windows import WindowTape, backward_windows, forward_windows
 from fusedrnn.signatures import backward_signature, forward_signature, named_function
 
 __all__ = [
@@ -24,12 +25,12 @@ __all__ = [
 
 
 def functions_of(
-    name: str, make: Callable[..., Cell], options: dict[str, object] | None = None
+    name: str, make: Callable[..., Cell], options: dict[str, object] | None = None, windows: bool = False
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """The pair of functions of a family.
 
     `make` makes the cell from its options by name and, if cells of the family differ by the number of their gates,
-    from `wide`.
+    from `wide`. With `windows` W_ih may multiply the inputs of several steps.
     """
     options = options or {}
     usual = make(**options)
@@ -46,6 +47,9 @@ def functions_of(
             steps["zoneout"] = (0, a["zoneout_c"])
         steps["initial"] = tuple(a[part] for part in ("h_initial", "c_initial")[: usual.states])
         state = tuple(a[part] for part in ("h_0", "c_0")[: usual.states])
+        if a.get("window", 1) != 1:
+            y, state_n, wide = forward_windows(make(**own), a["window"], a["x"], state, W_ih, a["b_ih"], **steps)
+            return (y, *state_n, wide)
         y, state_n, tape = forward(make(**own), a["x"], state, W_ih, None, a["b_ih"], W_peephole=W_unit, **steps)
         return (y, *state_n, tape)
 
@@ -53,13 +57,9 @@ def functions_of(
         tape = a["tape"]
         if not tape.cell.name.startswith(name):
             raise ValueError(f"{name}_backward: the tape is from {tape.cell.name}")
-        grads = backward(
-            tape,
-            a["dy"],
-            tuple(a[part] for part in ("dh_n", "dc_n")[: usual.states]),
-            need_dx=a["need_dx"],
-            sparse=a["sparse"],
-        )
+        dstate_n = tuple(a[part] for part in ("dh_n", "dc_n")[: usual.states])
+        back: Any = backward_windows if isinstance(tape, WindowTape) else backward
+        grads = back(tape, a["dy"], dstate_n, need_dx=a["need_dx"], sparse=a["sparse"])
         made: Any = ElementwiseGrads if usual.states == 1 else ElementwisePairGrads
         own = tuple(d if has else None for d, has in zip(grads.dinitial, tape.has_initial, strict=False))
         return made(grads.dx, *grads.dstate, grads.dW_ih, grads.db_ih, grads.dW_peephole, *own)
@@ -67,7 +67,8 @@ def functions_of(
     doc = "`fusedrnn.functional.{}` in NumPy; the equations are in `cells/`."
     forward_name, backward_name = f"{name}_forward", f"{name}_backward"
     others = {"dtype": np.float64}
-    signature = forward_signature(usual.states, has_units, options | zoneout, others)
+    window = {"window": 1} if windows else {}
+    signature = forward_signature(usual.states, has_units, options | window | zoneout, others)
     return (
         named_function(forward_name, __name__, doc.format(forward_name), signature, run_forward),
         named_function(
@@ -85,6 +86,6 @@ indrnn_forward, indrnn_backward = functions_of("indrnn", IndRNN, {"nonlinearity"
 lru_forward, lru_backward = functions_of("lru", LRU)
 mingru_forward, mingru_backward = functions_of("mingru", MinGRU, {"activation": "g"})
 minlstm_forward, minlstm_backward = functions_of("minlstm", MinLSTM, {"activation": "g"})
-qrnn_forward, qrnn_backward = functions_of("qrnn", QRNN)
+qrnn_forward, qrnn_backward = functions_of("qrnn", QRNN, windows=True)
 rglru_forward, rglru_backward = functions_of("rglru", RGLRU)
 sru_forward, sru_backward = functions_of("sru", sru_cell, {"highway_bias": 0.0, "rescale": True})
