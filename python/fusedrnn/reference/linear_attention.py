@@ -84,7 +84,7 @@ def linear_attention_forward(
     """
     owner = "linear_attention_forward"
     arrays = {"q": q, "k": k, "v": v, "decay": decay, "beta": beta}
-    given: dict[str, Any] = {name: None if x is None else np.asarray(x).astype(dtype) for name, x in arrays.items()}
+    given: dict[str, Any] = {n: None if x is None else np.asarray(x).astype(dtype) for n, x in arrays.items()}
     for name, x in given.items():
         if x is not None and x.ndim != 3:
             raise ValueError(f"{owner}: {name} has shape {x.shape}; expected (T, B, numbers of all heads)")
@@ -92,6 +92,8 @@ def linear_attention_forward(
     H, Hkv = num_heads, num_heads if num_kv_heads is None else num_kv_heads
     if Hkv < 1 or H % Hkv:
         raise ValueError(f"{owner}: num_heads is {H}; expected a multiple of num_kv_heads = {Hkv}")
+    if rule not in (None, *RULES):
+        raise ValueError(f"{owner}: rule is {rule!r}; expected one of {', '.join(RULES)}")
     gated, delta = (decay is not None, beta is not None) if rule is None else RULES[rule]
     if (decay is not None, beta is not None) != (gated, delta):
         raise ValueError(f"{owner}: decay and beta do not fit rule={rule!r}")
