@@ -135,7 +135,7 @@ class Mamba(Mixer):
         for name, value in (("d_model", d_model), ("d_state", d_state), ("d_conv", d_conv), ("expand", expand)):
             values[name] = _validate.size(owner, name, value)
         auto = isinstance(dt_rank, str) and dt_rank == "auto"
-        values["dt_rank"] = "auto" if auto else _validate.size(owner, "dt_rank", dt_rank)  # type: ignore[arg-type]
+        values["dt_rank"] = "auto" if auto else _validate.size(owner, "dt_rank", dt_rank)
         values["conv_bias"] = _validate.flag(owner, "conv_bias", conv_bias)
         values["bias"] = _validate.flag(owner, "bias", bias)
         for name, number in (

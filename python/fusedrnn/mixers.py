@@ -112,7 +112,7 @@ class Mixer(SequenceLayer, Parameterized):
         self._initialise()
 
     def _choose_kind(self) -> CellKind:
-        return None  # type: ignore[return-value]  such a layer has no cell
+        return None  # type: ignore[return-value]  # such a layer has no cell
 
     def _specify(self) -> tuple[ParameterSpec, ...]:
         owner = type(self).__name__
@@ -268,7 +268,7 @@ def step_bias(rng: np.random.Generator, count: int, low: float, high: float, flo
 
 
 def last_inputs(
-    convolution: Callable[..., Any], x: Array, before: Array, steps: StepsGiven
+    convolution: tuple[Callable[..., Any], Callable[..., Any]], x: Array, before: Array, steps: StepsGiven
 ) -> tuple[Array, Callable[[Array], tuple[Array, Array]]]:
     """The last k inputs (B, D, k) after those `before`, and the function that takes their gradient back."""
     k = before.shape[2]
@@ -286,7 +286,7 @@ def last_inputs(
             return dx, dbefore
 
         return np.ascontiguousarray(whole.transpose(1, 2, 0)), back
-    forward, backward = convolution  # type: ignore[misc]
+    forward, backward = convolution
     none = np.zeros((x.shape[2], k + 1), x.dtype)  # only the state matters
     state = np.ascontiguousarray(before.transpose(0, 2, 1))
     _, last, tape = forward(x, none, None, state, **steps._asdict())
