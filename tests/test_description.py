@@ -71,6 +71,7 @@ def public():
     things = {name: getattr(fusedrnn, name) for name in fusedrnn.__all__}
     things |= {f"functional.{name}": getattr(fusedrnn.functional, name) for name in dir(fusedrnn.functional)}
     things |= {f"optim.{name}": getattr(fusedrnn.optim, name) for name in fusedrnn.optim.__all__}
+    things |= {f"interop.{name}": getattr(fusedrnn.interop, name) for name in fusedrnn.interop.__all__}
     things |= {f"losses.{name}": getattr(fusedrnn.losses, name) for name in fusedrnn.losses.__all__}
     things = {name: thing for name, thing in things.items() if callable(thing) and name[0] != "_"}
     return {name: t for name, t in things.items() if getattr(t, "__module__", "").startswith("fusedrnn")}

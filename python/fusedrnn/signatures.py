@@ -67,11 +67,14 @@ class Annotation(str):
 def unquote(things: Iterable[Any]) -> None:
     """Have ``help()`` show the annotations of functions, and of classes with their bases, without quotes."""
     top = __name__.partition(".")[0]
+    seen: set[type] = set()
     for thing in things:
         if str(getattr(thing, "__module__", "")).partition(".")[0] != top:
             continue
         bases = thing.__mro__ if isinstance(thing, type) else ()
-        own = [value for base in bases if base.__module__.partition(".")[0] == top for value in vars(base).values()]
+        new = [base for base in bases if base.__module__.partition(".")[0] == top and base not in seen]
+        seen.update(new)
+        own = [value for base in new for value in vars(base).values()]
         for value in [thing, *own]:
             function = getattr(value, "fget", getattr(value, "__func__", value))
             if inspect.isfunction(function):

@@ -16,6 +16,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from ..signatures import unquote
+
 if TYPE_CHECKING:
     from .onnx_nodes import OnnxNode
     from .onnx_operators import OnnxOperator
@@ -92,7 +94,9 @@ _MODULES = {
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
-        return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
+        thing = getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
+        unquote([thing])
+        return thing
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
