@@ -204,6 +204,24 @@ def test_padding_is_skipped():
         pipeline(x, mask=mask.T)
 
 
+def test_a_mamba_layer_is_recurrent_too():
+    words, layer, head = (
+        Embedding(V, E, dtype="float64"),
+        fusedrnn.Mamba(E, dtype="float64"),
+        Linear(E, O, dtype="float64"),
+    )
+    pipeline = Pipeline([words, layer, head, "tanh"], padding=0)
+    x = tokens()
+    x[2, 1] = x[4:, 3] = 0
+    y, _ = pipeline(x)
+    expected = np.tanh(head(layer(words(x), mask=x != 0)[0]))
+    assert np.abs(y - expected)[x != 0].max() < 1e-13
+    stream = pipeline.stream(5)
+    assert np.abs(np.stack([stream.step(x_t) for x_t in x]) - y).max() < 1e-13
+    with pytest.raises(ValueError, match="expected an RNN, GRU or LSTM there"):
+        Pipeline([words, layer], last=True)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_skip_adds_the_input(dtype):
     layer, head = LSTM(2, 8, dtype=dtype, rng=0), Linear(8, 2, dtype=dtype, rng=1)

@@ -295,6 +295,26 @@ def test_embeddings_and_linear_layers(dtype, there_and_back):
     assert np.array_equal(loaded[0](np.ones((2, 3))), made[0](np.ones((2, 3))))
 
 
+def test_mamba(there_and_back):
+    Mamba = fusedrnn.Mamba
+    for layer in (
+        Mamba(4, rng=0),
+        Mamba(4, 3, 2, 3, 2, False, True, dt_min=1e-4, dt_init="constant", batch_first=True, dtype="float64", rng=0),
+        Mamba(4, backwards=True, rng=0),
+    ):
+        loaded = there_and_back([layer, layer.freeze()])
+        assert loaded == [layer, layer.freeze()]
+        assert loaded[0].rng.random() == layer.rng.random()
+        assert same(loaded[1](np.ones((5, 2, 4)))[0], layer.freeze()(np.ones((5, 2, 4)))[0])
+    for group in (
+        fusedrnn.Bidirectional(Mamba(4, rng=0), Mamba(4, rng=1)),
+        fusedrnn.Stack([Mamba(4, rng=0), fusedrnn.GRU(4, 5, rng=1)]),
+    ):
+        assert there_and_back([group, group.freeze()]) == [group, group.freeze()]
+        x = np.random.default_rng(0).standard_normal((5, 2, 4))
+        assert same(there_and_back(group.freeze())(x)[0], group.freeze()(x)[0])
+
+
 @pytest.mark.parametrize("kind", ["SGD", "Adam", "AdamW"])
 def test_training_goes_on_with_the_same_bits(kind, there_and_back):
     """A model of three parts with dropout, its optimiser and the step: saved in the middle, and not saved."""
@@ -530,6 +550,10 @@ LIES: dict[str, tuple[Any, str]] = {
     "many": (tree(layer_node(arguments={"num_layers": 2**40})), "num_layers is 1099511627776, but there are arrays"),
     "option": (tree(layer_node(arguments={"hidden_dim": 3})), "hidden_dim is 3, which RNN does not have"),
     "value": (tree(layer_node(arguments={"bias": {"is": "array", "tensor": "bias_ih_l0"}})), "bias"),
+    "wide Mamba": (
+        tree({"is": "layer", "class": "Mamba", "arguments": {"d_model": 2**40}, "arrays": {}}),
+        "d_model is 1099511627776, but in_proj.weight has shape",
+    ),
     "many tokens": (
         tree(
             {"is": "layer", "class": "Embedding", "arguments": {"num_embeddings": 2**40, "embedding_dim": 2}}

@@ -388,7 +388,7 @@ class PipelineStream:
             y = y + x[..., : pipeline.skip]
         if before is not None:
             assert skipped is not None
-            self.state = with_rows(self.state, before, skipped)
+            self.state = with_rows(pipeline.recurrent, self.state, before, skipped)
             y[skipped] = 0
         result: Array = y
         return result

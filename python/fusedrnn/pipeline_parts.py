@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from . import _core, _validate
 from .calling import Frozen, SequenceLayer
 from .embedding import Embedding
+from .frozen_mixer import FrozenMixer
 from .groups import FrozenGroup
 from .linear import Linear
 
@@ -106,7 +107,7 @@ def check_last(part: Any) -> None:
         members = part._group.layers
         for member in members[-1:] if type(part._group).__name__ == "Stack" else members:
             check_last(member)
-    elif not part._plan.kind.recurrent:
+    elif isinstance(part, FrozenMixer) or not part._plan.kind.recurrent:
         raise ValueError(f"Pipeline: last is True, and {part!r} is on top; expected an RNN, GRU or LSTM there")
 
 
@@ -177,9 +178,13 @@ def added(y: Any, x: Any, skip: int) -> Any:
     return y + x[..., :skip]
 
 
-def with_rows(state: Any, other: Any, rows: NDArray[np.bool_]) -> Any:
-    """A state of a stream, with the rows where `rows` is True from another one."""
+def with_rows(part: Any, state: Any, other: Any, rows: NDArray[np.bool_]) -> Any:
+    """A state of a part's stream, with the rows where `rows` is True from another one."""
+    if isinstance(part, FrozenGroup):
+        members = zip(part._group.layers, state, other, strict=True)
+        return tuple([with_rows(member, own, its, rows) for member, own, its in members])
     if isinstance(state, tuple):
-        return tuple([with_rows(own, its, rows) for own, its in zip(state, other, strict=True)])
-    state[:, rows] = other[:, rows]
+        return tuple([with_rows(part, own, its, rows) for own, its in zip(state, other, strict=True)])
+    place = rows if isinstance(part, FrozenMixer) else (slice(None), rows)
+    state[place] = other[place]
     return state

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..embedding import Embedding
 from ..linear import Linear
+from ..mamba import Mamba
 from ..parameters import CLASSES
 from ..recurrent_cell import RecurrentCell
 from . import _messages
@@ -21,6 +22,9 @@ KEY = "fusedrnn"
 #: Layers that treat each position by itself, by name.
 POSITION_WISE: dict[str, type[Any]] = {"Embedding": Embedding, "Linear": Linear}
 
+#: Layers that mix steps through a scan of states, by name.
+MIXERS: dict[str, type[Any]] = {"Mamba": Mamba}
+
 #: Version of the JSON of a single layer; `object_files` has the later one.
 VERSION = 1
 
@@ -28,6 +32,11 @@ VERSION = 1
 def is_layer(thing: Any) -> bool:
     """Whether this is a layer or a cell of the package's own classes, not of a user's subclass."""
     return CLASSES.get(type(thing).__name__) is type(thing)
+
+
+def is_mixer(thing: Any) -> bool:
+    """Whether this is a `Mamba`, not a subclass."""
+    return MIXERS.get(type(thing).__name__) is type(thing)
 
 
 def is_position_wise(thing: Any) -> bool:
@@ -103,3 +112,29 @@ def checked_arguments(
     if arguments.get("dtype", "float32") not in ("float32", "float64"):
         raise ValueError(_messages.attribute(owner, "dtype", arguments["dtype"], "'float32' or 'float64'"))
     return classes[name], {key: tuple(v) if isinstance(v, list) else v for key, v in arguments.items()}
+
+
+def mixer_of(owner: str, name: str, arguments: dict[str, Any], arrays: Mapping[str, Stored]) -> Any:
+    """A `Mamba`, after a comparison of its sizes with the arrays, of which none has been read yet."""
+    cls: Any = MIXERS[name]
+    said = {"d_model": ("in_proj.weight", 1), "d_state": ("A_log", 1), "d_conv": ("conv1d.weight", 2)}
+    if arguments.get("dt_rank") != "auto":
+        said["dt_rank"] = ("dt_proj.weight", 1)
+    for argument, (tensor, axis) in said.items():
+        shape = arrays[tensor].shape if tensor in arrays else ()
+        if len(shape) <= axis or arguments.get(argument) != shape[axis]:
+            there = shape[axis] if len(shape) > axis else 0
+            raise ValueError(_messages.not_in_arrays(owner, argument, arguments.get(argument), tensor, shape, there))
+    inner, rows = arguments.get("expand", 0) * arguments["d_model"], arrays["A_log"].shape[0]
+    if inner != rows:
+        raise ValueError(
+            _messages.not_in_arrays(owner, "expand * d_model", inner, "A_log", arrays["A_log"].shape, rows)
+        )
+    layer = cls.__new__(cls)
+    layer.__dict__["params"] = {}
+    cls.__init__(layer, **arguments, rng=0)
+    shapes = {spec.name: spec.shape for spec in layer._specs}
+    layer.load_state_dict(
+        {own: array.read() if shapes.get(own) == array.shape else array for own, array in arrays.items()}
+    )
+    return layer

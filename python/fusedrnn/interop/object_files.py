@@ -36,6 +36,7 @@ import numpy as np
 from ..bidirectional import Bidirectional
 from ..ensemble import Ensemble
 from ..frozen import FrozenLayer
+from ..frozen_mixer import FrozenMixer
 from ..groups import FrozenGroup, LayerGroup
 from ..parameters import CLASSES
 from ..pipeline import Pipeline
@@ -44,11 +45,14 @@ from . import _messages
 from .conventions import fitting
 from .descriptions import (
     KEY,
+    MIXERS,
     POSITION_WISE,
     checked_arguments,
     fitting_layer,
     is_layer,
+    is_mixer,
     is_position_wise,
+    mixer_of,
     restore,
 )
 from .generators import generator_of, state_of
@@ -254,14 +258,14 @@ class Writer:
 
     def thing(self, value: Any, place: str, level: int) -> dict[str, Any]:
         """An object of the package."""
-        if is_layer(value) or is_position_wise(value):
+        if is_layer(value) or is_position_wise(value) or is_mixer(value):
             value._arrays()  # refuses parameters that do not fit
             generator = self.generator(value.rng)
             return self.layer(type(value).__name__, value._config(), value.params, place) | {"generator": generator}
         if GROUPS.get(type(value).__name__) is type(value):
             group = self.group(value, place, level)
             return group | ({"generator": self.generator(value.rng)} if hasattr(value, "rng") else {})
-        if type(value) in (FrozenLayer, FrozenGroup):
+        if type(value) in (FrozenLayer, FrozenGroup, FrozenMixer):
             source = self.source(value, place, level)
             return {"is": "frozen", "of": source, "arguments": {"precision": value.precision}}
         if type(value) is Pipeline:
@@ -284,15 +288,20 @@ class Writer:
         members = []
         for name, member in group._members.items():
             there = joined(place, name)
-            if isinstance(member, (FrozenLayer, FrozenGroup)):
+            if isinstance(member, (FrozenLayer, FrozenGroup, FrozenMixer)):
                 members.append(self.source(member, there, level + 1))
             else:
                 members.append(self.node(member, there, level + 1))
         arguments = {name: self.node(value, "", 0) for name, value in group._config().items()}
         return {"is": "group", "class": type(group).__name__, "members": members, "arguments": arguments}
 
-    def source(self, frozen: FrozenLayer | FrozenGroup, place: str, level: int) -> dict[str, Any]:
+    def source(self, frozen: FrozenLayer | FrozenGroup | FrozenMixer, place: str, level: int) -> dict[str, Any]:
         """The layer or group from which a frozen one was made."""
+        if isinstance(frozen, FrozenMixer):
+            own = frozen._layer
+            if not is_mixer(own):
+                raise TypeError(_messages.not_saved(self.owner, place or "the value", own, SAVED))
+            return self.layer(type(own).__name__, own._config(), frozen.params, place)
         if isinstance(frozen, FrozenGroup):
             if GROUPS.get(type(frozen._group).__name__) is not type(frozen._group):
                 raise TypeError(_messages.not_saved(self.owner, place or "the value", frozen._group, SAVED))
@@ -410,10 +419,13 @@ class Reader:
 
     def layer(self, node: Mapping[str, Any]) -> Any:
         """A layer or a cell."""
-        known = CLASSES | POSITION_WISE
-        cls, arguments = checked_arguments(self.owner, node["class"], self.arguments(node), known)
-        arrays = {name: self.stored(tensor) for name, tensor in node["arrays"].items()}
-        layer = fitting_layer(self.owner, cls, arguments, arrays)
+        name, arguments = node["class"], self.arguments(node)
+        arrays = {own: self.stored(tensor) for own, tensor in node["arrays"].items()}
+        if isinstance(name, str) and name in MIXERS:
+            layer = mixer_of(self.owner, name, arguments, arrays)
+        else:
+            cls, arguments = checked_arguments(self.owner, name, arguments, CLASSES | POSITION_WISE)
+            layer = fitting_layer(self.owner, cls, arguments, arrays)
         rng = self.generator(node)
         if rng is not None:
             layer.rng = rng
