@@ -23,7 +23,11 @@ class Described:
 
     __slots__ = ()
 
-    params: Mapping[str, Any]
+    if TYPE_CHECKING:
+
+        @property
+        def params(self) -> Mapping[str, Any]:
+            """The parameters by name."""
 
     @property
     def num_parameters(self) -> int:

@@ -101,7 +101,7 @@ class Trained(Sequences):
 
     def _start(self, outputs: int) -> np.random.RandomState:
         """A new model, and the generator for its training."""
-        random = check_random_state(self.random_state)
+        random: np.random.RandomState = check_random_state(self.random_state)
         dropout = float(self.dropout)
         if dropout and self.num_layers == 1:
             _validate.warn_idle_dropout(type(self).__name__, dropout, stacklevel=5)
