@@ -14,8 +14,8 @@ FUNCTIONS = pytest.mark.parametrize("function", ["exp2", "softplus", "phi", "sin
 
 # (dtype, function) -> the range of x, and the largest allowed error in ulps there.
 BOUNDS = {
-    ("float32", "exp2"): ((-125.9, 127.4), 1.0),
-    ("float64", "exp2"): ((-1021.9, 1023.4), 1.0),
+    ("float32", "exp2"): ((-125.9, 127.4), 1.25),
+    ("float64", "exp2"): ((-1021.9, 1023.4), 1.25),
     ("float32", "softplus"): ((-87.3, np.inf), 2.5),
     ("float64", "softplus"): ((-708.3, np.inf), 2.0),
     ("float32", "phi"): ((-np.inf, 87.0), 3.0),

@@ -59,22 +59,33 @@ def same_bits(one, other):
         assert (x is None and y is None) or (x.shape == y.shape and x.tobytes() == y.tobytes())
 
 
+def magnitudes(arguments):
+    """Arguments with which nothing cancels; beta (v - S^T k) becomes a sum of magnitudes, too."""
+    sign = -1 if "beta" in arguments else 1
+    full = {name: np.abs(arguments[name]) for name in ("q", "k", "S_0") if name in arguments}
+    full |= {name: sign * np.abs(arguments[name]) for name in ("v", "beta") if name in arguments}
+    return arguments | full
+
+
 def agree(arguments, do, dS_n, dtype):
-    """The gradient of a decay is a difference of sums of q dq and k dk, and its error is in proportion to these."""
+    """Every result of the kernels is that of the reference in double precision.
+
+    Where terms cancel, the scale of an error is that of the terms. The gradient of a decay is a difference of sums of
+    q dq and k dk, and its scale is that of these.
+    """
     ours, theirs = run(arguments, do, dS_n), run(arguments, do, dS_n, reference)
+    given = [None if d is None else np.abs(d) for d in (do, dS_n)]
+    terms = run(magnitudes(arguments), *given, reference)
     T, _, width = arguments["v"].shape
     dk, dv = (n // arguments["num_kv_heads"] for n in (arguments["k"].shape[2], width))
-    for name, x, y in zip(NAMES, ours, theirs, strict=True):
-        if name == "ddecay" and y is not None:
-            terms = [
-                np.abs(a * d).reshape(*a.shape[:2], heads, dk).sum(2 if arguments["decay"].shape == a.shape else -1)
-                for a, d, heads in (
-                    (arguments["q"], theirs[2], arguments["num_heads"]),
-                    (arguments["k"], theirs[3], arguments["num_kv_heads"]),
-                )
-            ]
-            scale = np.dtype(dtype).type(max(term.max() for term in terms))
-            x, y = np.append(x, scale), np.append(y, np.float64(scale))
+    products = [np.abs(terms[2] * arguments["q"]).max(initial=0), np.abs(terms[3] * arguments["k"]).max(initial=0)]
+    for name, x, y, term in zip(NAMES, ours, theirs, terms, strict=True):
+        if x is None or y is None:
+            assert x is y
+            continue
+        assert x.shape == y.shape, name
+        scale = max(np.abs(term).max(initial=1e-30), max(products) * dk if name == "ddecay" else 0)
+        x, y = np.append(x, x.dtype.type(scale)), np.append(y, np.float64(x.dtype.type(scale)))
         assert_close(x, y, dtype=dtype, K=max(dk, dv) * arguments["num_heads"], T=T, what=f"{arguments['rule']} {name}")
 
 

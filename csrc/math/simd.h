@@ -1,7 +1,7 @@
 // The vector type of the ISA this file is compiled for. It uses GNU vector extensions, so V reads like float, and `a *
 // b + c` becomes an FMA where the ISA has one. Of the files compiled once per ISA, this one and powers.h
-// alone have per-ISA conditionals. Includes no STL: an inline standard function compiled here with AVX flags could be the copy the linker
-// keeps for everybody.
+// alone have per-ISA conditionals. Includes no STL: an inline standard function compiled here with AVX flags could be
+// the copy the linker keeps for everybody.
 #pragma once
 
 #include <stddef.h>

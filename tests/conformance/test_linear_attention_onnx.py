@@ -22,7 +22,9 @@ def model_of(operator, domain, feeds, constants=()):
     """A model of one node; all inputs but `constants` are inputs of the model."""
     node = operator.to_node(domain)
     infos = [onnx.helper.make_tensor_value_info(n, FLOAT, x.shape) for n, x in feeds.items() if n not in constants]
-    outputs = [onnx.helper.make_tensor_value_info(n, FLOAT, None) for n in operator.outputs]
+    ranks = (3, 4 if operator.op_type == "LinearAttention" else 3)
+    shapes = [[None] * rank for rank in ranks]
+    outputs = [onnx.helper.make_tensor_value_info(*x) for x in zip(operator.outputs, [FLOAT] * 2, shapes, strict=True)]
     tensors = [onnx.numpy_helper.from_array(feeds[n], n) for n in constants]
     opsets = [onnx.helper.make_opsetid("", 21 if domain else 27)]
     opsets += [onnx.helper.make_opsetid(domain, 1)] if domain else []
@@ -102,6 +104,8 @@ def test_linear_attention_equals_onnxruntime(rng, rule, heads, per_key, past, sc
 
 
 @pytest.mark.parametrize("domain", ["", "com.microsoft"])
+@pytest.mark.parametrize(("k", "activation"), list(itertools.product((2, 4), ("none", "silu", "swish"))))
+@pytest.mark.parametrize(("bias", "past"), list(itertools.product((0, 1), (0, 1))))
 def test_convolutions_equal_both(rng, domain, k, activation, bias, past):
     feeds = {"input": draw(rng, 2, 6, 9), "weight": draw(rng, 6, 1, k)}
     if bias:

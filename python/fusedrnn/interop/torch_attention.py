@@ -135,7 +135,7 @@ def mamba_chunk_scan_combined(
 def gated_delta_rule(
     query: Any, key: Any, value: Any, g: Any, beta: Any, initial_state: Any = None, *, normalised: bool = False
 ) -> tuple[Any, Any]:
-    """The gated delta rule, with the layout of flash-linear-attention's ``chunk_gated_delta_rule``.
+    """The gated delta rule, with the layout of flash-linear-attention.
 
     Parameters
     ----------

@@ -128,7 +128,7 @@ def accelerate(models: Iterable[str] | None = None) -> Acceleration:
     Parameters
     ----------
     models : iterable of str, or None
-        Model types, as in ``config.model_type``: "bamba", "falcon_h1", "falcon_mamba", "granitemoehybrid", "jamba",
+        Types of models, as in their configurations: "bamba", "falcon_h1", "falcon_mamba", "granitemoehybrid", "jamba",
         "mamba", "mamba2", "nemotron_h", "olmo_hybrid", "qwen3_5", "qwen3_5_moe", "qwen3_next", "recurrent_gemma",
         "zamba", "zamba2". None is all of them. Their modules are imported.
 
