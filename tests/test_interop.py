@@ -614,7 +614,7 @@ def test_messages_stand_in_one_place_and_once():
                     or not ast.unparse(node.exc).startswith(("ValueError", "TypeError"))
                 ), f"{path.name}:{node.lineno}"
     places: dict[str, set[str]] = {}
-    for path in (folder / "_messages.py", folder.parent / "_validate.py"):
+    for path in (*folder.glob("_messages*.py"), folder.parent / "_validate.py"):
         for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             for node in ast.walk(function) if isinstance(function, ast.FunctionDef) else ():
                 if isinstance(node, ast.JoinedStr):

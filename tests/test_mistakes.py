@@ -110,7 +110,7 @@ MISTAKES = {
     "layer.eval": (lambda: lstm().eval(), AttributeError, "'eval'", "layer(x) is inference"),
     "stack.eval": (lambda: fusedrnn.Stack([gru()]).eval(), AttributeError, "'eval'", "layer(x) is inference"),
     "layer.parameters": (lambda: lstm().parameters(), AttributeError, "'parameters'", "layer.params", "fusedrnn.optim"),
-    "layer.save": (lambda: lstm().save("a"), AttributeError, "'save'", "fusedrnn."),
+    "layer.save": (lambda: lstm().save("a"), AttributeError, "'save'", "fusedrnn.save(path, layer)"),
     "layer.predict": (lambda: lstm().predict(X), AttributeError, "'predict'", "y, state = layer(x)"),
     "layer.backward": (lambda: lstm().backward(X), AttributeError, "'backward'", "tape.backward(dy)"),
     "a misspelt parameter": (lambda: lstm().weight_hi_l0, AttributeError, "did you mean 'weight_"),

@@ -23,10 +23,11 @@ class Described:
 
     __slots__ = ()
 
-    if TYPE_CHECKING:  # an attribute or a property of the classes below
+    if TYPE_CHECKING:
 
         @property
-        def params(self) -> Mapping[str, Any]: ...
+        def params(self) -> Mapping[str, Any]:
+            """The parameters by name."""
 
     @property
     def num_parameters(self) -> int:

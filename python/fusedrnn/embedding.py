@@ -61,6 +61,7 @@ class Embedding(PositionWise):
     num_embeddings: int
     embedding_dim: int
     padding_idx: int | None
+    weight: Array
 
     def __init__(
         self,

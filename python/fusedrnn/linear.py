@@ -64,7 +64,9 @@ class Linear(PositionWise):
 
     in_features: int
     out_features: int
-    _has_bias: bool  # `bias` is the parameter, as in torch
+    weight: Array
+    bias: Any  # the parameter, as in torch; None without one
+    _has_bias: bool
 
     def __init__(
         self,

@@ -353,22 +353,21 @@ class Adam(Optimizer):
         super().__init__(params, lr, ("m", "v"))
 
     def _update(self, w: Array, g: Any, kept: list[Array], lr: float) -> None:
-        m, v = kept
         if not isinstance(g, SparseGrad):
-            self._move(w, g, m, v, lr)
+            self._move(w, g, kept, lr)
         elif self.lazy:
             where = (g.ids,) if g.axis == 0 else (slice(None), g.ids)
             parts = [array[where] for array in (w, *kept)]
-            self._move(parts[0], g.values, parts[1], parts[2], lr)
+            self._move(parts[0], g.values, parts[1:], lr)
             for array, part in zip((w, *kept), parts, strict=True):
                 array[where] = part
         elif self.weight_decay and not self._decoupled:
-            self._move(w, g.to_dense(), m, v, lr)
+            self._move(w, g.to_dense(), kept, lr)
         else:
-            self._move(w, g, m, v, lr)
+            self._move(w, g, kept, lr)
 
-    def _move(self, w: Array, g: Any, m: Array, v: Array, lr: float) -> None:
-        beta1, beta2 = self.betas
+    def _move(self, w: Array, g: Any, kept: list[Array], lr: float) -> None:
+        (beta1, beta2), (m, v) = self.betas, kept
         if self.weight_decay and self._decoupled:
             w *= 1 - lr * self.weight_decay
         elif self.weight_decay:

@@ -43,7 +43,7 @@ import fusedrnn
 
 from .. import _validate
 from ..losses import cross_entropy, mse
-from . import _messages
+from . import _messages_sklearn as _messages
 from .sklearn_inputs import CONSTRAINTS, Sequences
 from .sklearn_training import Trained, last
 from .sklearn_windows import SlidingWindows

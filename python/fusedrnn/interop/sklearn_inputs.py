@@ -20,7 +20,7 @@ from sklearn.utils.validation import validate_data
 import fusedrnn
 
 from .. import _validate
-from . import _messages
+from . import _messages_sklearn as _messages
 
 Array = NDArray[Any]
 
@@ -48,6 +48,8 @@ CONSTRAINTS = {
 
 class Sequences(BaseEstimator):  # type: ignore[misc, unused-ignore]
     """Base of the estimators."""
+
+    vocabulary_: dict[Any, int] | None
 
     def _read(self, X: Any, *, reset: bool) -> list[Array]:
         """X as a list of (T_i, I) float32 arrays, or of (T_i,) tokens; scikit-learn's own checks where it has some."""
@@ -115,7 +117,7 @@ class Sequences(BaseEstimator):  # type: ignore[misc, unused-ignore]
             self.input_size_ = len(known) + 1
         elif self.vocabulary_ is None:
             raise ValueError(_messages.only_tokens(owner))
-        place = self.vocabulary_.get
+        place = (self.vocabulary_ or {}).get
         return [np.array([place(token, 0) for token in row], np.int64) for row in lists]
 
     def _one(self, i: int, x: Any) -> Array:

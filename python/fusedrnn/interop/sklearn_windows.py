@@ -12,7 +12,7 @@ from sklearn.utils import check_array
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
-from . import _messages
+from . import _messages_sklearn as _messages
 
 Array = NDArray[Any]
 
@@ -94,5 +94,5 @@ class SlidingWindows(TransformerMixin, BaseEstimator):  # type: ignore[misc, unu
 
     def _read(self, X: Any) -> Array:
         series = check_array(X, ensure_2d=False, dtype=(np.float64, np.float32))
-        found: Array = series[:, None] if series.ndim == 1 else series
-        return found
+        columns: Array = series[:, None] if series.ndim == 1 else series
+        return columns
