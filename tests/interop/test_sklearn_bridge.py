@@ -16,7 +16,8 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import check_estimator
 
-from fusedrnn.interop.sklearn import CELLS, RNNFeatures, SequenceClassifier, SequenceRegressor, SlidingWindows
+from fusedrnn.interop.sklearn import RNNFeatures, SequenceClassifier, SequenceRegressor, SlidingWindows
+from fusedrnn.interop.sklearn_inputs import CELLS
 
 #: Repeated samples are in other batches than weighted ones, as for every estimator that draws batches.
 BATCHES = dict.fromkeys(
