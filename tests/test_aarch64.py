@@ -71,7 +71,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for source in sources:
         objects.append(build / f"{source.stem}.o")
         subprocess.run([*common, "-O2", str(source), "-o", str(objects[-1])], check=True)
-    for file in ("kernels", "scan_kernels", "recurrences"):
+    for file in ("kernels", "scan_kernels", "recurrences", "selective_kernels", "attention"):
         source = ROOT / f"csrc/kernels/{file}.cpp"
         for element in ("float", "double"):
             objects.append(build / f"{file}_{element}.o")

@@ -272,6 +272,19 @@ def test_weights_masks_and_lists(name, rng):
     np.testing.assert_allclose((ahead - behind) / 2e-6, (whole and (loss(z, target)[1] * step).sum()), rtol=1e-7)
 
 
+@pytest.mark.parametrize("make", [optim.SGD, optim.Adam, optim.AdamW])
+def test_a_parameter_without_axes(make, rng):
+    one, none = {"w": np.array([0.5])}, {"w": np.array(0.5)}
+    options = {"lr": 0.1, "weight_decay": 0.01} | ({"momentum": 0.9} if make is optim.SGD else {})
+    first, second = make(one, **options), make(none, **options)
+    for _ in range(3):
+        g = rng.standard_normal(1)
+        first.step({"w": g})
+        second.step({"w": g[0, ...]})
+    assert isinstance(none["w"], np.ndarray)
+    np.testing.assert_array_equal(none["w"], one["w"][0])
+
+
 def test_extreme_logits():
     loss, d = losses.cross_entropy(np.array([[1e30, -1e30, -np.inf]], "float32"), [0])
     assert loss == 0

@@ -128,6 +128,7 @@ if not TYPE_CHECKING:  # so that type checkers still report misspelt names
             return importlib.import_module(f".{name}", __name__)
         if name in ("load", "save") and _missing is None:  # likewise
             found = globals()[name] = getattr(importlib.import_module(".interop.object_files", __name__), name)
+            _unquote([found])
             return found
         if _missing is not None and name in (*__all__, "_core"):
             raise _hints.no_core(name) from _missing

@@ -63,9 +63,12 @@ class Mamba(Mixer):
     conv_bias : bool
     bias : bool
         Whether the two outer products have a bias.
-    dt_min, dt_max, dt_init, dt_scale, dt_init_floor
-        Initial step sizes: between `dt_min` and `dt_max`, at least `dt_init_floor`; `dt_init` is "random" or
-        "constant", the weight of dt_proj, whose size is dt_scale / sqrt(dt_rank).
+    dt_min, dt_max : float
+        Initial step sizes lie between them.
+    dt_init : "random" or "constant"
+        The initial weight of dt_proj: uniform, or all equal.
+    dt_scale, dt_init_floor : float
+        The size of that weight is dt_scale / sqrt(dt_rank); no initial step size is below `dt_init_floor`.
     batch_first : bool
         x and y are (B, T, d_model) instead of (T, B, d_model).
     backwards : bool

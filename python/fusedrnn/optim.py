@@ -380,7 +380,7 @@ class Adam(Optimizer):
         else:
             m += (1 - beta1) * g
             v += (1 - beta2) * g * g
-        root = np.sqrt(v)
+        root = np.sqrt(v, out=np.empty_like(v))  # an array, also where the parameter has no axes
         root /= math.sqrt(1 - beta2**self.steps)
         root += self.eps
         np.divide(m, root, out=root)

@@ -15,7 +15,7 @@ CausalConvWithState  `causal_conv_forward`; input and output (B, D, T), weight (
 ===================  ==========================================================================================
 
 Sources: the operators' pages of the ONNX standard, https://onnx.ai/onnx/operators/, and onnxruntime's list of contrib
-operators (ContribOperators in its documentation), which have the same inputs.
+operators, which have the same inputs.
 """
 
 from __future__ import annotations
