@@ -201,7 +201,8 @@ void BackwardCall<T>::finish() const {
   const Index sharing = weights.kernel().sharing;
   for (Index row = 0; row < arrays_.unit_rows; ++row) {
     const T* from = f_.dunits + (weights.kernel().unit_parameters - arrays_.unit_rows + row) * weights.padded();
-    for (Index unit = 0; unit < weights.H; unit += sharing) arrays_.dunits[(row * weights.H + unit) / sharing] = from[unit];
+    for (Index unit = 0; unit < weights.H; unit += sharing)
+      arrays_.dunits[(row * weights.H + unit) / sharing] = from[unit];
   }
 }
 
