@@ -41,7 +41,7 @@ MODELS: dict[str, dict[str, Any]] = {
     },
     "qwen3_next": ATTENTION | {
         "head_dim": 8, "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 4,
-        "linear_value_head_dim": 6, "num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 8,
+        "linear_value_head_dim": 6, "num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 8,
         "shared_expert_intermediate_size": 8, "layer_types": ["linear_attention", "full_attention"],
     },
 }  # fmt: skip
