@@ -80,8 +80,8 @@ def save(path: Path, value: Any) -> None:
     Parameters
     ----------
     path : path
-        Any name. An existing file is replaced at once: whoever reads it finds the whole old file or the whole new one,
-        even if the process ends meanwhile.
+        Any name. An existing file is replaced at once: another program that reads the file finds the whole old one or
+        the whole new one, even if the process ends meanwhile.
     value : layer, cell, Embedding, Linear, group, FrozenLayer, FrozenGroup, Pipeline, or a tree
         Groups are Stack, Bidirectional and Ensemble. A tree is made of dicts (whose keys are strings or integers),
         lists, tuples, arrays of real numbers or bools, numbers, strings and None, such as
