@@ -5,6 +5,9 @@ Each layer and each list of weights that is read gives Keras' own outputs.
 
 import itertools
 import os
+import subprocess
+import sys
+import textwrap
 from collections.abc import Callable
 from typing import Any
 
@@ -302,3 +305,24 @@ def test_readings_are_found_quickly():
     shapes = [(np.zeros((5, 5)), np.zeros((5, 5)))] * 1000
     with pytest.raises(ValueError, match="can be read in several ways"):
         interop.from_keras(list(itertools.chain(*shapes)))
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_models_of_other_backends(backend):
+    """Keras' models are made of other classes with each backend; one that was trained has attributes of its own."""
+    pytest.importorskip(backend)
+    code = """
+        import keras, numpy as np, fusedrnn
+        layers = [keras.layers.LSTM(5, return_sequences=True), keras.layers.GRU(2)]
+        model = keras.Sequential([keras.Input((4, 3)), *layers])
+        model.compile(loss="mse", optimizer="adam", metrics=["mae"])
+        x = np.random.default_rng(0).standard_normal((2, 4, 3)).astype("float32")
+        model.fit(x, np.zeros((2, 2), "float32"), verbose=0)
+        y, _ = fusedrnn.interop.from_keras(model)(x)
+        np.testing.assert_allclose(y[:, -1], model(x), atol=1e-6)
+    """
+    environment = os.environ | {"KERAS_BACKEND": backend}
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

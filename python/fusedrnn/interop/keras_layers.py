@@ -25,8 +25,8 @@ NOTHING = ("InputLayer", "Dropout", "SpatialDropout1D")
 #: Where Keras' own classes and functions are: Keras 3, Keras 2, and the one within TensorFlow.
 HOMES = ("keras", "tf_keras", "tensorflow")
 
-#: Keras itself assigns these to each layer.
-ASSIGNED = ("build", "quantize")
+#: Keras itself assigns these: to each layer, and with the backend of TensorFlow a loss to each model.
+ASSIGNED = ("build", "quantize", "loss")
 
 #: Keras' merge_mode -> our merge.
 MERGES = {"concat": "concat", "sum": "sum", "ave": "mean", "mul": "mul", None: None}
